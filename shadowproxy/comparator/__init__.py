@@ -1,0 +1,1 @@
+"""The loop: read, compare, accumulate, commit; recovery."""

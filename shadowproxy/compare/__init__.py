@@ -1,0 +1,1 @@
+"""PURE: from pairs to columns of numbers; extraction, and one file per family of metrics."""

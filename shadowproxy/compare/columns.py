@@ -1,0 +1,40 @@
+"""What comparing a batch gives: columns, one row per pair. The interface between `compare/` and what accumulates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shadowproxy.model import Side
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A batch of n pairs, compared. Every array has length n and the pairs' order."""
+
+    started: NDArray[np.float64]
+    """Unix time of each request's start, seconds."""
+    route: NDArray[np.int32]
+    """Index into the configured routes; −1 where none matches (failures and latency are compared all the same)."""
+    cohorts: tuple[tuple[str, ...], ...]
+    """Per pair, the cohorts it belongs to, as `dimension=value`; from the request and annotations only."""
+    account: NDArray[np.uint64]
+    """Hash of the account; 0 where unknown."""
+    values: Mapping[str, NDArray[np.float64]]
+    """By metric of the catalogue: the value, NaN where it is undefined or not applicable."""
+    applicable: Mapping[str, NDArray[np.bool_]]
+    """By metric: whether the pair should have a value. Applicable and NaN is *undefined*, and counted as such."""
+    failed: Mapping[Side, NDArray[np.bool_]]
+    """Whether that exchange failed (see `compare.failures`)."""
+    failure: Mapping[Side, tuple[str, ...]]
+    """The kind of failure, in a bounded set of words (`timeout`, `http_5xx`, `bad_body`, …); empty where it did not."""
+    ttfb: Mapping[Side, NDArray[np.float64]]
+    """Seconds to the first byte; +inf for a failed exchange."""
+    total: Mapping[Side, NDArray[np.float64]]
+    """Seconds to the last byte; +inf for a failed exchange."""
+
+    def __len__(self) -> int:
+        return len(self.started)

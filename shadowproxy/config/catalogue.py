@@ -1,0 +1,217 @@
+"""The catalogue of what can be measured on a pair: the one table that configuration, comparison and verdict share.
+
+A metric has one *value* per pair (NaN where it is undefined for that pair). A guardrail turns the value into a *loss*,
+larger = worse, by the direction that counts as worse, and tolerates a mean loss up to its margin, in the metric's own
+unit. `STATISTICS` of the losses need a bounded range, so every metric has one; a metric that has none by nature is
+clipped where it is computed, and says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+Direction = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What one value per pair means, and what it costs.
+
+    `low` and `high` bound the value. `ideal` is the value at which nothing is lost. `worse` are the directions away
+    from it that count as worse, each of which makes a guardrail of its own. `needs` is what a route must extract for
+    the metric to be computed; `margin` is the default of a guardrail.
+    """
+
+    name: str
+    title: str
+    unit: str
+    low: float
+    high: float
+    ideal: float
+    worse: tuple[Direction, ...]
+    margin: float
+    needs: frozenset[str] = frozenset()
+    default: bool = False
+    """Whether a configuration without guardrails of its own gets one on this metric."""
+
+    def loss(self, worse: Direction) -> tuple[float, float]:
+        """The affine map value → loss for one direction, as (intercept, slope): loss = intercept + slope·value."""
+        return (self.ideal, -1.0) if worse == "lower" else (-self.ideal, 1.0)
+
+    def loss_range(self, worse: Direction) -> tuple[float, float]:
+        """(lo, hi) of the loss for one direction."""
+        intercept, slope = self.loss(worse)
+        ends = (intercept + slope * self.low, intercept + slope * self.high)
+        return min(ends), max(ends)
+
+
+_LISTS = frozenset({"ids"})
+_SCORES = frozenset({"ids", "scores"})
+_TRUTH = frozenset({"ids", "truth"})
+
+_ALL = (
+    Metric(
+        "failures.difference",
+        "failures of the candidate less those of the baseline",
+        "share of requests",
+        -1,
+        1,
+        0,
+        ("higher",),
+        0.01,
+        default=True,
+    ),
+    Metric(
+        "latency.total_log2",
+        "log2 of candidate's over baseline's time to the last byte, clipped to ±1",
+        "doublings",
+        -1,
+        1,
+        0,
+        ("higher",),
+        math.log2(1.1),
+        default=True,
+    ),
+    Metric(
+        "latency.ttfb_log2",
+        "log2 of candidate's over baseline's time to the first byte, clipped to ±1",
+        "doublings",
+        -1,
+        1,
+        0,
+        ("higher",),
+        math.log2(1.1),
+    ),
+    Metric(
+        "latency.total_slow",
+        "answers over the route's `slow` limit, candidate less baseline",
+        "share of requests",
+        -1,
+        1,
+        0,
+        ("higher",),
+        0.01,
+        needs=frozenset({"slow"}),
+        default=True,
+    ),
+    Metric(
+        "ranking.rbo",
+        "rank-biased overlap (extrapolated) of the two lists",
+        "overlap",
+        0,
+        1,
+        1,
+        ("lower",),
+        0.2,
+        needs=_LISTS,
+        default=True,
+    ),
+    Metric(
+        "ranking.overlap",
+        "share of the baseline's top k that is in the candidate's top k",
+        "overlap",
+        0,
+        1,
+        1,
+        ("lower",),
+        0.2,
+        needs=_LISTS,
+    ),
+    Metric(
+        "ranking.top1",
+        "whether both lists begin with the same item",
+        "share of requests",
+        0,
+        1,
+        1,
+        ("lower",),
+        0.2,
+        needs=_LISTS,
+    ),
+    Metric(
+        "ranking.kendall",
+        "Kendall tau-b over the common items",
+        "correlation",
+        -1,
+        1,
+        1,
+        ("lower",),
+        0.2,
+        needs=_LISTS,
+    ),
+    Metric(
+        "ranking.spearman",
+        "Spearman's rho over the common items",
+        "correlation",
+        -1,
+        1,
+        1,
+        ("lower",),
+        0.2,
+        needs=_LISTS,
+    ),
+    Metric(
+        "ranking.length",
+        "length of the candidate's list less that of the baseline's, over the longer",
+        "share of the list",
+        -1,
+        1,
+        0,
+        ("lower", "higher"),
+        0.05,
+        needs=_LISTS,
+        default=True,
+    ),
+    Metric(
+        "scores.relative_delta",
+        "mean over common items of (candidate − baseline) / (|candidate| + |baseline|)",
+        "relative",
+        -1,
+        1,
+        0,
+        ("lower", "higher"),
+        0.02,
+        needs=_SCORES,
+        default=True,
+    ),
+    Metric(
+        "quality.ndcg",
+        "NDCG@k against the truth, candidate less baseline",
+        "NDCG",
+        -1,
+        1,
+        0,
+        ("lower",),
+        0.02,
+        needs=_TRUTH,
+        default=True,
+    ),
+    Metric(
+        "quality.recall",
+        "recall@k of the truth, candidate less baseline",
+        "recall",
+        -1,
+        1,
+        0,
+        ("lower",),
+        0.02,
+        needs=_TRUTH,
+    ),
+    Metric(
+        "quality.reciprocal_rank",
+        "reciprocal rank of the first true item, candidate less baseline",
+        "reciprocal rank",
+        -1,
+        1,
+        0,
+        ("lower",),
+        0.02,
+        needs=_TRUTH,
+    ),
+)
+
+CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})

@@ -1,0 +1,368 @@
+"""Typed settings: one frozen section per room. The descriptions here are the documentation; the schema carries them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import jmespath
+import jmespath.exceptions
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from shadowproxy.config.catalogue import CATALOGUE, Direction
+from shadowproxy.config.units import Address, Duration, HttpUrl, Listen, Size
+from shadowproxy.errors import Fault
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and closed to keys it doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+def _expression(text: Any) -> Any:
+    if not isinstance(text, str):
+        raise ValueError("write a JMESPath expression as a string")
+    try:
+        jmespath.compile(text)
+    except jmespath.exceptions.JMESPathError as error:
+        raise ValueError(f"{text!r} is not a JMESPath expression: {' '.join(str(error).split())}") from None
+    return text
+
+
+Expression = Annotated[str, BeforeValidator(_expression)]
+
+
+class Upstream(Section):
+    """One service: the baseline, the candidate or the replica. A plain URL stands for `{url: URL}`."""
+
+    url: HttpUrl = Field(description="where it answers; a path here is put before the request's own")
+    connect_timeout: Duration = Field(2.0, gt=0, description="for making a connection")
+    deadline: Duration = Field(10.0, gt=0, description="from the request's start to the last byte of the response")
+    max_idle: Annotated[int, Field(ge=0)] = Field(64, description="idle connections kept open")
+    idle_timeout: Duration = Field(30.0, gt=0, description="an idle connection is closed after this")
+
+
+def _upstream(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
+UpstreamOrUrl = Annotated[
+    Upstream,
+    BeforeValidator(_upstream, json_schema_input_type=HttpUrl | Upstream),
+]
+
+
+class Mirror(Section):
+    """What is copied to the candidate, and how much the copies may cost."""
+
+    enabled: bool = Field(True, description="false: proxy only")
+    sample: Share = Field(1.0, description="share of requests that are mirrored, by hash of `sample_by`")
+    sample_by: str = Field(
+        "request_id",
+        pattern=r"^(request_id|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)$",
+        description="`request_id`, or `header:NAME` to keep one account in or out as a whole",
+    )
+    methods: tuple[str, ...] = Field(("GET", "POST"), description="methods that are mirrored; others are live-only")
+    max_in_flight: Count = Field(
+        256, description="copies under way at once; past it the copy is shed and recorded as such"
+    )
+    max_body: Size = Field(1024**2, description="a larger request is live-only, skipped{reason=request_too_large}")
+
+    @field_validator("methods")
+    @classmethod
+    def _tokens(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        for method in methods:
+            if not re.fullmatch(r"[A-Z]+", method):
+                raise ValueError(f"{method!r} is not a method: write it in capitals, such as POST")
+        return methods
+
+
+class Limits(Section):
+    """What a client may ask of the listener."""
+
+    target: Size = Field(8192, description="longest request target; longer is 414")
+    header_bytes: Size = Field(65536, description="largest header section; larger is 431")
+    header_count: Count = Field(128, description="most header fields; more is 431")
+    header_timeout: Duration = Field(10.0, gt=0, description="for a whole request head to come; then 408")
+    body: Size = Field(256 * 1024**2, description="largest request body; larger is 413")
+    idle_timeout: Duration = Field(75.0, gt=0, description="an idle client connection is closed after this")
+    connections: Count = Field(4096, description="client connections at once; more are answered 503")
+
+
+class Proxy(Section):
+    """The data plane."""
+
+    listen: Listen = Field(Address("127.0.0.1", 8080), description="where clients connect")
+    admin: Listen = Field(Address("127.0.0.1", 9101), description="/metrics, /healthz and /readyz of the proxy")
+    capture: Size = Field(1024**2, description="bytes of a body that are recorded; longer ones keep size and digest")
+    mirror: Mirror = Mirror()
+    limits: Limits = Limits()
+    redact_headers: tuple[str, ...] = Field(
+        ("authorization", "cookie", "set-cookie", "proxy-authorization"),
+        description="headers that never leave the process with a pair",
+    )
+    annotation_header: str = Field(
+        "x-shadow-annotations",
+        pattern=r"^[!#$%&'*+.^_`|~0-9a-z-]+$",
+        description="JSON, base64url: recorded with the pair, never forwarded",
+    )
+    marker_header: str = Field(
+        "x-shadow-request",
+        pattern=r"^[!#$%&'*+.^_`|~0-9a-z-]+$",
+        description="set to 1 on the candidate's copy, never on the client's own request",
+    )
+    grace: Duration = Field(15.0, description="how long a stop waits for what is under way")
+
+
+class Recorder(Section):
+    """From the proxy to the stream."""
+
+    batch: Annotated[int, Field(ge=1, le=10_000)] = Field(100, description="pairs in one stream entry, at most")
+    linger: Duration = Field(0.1, description="a batch waits no longer than this for more pairs")
+    max_bytes: Size = Field(
+        64 * 1024**2, ge=1, description="memory for pairs that wait for Redis; past it the newest are dropped"
+    )
+
+
+class Redis(Section):
+    """The store. Without a URL an embedded Valkey starts (extra `embedded`)."""
+
+    url: str | None = Field(
+        None,
+        description="redis://[user:password@]host:port/db or unix:///path; `${VAR}` keeps secrets out of the file",
+    )
+    data_dir: str = Field(
+        ".shadowproxy", min_length=1, description="where the embedded server keeps its data and socket"
+    )
+    max_entries: Count = Field(
+        100_000, description="entries the stream keeps (about); older ones are trimmed and reported as lost"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _kind(cls, url: str | None) -> str | None:
+        if url is not None and not re.match(r"(rediss?|unix)://.", url):
+            raise ValueError("write redis://host:port, rediss://host:port or unix:///path/to/socket")
+        return url
+
+
+class Route(Section):
+    """How to find things in the requests and answers under a path.
+
+    Expressions are JMESPath over `{request: {method, path, query, headers, body}, response: {status, headers, body},
+    annotations}`; `response` is each upstream's own.
+    """
+
+    name: Name
+    path: str = Field(
+        "/*",
+        pattern=r"^/",
+        description="glob over the request's path: `*` within a segment, `**` or a final `/*` across",
+    )
+    ids: Expression | None = Field(None, description="the ranked items' ids, best first")
+    scores: Expression | None = Field(None, description="their scores, in the same order")
+    truth: Expression | None = Field(None, description="the ids (or {id: gain}) that a right answer holds")
+    account: Expression | None = Field(None, description="who asks; to measure dependence between pairs")
+    cohorts: dict[Name, Expression] = Field(
+        default_factory=dict,
+        description="dimension: expression over the request or the annotations, never the response",
+    )
+    k: Count = Field(10, description="depth of overlap@k, NDCG@k and recall@k")
+    rbo_p: Probability = Field(0.9, description="persistence of rank-biased overlap")
+    slow: Duration | None = Field(None, gt=0, description="an answer later than this is slow (latency.total_slow)")
+
+    # Field validators, not one for the whole: each names its own key, and still runs when another key is at fault.
+    @field_validator("scores", "truth")
+    @classmethod
+    def _need_ids(cls, expression: str | None, info: ValidationInfo) -> str | None:
+        if expression is not None and info.data.get("ids", ...) is None:
+            raise ValueError(f"`{info.field_name}` needs `ids`: it is matched to them item by item")
+        return expression
+
+    @field_validator("cohorts")
+    @classmethod
+    def _outcome_free(cls, cohorts: dict[str, str]) -> dict[str, str]:
+        for name, expression in cohorts.items():
+            if re.search(r"\bresponse\b", expression):
+                raise ValueError(f"{name!r} reads the response: a cohort must not depend on the outcome")
+        return cohorts
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What the route extracts, in the words of `Metric.needs`."""
+        return frozenset(what for what in ("ids", "scores", "truth", "slow") if getattr(self, what) is not None)
+
+
+class Comparator(Section):
+    """The worker that reads pairs, compares, accumulates and commits."""
+
+    admin: Listen = Field(Address("127.0.0.1", 9102), description="/metrics, /healthz and /readyz of the comparator")
+    read: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="stream entries taken at once")
+    claim_idle: Duration = Field(15.0, gt=0, description="entries of a worker silent for this long are taken over")
+    grace: Duration = Field(15.0, description="how long a stop waits for the batch under way")
+
+
+class Guardrail(Section):
+    """A metric, how much worse it may be, and for whom."""
+
+    metric: str = Field(description="a name of the catalogue, such as ranking.rbo")
+    margin: float = Field(gt=0, description="mean loss that is tolerated, in the metric's unit")
+    cohort_margin: float | None = Field(
+        None, gt=0, description="the same for a single cohort; twice the margin unless given"
+    )
+    worse: Direction | None = Field(None, description="for a metric that can be worse both ways: only this one")
+    routes: tuple[Name, ...] = Field((), description="only these routes; all that offer the metric unless given")
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        if metric not in CATALOGUE:
+            raise ValueError(f"there is no metric {metric!r}; there are {', '.join(sorted(CATALOGUE))}")
+        return metric
+
+    @field_validator("margin", "cohort_margin")
+    @classmethod
+    def _inside(cls, margin: float | None, info: ValidationInfo) -> float | None:
+        metric = CATALOGUE.get(info.data.get("metric", ""))
+        if metric is not None and margin is not None:
+            high = min(metric.loss_range(worse)[1] for worse in metric.worse)
+            if margin >= high:
+                raise ValueError(f"{margin:g} tolerates everything: the loss of {metric.name} is at most {high:g}")
+        return margin
+
+    @field_validator("worse")
+    @classmethod
+    def _possible(cls, worse: Direction | None, info: ValidationInfo) -> Direction | None:
+        metric = CATALOGUE.get(info.data.get("metric", ""))
+        if metric is not None and worse is not None and worse not in metric.worse:
+            raise ValueError(f"{metric.name} is only worse when {' or '.join(metric.worse)}")
+        return worse
+
+
+class Verdict(Section):
+    """How the running verdict is reached."""
+
+    alpha_promote: Probability = Field(0.05, description="chance of promoting a candidate that is beyond a margin")
+    alpha_rollback: Probability = Field(0.05, description="chance of rolling back one that is within all margins")
+    min_pairs: Count = Field(100, description="fewest pairs for a promote")
+    min_pairs_rollback: Count = Field(30, description="fewest pairs for a rollback")
+    min_recorded: Share = Field(0.95, description="share of eligible requests that must be recorded for a promote")
+    max_undefined: Share = Field(
+        0.1, description="share of pairs for which a guardrail's metric may be undefined, for a promote"
+    )
+    max_cohorts: Annotated[int, Field(ge=1, le=1000)] = Field(
+        32, description="cohorts told apart; the rest are pooled as `other`"
+    )
+    large_cohort: Share = Field(
+        0.1, description="a cohort with this share of the pairs must be proven by itself for a promote"
+    )
+    horizon: Count | None = Field(None, description="pairs after which an undecided experiment is called exhausted")
+    bucket: Duration = Field(1.0, ge=0.05, description="width of the start-time buckets that are counted as a whole")
+    settle: Duration = Field(1.0, description="grace beyond the longest deadline before a bucket is closed")
+    guardrails: tuple[Guardrail, ...] = Field((), description="none: one per default metric that the routes offer")
+
+
+class Serve(Section):
+    """The API."""
+
+    listen: Listen = Field(Address("127.0.0.1", 9100), description="/api/v1/*, /metrics, /healthz and /readyz")
+    refresh: Duration = Field(1.0, gt=0, description="how often the verdict is worked out anew")
+
+
+class Settings(Section):
+    """A whole configuration."""
+
+    experiment: Name = Field("default", description="name; a change of what must not change starts a new one under it")
+    baseline: UpstreamOrUrl = Field(description="the service in use; its answer goes to the client")
+    candidate: UpstreamOrUrl = Field(description="the service under test; its answer is only recorded")
+    replica: UpstreamOrUrl | None = Field(
+        None, description="a second instance of the baseline's model: the noise floor"
+    )
+    proxy: Proxy = Proxy()
+    recorder: Recorder = Recorder()
+    redis: Redis = Redis()
+    routes: tuple[Route, ...] = Field((), description="the first whose path matches is taken")
+    comparator: Comparator = Comparator()
+    verdict: Verdict = Verdict()
+    serve: Serve = Serve()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Settings:
+        faults = contradictions(dict(self))
+        if faults:
+            raise ValueError("; ".join(map(str, faults)))
+        return self
+
+    @property
+    def longest_deadline(self) -> float:
+        """The longest any exchange of a pair may take, seconds."""
+        sides = (self.baseline, self.candidate, self.replica)
+        return max(side.deadline for side in sides if side is not None)
+
+
+def contradictions(parts: Mapping[str, Any]) -> list[Fault]:
+    """What can't be true together, over those sections (by their key) that are valid by themselves."""
+    faults = []
+    if "routes" in parts:
+        names = [route.name for route in parts["routes"]]
+        for at, name in enumerate(names):
+            if name in names[:at]:
+                faults.append(Fault(f"$.routes[{at}].name", f"the name {name!r} is taken by route {names.index(name)}"))
+        if "verdict" in parts:
+            faults += _unmeasurable(parts["routes"], parts["verdict"].guardrails)
+    listeners = {
+        f"$.{room}.{key}": getattr(parts[room], key)
+        for room, key in (
+            ("proxy", "listen"),
+            ("proxy", "admin"),
+            ("comparator", "admin"),
+            ("serve", "listen"),
+        )
+        if room in parts
+    }
+    taken: dict[Address, str] = {}
+    for path, address in listeners.items():
+        if address.port and address in taken:
+            faults.append(Fault(path, f"{address} is taken by {taken[address]}"))
+        taken.setdefault(address, path)
+    if "proxy" in parts and parts["proxy"].listen.port:
+        listen = parts["proxy"].listen
+        for side in ("baseline", "candidate", "replica"):
+            upstream = parts.get(side)
+            if upstream is not None and urlsplit(upstream.url).netloc == str(listen):
+                faults.append(
+                    Fault(f"$.{side}.url", f"{listen} is where the proxy itself listens: it would call itself")
+                )
+    return faults
+
+
+def _unmeasurable(routes: Sequence[Route], guardrails: Sequence[Guardrail]) -> list[Fault]:
+    faults = []
+    names = {route.name for route in routes}
+    for at, guardrail in enumerate(guardrails):
+        path = f"$.verdict.guardrails[{at}]"
+        unknown = [name for name in guardrail.routes if name not in names]
+        faults += [Fault(f"{path}.routes", f"there is no route {name!r}") for name in unknown]
+        needs = CATALOGUE[guardrail.metric].needs
+        chosen = [route for route in routes if not guardrail.routes or route.name in guardrail.routes]
+        if needs and not unknown and not any(needs <= route.offers for route in chosen):
+            what = " and ".join(f"`{need}`" for need in sorted(needs))
+            faults.append(Fault(f"{path}.metric", f"{guardrail.metric} needs {what}, which no route of it gives"))
+    return faults

@@ -1,0 +1,1 @@
+"""The models, the faults and the scenarios of `shadowproxy demo`."""

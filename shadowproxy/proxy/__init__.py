@@ -1,0 +1,1 @@
+"""HTTP in, Pair out: listener, upstream pools, mirror admission, capture, redaction."""

@@ -1,0 +1,1 @@
+"""PURE: a verdict as a terminal table and as Markdown."""

@@ -1,0 +1,1 @@
+"""HTTP API, Prometheus metrics, probes."""

@@ -1,0 +1,64 @@
+"""The only place that creates asyncio tasks: keeps a reference, reports what dies, drains on the way out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Tasks:
+    """A set of tasks that belong together.
+
+    A task that ends with an exception is logged and handed to `on_crash`; it is never lost in a warning at interpreter
+    exit. `drain` waits for what still runs and cancels what outlives the grace.
+    """
+
+    def __init__(self, on_crash: Callable[[str, BaseException], None] | None = None) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+        self._on_crash = on_crash
+
+    def start(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Run `work` as a task named `name` (shown in logs) and hold it until it ends."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if task.cancelled():
+            return
+        crash = task.exception()
+        if crash is not None:
+            log.error("task %s died", task.get_name(), exc_info=crash)
+            if self._on_crash is not None:
+                self._on_crash(task.get_name(), crash)
+
+    async def drain(self, grace: float) -> int:
+        """Wait up to `grace` seconds for the running tasks, then cancel the rest. Returns how many were cancelled."""
+        if not self._running:
+            return 0
+        _, late = await asyncio.wait(set(self._running), timeout=grace)
+        return await self._cancel(late)
+
+    async def cancel(self) -> None:
+        """Cancel everything at once and wait until it has ended."""
+        await self._cancel(set(self._running))
+
+    @staticmethod
+    async def _cancel(tasks: set[asyncio.Task[Any]]) -> int:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return len(tasks)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __repr__(self) -> str:
+        return f"<Tasks {sorted(task.get_name() for task in self._running)}>"

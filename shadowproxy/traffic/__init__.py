@@ -1,0 +1,1 @@
+"""Accounts and their requests, replayed at an open-loop rate."""

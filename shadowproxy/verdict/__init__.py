@@ -1,0 +1,1 @@
+"""PURE: guardrails as data, the decision, its reasons."""

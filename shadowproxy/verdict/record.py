@@ -1,0 +1,138 @@
+"""The verdict as a record: what the API returns, reports show and pipelines read."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from shadowproxy.model import Accounting
+
+OVERALL = "all"
+"""The name of the cohort that every pair belongs to."""
+
+
+class State(enum.StrEnum):
+    """What to do with the candidate."""
+
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+    CONTINUE = "continue"
+
+
+class Finding(enum.StrEnum):
+    """What one guardrail says for one cohort."""
+
+    SAFE = "safe"
+    """Proven to be within the margin."""
+    HARMFUL = "harmful"
+    """Proven to be beyond the margin, at this cell's share of the error budget."""
+    UNDECIDED = "undecided"
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One guardrail × one cohort. `estimate` and `interval` are of the mean *loss* (larger = worse), in `unit`."""
+
+    guardrail: str
+    """Name: the metric, with `.lower` or `.higher` behind it where the metric can be worse both ways."""
+    metric: str
+    cohort: str
+    unit: str
+    margin: float
+    pairs: int
+    """Pairs with a defined value."""
+    undefined: int
+    """Pairs that should have had one and did not."""
+    estimate: float | None
+    interval: tuple[float, float] | None
+    """Anytime-valid, at level 1 − alpha_rollback; None without data."""
+    e_promote: float
+    """Evidence that the mean loss is below the margin (e-value; the threshold is beside it)."""
+    e_rollback: float
+    """Evidence that it is above."""
+    promote_at: float
+    rollback_at: float
+    required: bool
+    """Whether a promote needs this cell proven (overall, and large cohorts)."""
+    finding: Finding
+
+
+class CohortReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One cohort with all guardrails that apply to it."""
+
+    pairs: int
+    guardrails: tuple[Cell, ...]
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One condition on the data without which nothing is promoted."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric's values, reported and not decided on."""
+
+    metric: str
+    cohort: str
+    pairs: int
+    mean: float | None
+    deviation: float | None
+
+
+class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Latency of one upstream in one cohort, seconds; None where it lies among the failures (+∞) or there are none."""
+
+    side: str
+    timing: str
+    """`ttfb` or `total`."""
+    cohort: str
+    pairs: int
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the decision needs to know beside the statistics."""
+
+    at: float
+    """Unix time of the reading."""
+    experiment: str
+    accounting: Accounting
+    open_pairs: int = 0
+    """Pairs in start-time buckets that are not closed yet; not counted."""
+    late_pairs: int = 0
+    """Pairs that came after their bucket was closed; counted when they came."""
+    lost_entries: int = 0
+    """Stream entries that were trimmed before they were read."""
+    dead_letters: int = 0
+    latched: bool = False
+    """Whether this experiment was rolled back before: a rollback stands."""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict at one moment."""
+
+    state: State
+    exhausted: bool
+    reasons: tuple[str, ...]
+    experiment: str
+    at: float
+    pairs: int
+    """Pairs counted: those in closed start-time buckets."""
+    open_pairs: int
+    late_pairs: int
+    guardrails: tuple[Cell, ...]
+    """Overall."""
+    cohorts: dict[str, CohortReport]
+    accounting: Accounting
+    checks: tuple[Check, ...]
+    failures: dict[str, dict[str, int]]
+    """By side: kind of failure: how many."""
+    summaries: tuple[Summary, ...]
+    latencies: tuple[Quantiles, ...]
+    evidence_rollback: float
+    """The weighted mean of all e-values for harm; rollback at 1 / alpha_rollback."""
