@@ -1,6 +1,7 @@
 """Configuration: typed settings from YAML, one frozen section per room; errors name the key's path."""
 
 from shadowproxy.config.catalogue import CATALOGUE, Direction, Metric
+from shadowproxy.config.experiment import experiment_id, frozen
 from shadowproxy.config.load import load, loads
 from shadowproxy.config.settings import (
     Comparator,
@@ -35,6 +36,8 @@ __all__ = [
     "Settings",
     "Upstream",
     "Verdict",
+    "experiment_id",
+    "frozen",
     "load",
     "loads",
 ]

@@ -1,0 +1,37 @@
+"""What must not change while an experiment runs, and the id that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import orjson
+
+from shadowproxy.config.catalogue import CATALOGUE
+from shadowproxy.config.settings import Settings
+
+# These only hold back a decision that the counted evidence would allow; changing them reinterprets nothing.
+_FREE = {"min_recorded", "horizon"}
+
+
+def frozen(settings: Settings) -> dict[str, Any]:
+    """The settings that the counted evidence rests on: who is compared, how, and by which guardrails."""
+    return {
+        "upstreams": {
+            side: upstream.url
+            for side in ("baseline", "candidate", "replica")
+            if (upstream := getattr(settings, side)) is not None
+        },
+        "deadline": settings.longest_deadline,
+        "routes": [route.model_dump(mode="json") for route in settings.routes],
+        "verdict": settings.verdict.model_dump(mode="json", exclude=_FREE),
+        "catalogue": {
+            metric.name: [metric.low, metric.high, metric.ideal, *metric.worse] for metric in CATALOGUE.values()
+        },
+    }
+
+
+def experiment_id(settings: Settings) -> str:
+    """`NAME-DIGEST`: evidence gathered under other settings stands under another id, and is never mixed with this."""
+    canonical = orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS)
+    return f"{settings.experiment}-{hashlib.blake2b(canonical, digest_size=4).hexdigest()}"
