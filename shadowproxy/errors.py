@@ -47,6 +47,10 @@ class StoreUnavailable(ShadowproxyError):  # noqa: N818  (a state of the world, 
     """Redis can't be reached, or refuses us. Whoever holds data keeps it and tries again."""
 
 
+class ApiUnavailable(ShadowproxyError):  # noqa: N818
+    """The API can't be reached, or has no verdict to give. Whoever asked can't tell what to do."""
+
+
 class Fenced(ShadowproxyError):  # noqa: N818
     """A commit was refused because entries in it now belong to another worker; nothing of it was stored.
 

@@ -19,14 +19,17 @@ from shadowproxy.model import Accounting, Outcome, Side
 _LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-def registry() -> CollectorRegistry:
+Registry = CollectorRegistry
+
+
+def registry() -> Registry:
     """A registry of one process, with CPU, memory and descriptors of the process in it."""
-    made = CollectorRegistry()
+    made = Registry()
     ProcessCollector(registry=made)
     return made
 
 
-def render(source: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+def render(source: Registry, accept: str) -> tuple[bytes, str]:
     """The exposition that an `Accept` header asks for, Prometheus text or OpenMetrics, and its content type."""
     encoder, content_type = choose_encoder(accept)
     return encoder(source), content_type
@@ -66,14 +69,8 @@ def accounting_families(account: Accounting) -> Iterable[Metric]:
 class ProxyMetrics:
     """Of one proxy process."""
 
-    def __init__(
-        self,
-        into: CollectorRegistry,
-        account: Callable[[], Accounting],
-        in_flight: Callable[[], Mapping[Side, int]],
-        connections: Callable[[], int],
-        waiting: Callable[[], tuple[int, int]],
-    ) -> None:
+    def __init__(self, into: Registry) -> None:
+        self._into = into
         durations = Histogram(
             "shadowproxy_exchange_duration_seconds",
             "From the last byte of the request written to the last byte of the response, by upstream.",
@@ -92,6 +89,15 @@ class ProxyMetrics:
             (side, outcome): outcomes.labels(side.value, outcome.value) for side in Side for outcome in Outcome
         }
 
+    def watch(
+        self,
+        account: Callable[[], Accounting],
+        in_flight: Callable[[], Mapping[Side, int]],
+        connections: Callable[[], int],
+        waiting: Callable[[], tuple[int, int]],
+    ) -> None:
+        """Export what these say at the moment of a scrape; `waiting` is (pairs, bytes) in the recorder."""
+
         def families() -> Iterable[Metric]:
             yield from accounting_families(account())
             flight = GaugeMetricFamily(
@@ -107,7 +113,7 @@ class ProxyMetrics:
                 "shadowproxy_recorder_waiting_bytes", "Memory of pairs waiting to be written.", value=size
             )
 
-        into.register(_Scraped(families))
+        self._into.register(_Scraped(families))
 
     def observe(self, side: Side, outcome: Outcome, total: float) -> None:
         """One exchange has ended; `total` in seconds, counted only where there was an answer."""
@@ -119,7 +125,7 @@ class ProxyMetrics:
 class ComparatorMetrics:
     """Of one comparator worker."""
 
-    def __init__(self, into: CollectorRegistry) -> None:
+    def __init__(self, into: Registry) -> None:
         self.pairs = Counter("shadowproxy_compared_pairs", "Pairs compared and committed.", registry=into)
         self.entries = Counter("shadowproxy_compared_entries", "Stream entries committed.", registry=into)
         self.batch = Histogram(
@@ -183,7 +189,7 @@ class VerdictMetrics:
 
     _STATES = ("promote", "rollback", "continue")
 
-    def __init__(self, into: CollectorRegistry, current: Callable[[], VerdictReading | None]) -> None:
+    def __init__(self, into: Registry, current: Callable[[], VerdictReading | None]) -> None:
         self._current = current
         into.register(_Scraped(self._families))
 

@@ -3,6 +3,7 @@
 from shadowproxy.config.catalogue import CATALOGUE, Direction, Metric
 from shadowproxy.config.experiment import experiment_id, frozen
 from shadowproxy.config.load import load, loads
+from shadowproxy.config.schema import json_schema
 from shadowproxy.config.settings import (
     Comparator,
     Guardrail,
@@ -38,6 +39,7 @@ __all__ = [
     "Verdict",
     "experiment_id",
     "frozen",
+    "json_schema",
     "load",
     "loads",
 ]

@@ -1,0 +1,62 @@
+# Everything installs what it needs into .venv and .cache, and is quick the second time.
+#
+#   make demo            watch a candidate being compared with the baseline, and a verdict arrive
+#   make test            all tests
+#   make lint            ruff and mypy --strict
+#   make schema          write config/shadowproxy.schema.json anew
+#   make clean           remove what the above made
+
+SCENARIO ?= better
+SEED ?= 7
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE := .cache
+STAMP := $(CACHE)/stamps
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint schema clean
+
+demo: $(STAMP)/installed-demo $(STAMP)/data
+	$(BIN)/shadowproxy demo --scenario $(SCENARIO) --seed $(SEED) $(DEMO_ARGS)
+
+test: $(STAMP)/installed-dev $(STAMP)/data $(STAMP)/servers
+	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+schema: $(STAMP)/installed-dev
+	$(BIN)/shadowproxy check-config --schema > config/shadowproxy.schema.json
+
+clean:
+	rm -rf $(VENV) $(CACHE) .shadowproxy
+
+# The package itself is linked, not copied, so that a change of the code needs no new installation.
+$(STAMP)/installed-demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@mkdir -p $(STAMP) && touch $@
+
+$(STAMP)/installed-dev: pyproject.toml tests/oracles.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/oracles.txt
+	@mkdir -p $(STAMP) && touch $@ $(STAMP)/installed-demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; name it: make PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python's venv module is not complete; on Debian: apt-get install python3-venv"; exit 2; }
+
+# MovieLens 100k lies in this wheel. It is read where it lies, never imported, never copied into the repository. Without
+# it (no network, say) the demo generates a catalogue, and says so.
+$(STAMP)/data: | $(BIN)/python
+	@mkdir -p $(CACHE)/demo $(STAMP)
+	-$(BIN)/python -m pip download --quiet --no-deps --only-binary :all: --dest $(CACHE)/demo recbole==1.2.1 && touch $@
+
+$(STAMP)/servers: tests/install-servers.sh
+	tests/install-servers.sh $(CACHE)/servers
+	@mkdir -p $(STAMP) && touch $@

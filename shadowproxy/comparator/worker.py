@@ -1,0 +1,183 @@
+"""One comparator worker: read, decode, compare, accumulate, commit; and what to do when any of these fails.
+
+The worker holds no truth of its own. What it has counted is what Redis says it has counted: a commit stores the new
+state and takes the entries out of the stream in one step, and after any doubt (a lost connection, a lost reply) the
+worker forgets what it believed and reads its state back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from shadowproxy.compare.columns import Columns
+from shadowproxy.compare.comparer import Comparer
+from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
+from shadowproxy.metrics import ComparatorMetrics
+from shadowproxy.model import Pair, Side
+from shadowproxy.pairs.codec import decode
+from shadowproxy.pairs.store import Entry, Store
+from shadowproxy.stats.state import State
+from shadowproxy.verdict.plan import Plan
+
+log = logging.getLogger(__name__)
+
+_BLOCK = 0.5
+"""Seconds that a read waits for entries: the longest a stop or a takeover has to wait for its turn."""
+_RETRY_FIRST, _RETRY_LAST = 0.05, 2.0
+
+
+class Worker:
+    """Counts the pairs of one experiment until it is stopped.
+
+    `name` must be this worker's alone among all that live: state and entries are held under it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        comparer: Comparer,
+        plan: Plan,
+        metrics: ComparatorMetrics,
+        *,
+        name: str,
+        read: int,
+        claim_idle: float,
+        max_cohorts: int,
+        monotonic: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._comparer = comparer
+        self._plan = plan
+        self._metrics = metrics
+        self._name = name
+        self._read = read
+        self._claim_idle = claim_idle
+        self._max_cohorts = max_cohorts
+        self._monotonic = monotonic
+        self._jitter = jitter
+        self._state = plan.empty_state()
+        self._slots: Mapping[str, int] = {}
+        self._stop = asyncio.Event()
+        self.connected = False
+        """Whether the last word from the store was an answer."""
+
+    def __repr__(self) -> str:
+        return f"<Worker {self._name} counted={self._state.pairs} connected={self.connected}>"
+
+    def stop(self) -> None:
+        """Ask `run` to count what is already in the stream and then return."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Work until stopped *and* nothing unread is left. Never raises for what a pair or the store does."""
+        delay = _RETRY_FIRST
+        while True:
+            try:
+                await self._recover()
+                self.connected = True
+                delay = _RETRY_FIRST
+                await self._work()
+            except StoreUnavailable as error:
+                self.connected = False
+                if self._stop.is_set():
+                    log.warning("stopped without Redis; what is not committed stays in the stream: %s", error)
+                    return
+                log.warning("Redis is not there, next try in %.1f s at the latest: %s", delay, error)
+                await self._pause(delay * (0.5 + 0.5 * self._jitter()))
+                delay = min(delay * 2, _RETRY_LAST)
+            else:
+                return
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _recover(self) -> None:
+        """Take the store's word for what this worker has counted, and finish what it had read."""
+        stored = await self._store.load_state(self._name)
+        self._state = self._plan.empty_state() if stored is None else State.from_bytes(stored)
+        while entries := await self._store.own_pending(self._name, self._read):
+            await self._count(entries)
+
+    async def _work(self) -> None:
+        claim_at = self._monotonic()
+        while True:
+            stopping = self._stop.is_set()
+            if self._monotonic() >= claim_at:
+                await self._take_over()
+                claim_at = self._monotonic() + self._claim_idle / 2
+            entries = await self._store.read(self._name, self._read, 0.0 if stopping else _BLOCK)
+            if entries:
+                await self._count(entries)
+            elif stopping:
+                return
+
+    async def _take_over(self) -> None:
+        while entries := await self._store.claim(self._name, self._claim_idle, self._read):
+            log.info("took over %d entries of a silent worker", len(entries))
+            self._metrics.claimed.inc(len(entries))
+            await self._count(entries)
+
+    async def _count(self, entries: Sequence[Entry]) -> None:
+        """Compare the entries and commit them with the state that includes them; what was taken from us is left out."""
+        with self._metrics.batch.time():
+            while entries:
+                try:
+                    await self._commit(entries)
+                except Fenced as fenced:
+                    self._metrics.fenced.inc()
+                    log.info("%s", fenced)
+                    lost = set(fenced.lost)
+                    entries = [entry for entry in entries if entry.id not in lost]
+                else:
+                    return
+
+    async def _commit(self, entries: Sequence[Entry]) -> None:
+        pairs, dead = _decode(entries)
+        state = self._state
+        columns = self._comparer(pairs) if pairs else None
+        if columns is not None:
+            slots = await self._slots_for(columns)
+            for bucket, (tally, count) in self._plan.tally(columns, slots).items():
+                state = state.with_added(bucket, tally, count)
+        watermark = await self._store.commit(self._name, [entry.id for entry in entries], state.to_bytes(), dead=dead)
+        # Folding is left out of what was stored: whoever reads a state closes it by the watermark of that moment.
+        self._state = state.closed(watermark)
+        self._tell(len(entries), columns, len(dead))
+
+    async def _slots_for(self, columns: Columns) -> Mapping[str, int]:
+        unknown = {name for names in columns.cohorts for name in names} - self._slots.keys()
+        if unknown and len(self._slots) < self._max_cohorts:
+            self._slots = await self._store.slots(sorted(unknown), self._max_cohorts)
+        return self._slots
+
+    def _tell(self, entries: int, columns: Columns | None, dead: int) -> None:
+        self._metrics.entries.inc(entries)
+        self._metrics.dead_letters.inc(dead)
+        self._metrics.late.set(self._state.late)
+        if columns is not None:
+            self._metrics.pairs.inc(len(columns))
+            for side in Side:
+                for kind, count in Counter(filter(None, columns.failure.get(side, ()))).items():
+                    self._metrics.failure(side, kind, count)
+
+
+def _decode(entries: Sequence[Entry]) -> tuple[list[Pair], dict[str, str]]:
+    """All pairs of the entries, and by entry id the reason why one can't be read."""
+    pairs: list[Pair] = []
+    dead: dict[str, str] = {}
+    for entry in entries:
+        try:
+            pairs += decode(entry.payload)
+        except PayloadError as error:
+            log.error("entry %s goes to the dead-letter stream: %s", entry.id, error)
+            dead[entry.id] = str(error)
+    return pairs, dead

@@ -1,0 +1,101 @@
+"""The small HTTP server that every process has: /healthz, /readyz, /metrics, and what else it is given."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from aiohttp import web
+
+from shadowproxy import metrics
+from shadowproxy.config import Address
+from shadowproxy.errors import StartError
+
+Readiness = Callable[[], Awaitable[Mapping[str, str]]]
+"""By name of what is needed: empty if it is there, else what is wrong."""
+
+
+def problem(status: int, title: str, detail: str) -> web.Response:
+    """An error as RFC 9457 has it."""
+    return web.json_response(
+        {"type": "about:blank", "title": title, "status": status, "detail": detail},
+        status=status,
+        content_type="application/problem+json",
+    )
+
+
+class AdminServer:
+    """Serves probes and metrics of one process, and the routes it is given beside them."""
+
+    def __init__(
+        self, name: str, registry: metrics.Registry, ready: Readiness, routes: Sequence[web.RouteDef] = ()
+    ) -> None:
+        self._name = name
+        self._registry = registry
+        self._ready = ready
+        app = web.Application(middlewares=[_problems])
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                *routes,
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+
+    async def start(self, listen: Address, setting: str) -> Address:
+        """Listen, and return the bound address.
+
+        Raises StartError if the address can't be had; `setting` is the key's path, to be named in it.
+        """
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, listen.host or None, listen.port)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise StartError(listen_error(self._name, listen, setting, error)) from None
+        host, port = self._runner.addresses[0][:2]
+        return Address(host, port)
+
+    async def stop(self) -> None:
+        """Finish what is under way and close."""
+        await self._runner.cleanup()
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "process": self._name})
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        checks = await self._ready()
+        ready = not any(checks.values())
+        return web.json_response(
+            {"ready": ready, "checks": {name: wrong or "ok" for name, wrong in checks.items()}},
+            status=200 if ready else 503,
+        )
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = metrics.render(self._registry, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def listen_error(name: str, listen: Address, setting: str, error: OSError) -> str:
+    """One line for an address that can't be listened on."""
+    if error.errno == errno.EADDRINUSE:
+        return f"{name}: {listen} is in use; end what listens there or change {setting}"
+    return f"{name}: can't listen on {listen} ({error.strerror or error}); change {setting}"
+
+
+@web.middleware
+async def _problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return problem(404, "Not Found", f"there is nothing at {request.path}")
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = problem(405, "Method Not Allowed", f"{request.path} takes {allowed}")
+        response.headers["Allow"] = allowed
+        return response

@@ -1,0 +1,100 @@
+"""/api/v1: the verdict as JSON, kept fresh by a task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+from aiohttp import web
+
+from shadowproxy.errors import PayloadError, StoreUnavailable
+from shadowproxy.metrics import GuardrailReading, VerdictReading
+from shadowproxy.serve.admin import problem
+from shadowproxy.serve.reader import Reading, VerdictReader
+from shadowproxy.verdict.record import Cell, Verdict
+
+log = logging.getLogger(__name__)
+
+
+class VerdictApi:
+    """The current verdict. `refresh` seconds apart it is read anew; requests get the last one that could be read."""
+
+    def __init__(
+        self, reader: VerdictReader, *, refresh: float, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._reader = reader
+        self._refresh = refresh
+        self._monotonic = monotonic
+        self._reading: Reading | None = None
+        self._read_at = 0.0
+        self._trouble = "no verdict was worked out yet"
+
+    @property
+    def routes(self) -> list[web.RouteDef]:
+        """What to serve."""
+        return [web.get("/api/v1/verdict", self._verdict)]
+
+    async def run(self) -> None:
+        """Keep the verdict fresh until cancelled."""
+        while True:
+            await self.update()
+            await asyncio.sleep(self._refresh)
+
+    async def update(self) -> None:
+        """Read the verdict once. What goes wrong is kept for `ready`, logged when it changes, and never raised."""
+        try:
+            reading = await self._reader.read()
+        except (StoreUnavailable, PayloadError) as error:
+            if str(error) != self._trouble:
+                log.warning("the verdict can't be read: %s", error)
+            self._trouble = str(error)
+            return
+        if self._reading is not None and reading.verdict.state is not self._reading.verdict.state:
+            log.info("verdict: %s: %s", reading.verdict.state.value, "; ".join(reading.verdict.reasons))
+        self._reading, self._read_at, self._trouble = reading, self._monotonic(), ""
+
+    async def ready(self) -> Mapping[str, str]:
+        """For /readyz."""
+        return {"verdict": self._trouble}
+
+    async def _verdict(self, _request: web.Request) -> web.Response:
+        if self._trouble or self._reading is None:
+            # A stale verdict is not shown as a current one: a pipeline would act on it.
+            return problem(503, "Service Unavailable", self._trouble)
+        return web.Response(body=msgspec.json.encode(self._reading.verdict), content_type="application/json")
+
+    def exported(self) -> VerdictReading | None:
+        """The last verdict in the words of the metrics."""
+        if self._reading is None:
+            return None
+        verdict = self._reading.verdict
+        return VerdictReading(
+            state=verdict.state.value,
+            age=self._monotonic() - self._read_at,
+            pairs=verdict.pairs,
+            open_pairs=verdict.open_pairs,
+            lag=self._reading.lag,
+            lost_entries=self._reading.lost_entries,
+            dead_letters=self._reading.dead_letters,
+            accounting=verdict.accounting,
+            guardrails=tuple(_exported(cell) for cell in _cells(verdict)),
+        )
+
+
+def _cells(verdict: Verdict) -> list[Cell]:
+    return [*verdict.guardrails, *(cell for cohort in verdict.cohorts.values() for cell in cohort.guardrails)]
+
+
+def _exported(cell: Cell) -> GuardrailReading:
+    return GuardrailReading(
+        guardrail=cell.guardrail,
+        cohort=cell.cohort,
+        margin=cell.margin,
+        estimate=cell.estimate,
+        e_promote=cell.e_promote,
+        e_rollback=cell.e_rollback,
+        pairs=cell.pairs,
+    )

@@ -1,0 +1,204 @@
+"""Configuration from YAML: everything wrong is said at once, with the key's path."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shadowproxy.config import Address, Settings, experiment_id, json_schema, load, loads
+from shadowproxy.config.settings import Section
+from shadowproxy.config.units import parse_address, parse_duration, parse_http_url, parse_size
+from shadowproxy.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent.parent
+TWO = "baseline: http://127.0.0.1:8001\ncandidate: http://127.0.0.1:8002\n"
+
+
+def faults(text: str, environ: dict[str, str] | None = None) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        loads(text, environ=environ)
+    return {fault.path: fault.message for fault in caught.value.faults}
+
+
+def test_two_urls_are_enough() -> None:
+    settings = loads(TWO)
+    assert settings.baseline.url == "http://127.0.0.1:8001"
+    assert settings.proxy.listen == Address("127.0.0.1", 8080)
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    found = faults(
+        """
+baseline: http://127.0.0.1:8080
+candidate: {url: ftp://b, deadlin: 3}
+proxy: {mirror: {sample: 3}}
+serve: {listen: "127.0.0.1:9101"}
+redis: {url: "${NOWHERE}"}
+routes: [{name: a, ids: "[[["}, {name: a, scores: x}, {name: b, cohorts: {late: response.body.x}}]
+verdict: {guardrails: [{metric: nonsense, margin: 3}, {metric: ranking.rbo, margin: 3, worse: higher}]}
+""",
+        {},
+    )
+    assert set(found) == {
+        "$.candidate.url",
+        "$.candidate.deadlin",
+        "$.proxy.mirror.sample",
+        "$.redis.url",
+        "$.routes[0].ids",
+        "$.routes[1].scores",
+        "$.routes[2].cohorts",
+        "$.verdict.guardrails[0].metric",
+        "$.verdict.guardrails[1].margin",
+        "$.verdict.guardrails[1].worse",
+    }
+    assert found["$.candidate.deadlin"] == "there is no such key"
+    assert "NOWHERE" in found["$.redis.url"]
+
+
+def test_contradictions_are_found_beside_bad_values() -> None:
+    found = faults(
+        """
+baseline: http://127.0.0.1:8080
+candidate: {url: http://b, deadlin: 3}
+serve: {listen: "127.0.0.1:9101"}
+routes: [{name: a, ids: x}, {name: a}]
+verdict: {guardrails: [{metric: quality.ndcg, margin: 0.3, routes: [b]}, {metric: scores.relative_delta, margin: 0.3}]}
+"""
+    )
+    assert set(found) == {
+        "$.baseline.url",
+        "$.candidate.deadlin",
+        "$.serve.listen",
+        "$.routes[1].name",
+        "$.verdict.guardrails[0].routes",
+        "$.verdict.guardrails[1].metric",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ("", "$.baseline", "required"),
+        ("- a", "$", "mapping"),
+        ("a: [", "line 1", "is not YAML"),
+        (TWO + "baseline: http://x\n", "line 3", "twice"),
+        (TWO + "experiment: UPPER\n", "$.experiment", "pattern"),
+        (TWO + "proxy: {listen: 80}\n", "$.proxy.listen", "host:port"),
+        (TWO + "proxy: {grace: 3 parsecs}\n", "$.proxy.grace", "duration"),
+        (TWO + "redis: {url: mysql://x}\n", "$.redis.url", "redis://"),
+    ],
+)
+def test_bad_files(text: str, where: str, what: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loads(text)
+    assert any(fault.path.startswith(where) and what in fault.message for fault in caught.value.faults), caught.value
+
+
+def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load(tmp_path / "none.yaml")
+
+
+def test_variables_come_from_the_environment() -> None:
+    text = (
+        TWO + 'redis: {url: "redis://:${SECRET}@h:1"}\nproxy: {mirror: {sample: "${SHARE}"}, grace: "${GRACE:-3s}"}\n'
+    )
+    settings = loads(text, environ={"SECRET": "pass:word", "SHARE": "0.25"})
+    assert settings.redis.url == "redis://:pass:word@h:1"
+    assert settings.proxy.mirror.sample == 0.25
+    assert settings.proxy.grace == 3.0
+
+
+def test_sections_are_frozen_and_closed() -> None:
+    settings = loads(TWO)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.experiment = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["minimal.yaml", "shadowproxy.yaml"])
+def test_the_files_that_ship_are_good(name: str) -> None:
+    load(ROOT / "config" / name, environ={})
+
+
+def keys(section: type[Section], prefix: str = "") -> set[str]:
+    found = set()
+    for name, field in section.model_fields.items():
+        found.add(prefix + name)
+        for inner in _sections(field.annotation):
+            found |= keys(inner, f"{prefix}{name}.")
+    return found
+
+
+def _sections(annotation: object) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [section for inner in getattr(annotation, "__args__", ()) for section in _sections(inner)]
+
+
+def written(value: object, prefix: str = "") -> set[str]:
+    if isinstance(value, dict):
+        return {prefix + key for key in value} | {
+            key for name, inner in value.items() for key in written(inner, f"{prefix}{name}.")
+        }
+    if isinstance(value, list):
+        return {key for inner in value for key in written(inner, prefix)}
+    return set()
+
+
+def test_the_full_file_shows_every_key() -> None:
+    import yaml
+
+    full = yaml.safe_load((ROOT / "config" / "shadowproxy.yaml").read_text())
+    shown = written(full)
+    assert {key for key in keys(Settings) if not key.startswith("replica.")} - shown == set()
+
+
+def test_the_full_file_shows_the_defaults() -> None:
+    full = load(ROOT / "config" / "shadowproxy.yaml", environ={})
+    bare = loads(TWO)
+    examples = {"routes": full.routes, "verdict": full.verdict.model_copy(update={"guardrails": ()})}
+    assert full.model_copy(update={"routes": (), "verdict": examples["verdict"]}) == bare
+
+
+def test_the_schema_that_is_checked_in_is_current() -> None:
+    assert (ROOT / "config" / "shadowproxy.schema.json").read_text() == json_schema()
+
+
+def test_every_key_has_a_description() -> None:
+    missing = [
+        f"{name}.{key}"
+        for name, section in json.loads(json_schema())["$defs"].items()
+        for key, value in section.get("properties", {}).items()
+        if "description" not in value and "$ref" not in value and key not in ("name", "enabled")
+    ]
+    assert missing == []
+
+
+def test_another_guardrail_is_another_experiment_and_another_port_is_not() -> None:
+    base = experiment_id(loads(TWO))
+    assert base.startswith("default-")
+    assert experiment_id(loads(TWO + "proxy: {listen: ':1'}\nredis: {data_dir: /tmp/x}\n")) == base
+    assert experiment_id(loads(TWO + "verdict: {alpha_promote: 0.01}\n")) != base
+    assert experiment_id(loads(TWO.replace("8002", "8003"))) != base
+
+
+@given(st.text(max_size=30))
+def test_units_refuse_with_value_error_only(text: str) -> None:
+    for parse in (parse_duration, parse_size, parse_address, parse_http_url):
+        try:
+            parse(text)
+        except ValueError:
+            continue
+
+
+@given(st.dictionaries(st.text(max_size=8), st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists)))
+def test_any_mapping_gives_faults_and_nothing_else(data: dict[str, object]) -> None:
+    import yaml
+
+    with pytest.raises(ConfigError) as caught:
+        loads(yaml.safe_dump(data))
+    assert caught.value.faults
