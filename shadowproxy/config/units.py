@@ -145,7 +145,11 @@ Size = Annotated[
 ]
 Listen = Annotated[
     Address,
-    GetPydanticSchema(lambda _source, _handler: core_schema.no_info_plain_validator_function(parse_address)),
+    GetPydanticSchema(
+        lambda _source, _handler: core_schema.no_info_plain_validator_function(
+            parse_address, serialization=core_schema.to_string_ser_schema()
+        )
+    ),
     WithJsonSchema({"type": "string", "description": "host:port to listen on; port 0 takes a free one"}),
 ]
 HttpUrl = Annotated[
