@@ -1,0 +1,193 @@
+"""The commands, run as a user runs them: help with examples, one clear line for what is wrong, codes that mean something."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shadowproxy import __version__
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = ("run", "proxy", "compare", "serve", "check-config", "verdict", "demo")
+FREE = (
+    'proxy: {listen: "127.0.0.1:0", admin: "127.0.0.1:0", grace: 2}\n'
+    'comparator: {admin: "127.0.0.1:0", grace: 2}\nserve: {listen: "127.0.0.1:0"}\n'
+)
+
+
+def shadowproxy(*arguments: str, cwd: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "shadowproxy", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=cwd or ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb", **environ},
+    )
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stderr.splitlines() if line.startswith("shadowproxy: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def unused_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def written(folder: Path, text: str = "", baseline: str = "http://127.0.0.1:9") -> Path:
+    path = folder / "shadowproxy.yaml"
+    path.write_text(f"baseline: {baseline}\ncandidate: http://127.0.0.1:9\nredis: {{data_dir: {folder}/data}}\n{text}")
+    return path
+
+
+def test_version() -> None:
+    assert shadowproxy("--version").stdout == f"shadowproxy {__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    done = shadowproxy(command, "--help")
+    assert done.returncode == 0
+    assert re.search(rf"Example\W+shadowproxy {command}", done.stdout), done.stdout
+
+
+def test_all_commands_are_known_to_this_test() -> None:
+    from shadowproxy.cli import app
+
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert names == set(COMMANDS)
+
+
+def test_a_missing_file() -> None:
+    for command in ("run", "proxy", "compare", "serve"):
+        done = shadowproxy(command, "--config", "none.yaml")
+        assert done.returncode == 2
+        assert "none.yaml" in one_line(done)
+
+
+def test_a_bad_configuration_lists_all_faults(tmp_path: Path) -> None:
+    done = shadowproxy("check-config", str(written(tmp_path, "a: 1\nb: 2\n")))
+    assert done.returncode == 2
+    assert "2 faults" in one_line(done)
+    assert "$.a: there is no such key" in done.stderr
+    assert "$.b: there is no such key" in done.stderr
+
+
+def test_a_good_configuration_is_shown() -> None:
+    done = shadowproxy("check-config", "config/shadowproxy.yaml")
+    assert done.returncode == 0, done.stderr
+    for word in ("http://127.0.0.1:8001", "recommend", "quality.ndcg", "scores.relative_delta.higher"):
+        assert word in done.stdout
+
+
+def test_the_schema_is_printed() -> None:
+    done = shadowproxy("check-config", "--schema")
+    assert done.stdout == (ROOT / "config" / "shadowproxy.schema.json").read_text()
+
+
+def test_unknown_options_are_usage_errors() -> None:
+    assert shadowproxy("verdict", "--nonsense").returncode == 2
+
+
+def test_no_api_means_cannot_tell() -> None:
+    done = shadowproxy("verdict", "--url", f"http://127.0.0.1:{unused_port()}")
+    assert done.returncode == 4
+    assert "does not answer" in one_line(done)
+
+
+def test_no_redis_is_one_line_and_code_2(tmp_path: Path) -> None:
+    port = unused_port()
+    path = (
+        written(tmp_path, FREE)
+        .read_text()
+        .replace(f"data_dir: {tmp_path}/data", f'url: "redis://:secret@127.0.0.1:{port}"')
+    )
+    (tmp_path / "shadowproxy.yaml").write_text(path)
+    for command in ("proxy", "compare", "serve", "run"):
+        done = shadowproxy(command, "--config", str(tmp_path / "shadowproxy.yaml"))
+        assert done.returncode == 2, done.stderr
+        assert str(port) in one_line(done)
+        assert "secret" not in done.stderr
+    assert shadowproxy("verdict", "--config", str(tmp_path / "shadowproxy.yaml")).returncode == 4
+
+
+@contextlib.contextmanager
+def taken_port() -> Iterator[int]:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        yield sock.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [("proxy", "proxy.listen"), ("proxy", "proxy.admin"), ("compare", "comparator.admin"), ("serve", "serve.listen")],
+)
+def test_a_port_in_use_is_one_line_and_code_2(command: str, key: str, tmp_path: Path) -> None:
+    room, _, setting = key.partition(".")
+    with taken_port() as port:
+        text = re.sub(rf'({room}: {{[^}}]*?{setting}: )"127.0.0.1:0"', rf'\g<1>"127.0.0.1:{port}"', FREE)
+        done = shadowproxy(command, "--config", str(written(tmp_path, text)))
+    assert done.returncode == 2, done.stderr
+    line = one_line(done)
+    assert str(port) in line
+    assert key in line
+
+
+@contextlib.contextmanager
+def started(command: str, config: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shadowproxy", command, "--config", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_everything_in_order(number: int, tmp_path: Path) -> None:
+    with started("run", written(tmp_path, FREE)) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        assert lines[0].startswith("proxy: http://127.0.0.1:"), lines
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    # The upstream was never there: that is a warning at the start, not an end.
+    assert "baseline is not reachable" in errors
+    assert "Traceback" not in errors
+    assert not any("valkey-server" in line and str(tmp_path) in line for line in processes())
+
+
+def processes() -> list[str]:
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_a_verdict_without_data_is_continue(tmp_path: Path) -> None:
+    config = written(tmp_path, FREE)
+    done = shadowproxy("verdict", "--config", str(config), "--json")
+    assert done.returncode == 3, done.stderr
+    assert '"state":"continue"' in done.stdout
+    assert shadowproxy("verdict", "--config", str(config)).returncode == 3

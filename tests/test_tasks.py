@@ -1,0 +1,38 @@
+"""Tasks are held, their deaths are told, and a drain ends all of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shadowproxy.tasks import Tasks
+
+
+async def test_a_task_that_dies_is_logged_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    told: list[tuple[str, str]] = []
+    tasks = Tasks(on_crash=lambda name, crash: told.append((name, str(crash))))
+
+    async def die() -> None:
+        raise ValueError("no more")
+
+    task = tasks.start(die(), name="mortal")
+    await asyncio.wait({task})
+    await asyncio.sleep(0)
+    assert told == [("mortal", "no more")]
+    assert "mortal" in caplog.text
+    assert len(tasks) == 0
+
+
+async def test_a_drain_waits_and_then_cancels() -> None:
+    tasks = Tasks()
+    go = asyncio.Event()
+    quick = tasks.start(go.wait(), name="quick")
+    stuck = tasks.start(asyncio.Event().wait(), name="stuck")
+    assert repr(tasks) == "<Tasks ['quick', 'stuck']>"
+    go.set()
+    assert await tasks.drain(0.05) == 1
+    assert quick.result() is True
+    assert stuck.cancelled()
+    assert len(tasks) == 0
+    assert await tasks.drain(0) == 0
