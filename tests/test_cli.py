@@ -1,4 +1,4 @@
-"""The commands, run as a user runs them: help with examples, one clear line for what is wrong, codes that mean something."""
+"""The commands, run as a user runs them: help with examples, one clear line for a fault, codes that mean something."""
 
 from __future__ import annotations
 
