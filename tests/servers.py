@@ -59,7 +59,7 @@ def own_valkey() -> Iterator[EmbeddedServer]:
 
 @contextmanager
 def debian_redis(*options: str) -> Iterator[str]:
-    """A `redis-server` of the distribution; the test is skipped where there is none, and fails so in CI. Yields its URL."""
+    """A `redis-server` of the distribution; the test is skipped where there is none, and fails in CI. Yields its URL."""
     binary = shutil.which("redis-server")
     if binary is None:
         if os.environ.get("CI"):
@@ -158,9 +158,7 @@ class Relay:
                 end.transport.abort()
             self._writers.difference_update(ends)
 
-    async def _requests(
-        self, reader: asyncio.StreamReader, out: asyncio.StreamWriter, script: asyncio.Event
-    ) -> None:
+    async def _requests(self, reader: asyncio.StreamReader, out: asyncio.StreamWriter, script: asyncio.Event) -> None:
         try:
             while data := await reader.read(65536):
                 if b"EVALSHA" in data[:64]:
@@ -171,9 +169,7 @@ class Relay:
             pass
         out.transport.abort()
 
-    async def _replies(
-        self, reader: asyncio.StreamReader, script: asyncio.Event, *out: asyncio.StreamWriter
-    ) -> None:
+    async def _replies(self, reader: asyncio.StreamReader, script: asyncio.Event, *out: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
                 await self._free.wait()
@@ -191,7 +187,7 @@ class Relay:
 
 
 @asynccontextmanager
-async def relay_to(server: EmbeddedServer) -> AsyncIterator[Relay]:
-    """A relay in front of a server."""
-    async with Relay(server.url.removeprefix("unix://")) as relay:
+async def relay_to(url: str) -> AsyncIterator[Relay]:
+    """A relay in front of the server at a `unix://` URL."""
+    async with Relay(url.removeprefix("unix://")) as relay:
         yield relay

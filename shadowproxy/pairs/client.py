@@ -6,10 +6,10 @@ Everything goes through here, so that no exception of redis-py and no password l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis.exceptions as errors
 from redis.asyncio import Redis
@@ -57,6 +57,13 @@ def boundary(url: str) -> Iterator[None]:
         raise StoreUnavailable(f"{redacted(url)}: {what}; {advice}") from error
 
 
+def _without(url: str, names: Iterable[str]) -> str:
+    """The URL less these query parameters: in redis-py what the URL says would win over what the code says."""
+    parts = urlsplit(url)
+    kept = [(name, value) for name, value in parse_qsl(parts.query) if name not in names]
+    return url.partition("?")[0] + (f"?{urlencode(kept)}" if kept else "")
+
+
 class Script:
     """A Lua script, and the name by which a server remembers it."""
 
@@ -76,21 +83,20 @@ class Client:
 
         Raises StartError for a URL that can't be used.
         """
+        pinned: dict[str, Any] = {
+            "protocol": 2,
+            "decode_responses": False,
+            "socket_timeout": reply_within,
+            "socket_connect_timeout": connect_within,
+            "health_check_interval": 0,
+        }
         try:
             # Only a broken connection, such as a pooled one from before a restart, is worth another try here: after a
             # timeout the caller decides.
             retry = Retry(NoBackoff(), attempts - 1, supported_errors=(errors.ConnectionError,))
-            self._redis = Redis.from_url(url, retry=retry)
+            self._redis = Redis.from_url(_without(url, pinned), retry=retry, **pinned)
         except ValueError as error:
             raise StartError(f"redis.url {redacted(url)} can't be used: {error}") from None
-        # Set behind from_url, because there a query in the URL would win.
-        self._redis.connection_pool.connection_kwargs.update(
-            protocol=2,
-            decode_responses=False,
-            socket_timeout=reply_within,
-            socket_connect_timeout=connect_within,
-            health_check_interval=0,
-        )
         # What redis-py makes of a reply differs by its version and the protocol; the plain reply does not.
         self._redis.response_callbacks.clear()
 

@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 _LONGEST_SOCKET_PATH: Final = 107
 _LOG_LINES: Final = 8
-_STOP_WITHIN: Final = 15.0
 
 
 class EmbeddedServer:
@@ -40,12 +39,14 @@ class EmbeddedServer:
     Use as a context manager, or as an asynchronous one (the waiting is then done in a thread).
     """
 
-    def __init__(self, data_dir: str | Path, *, ready_within: float = 30.0) -> None:
+    def __init__(self, data_dir: str | Path, *, ready_within: float = 30.0, stop_within: float = 15.0) -> None:
         self.data_dir = Path(data_dir).absolute()
         self._ready_within = ready_within
+        self._stop_within = stop_within
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
+        self._handle: int | None = None
         self._socket: Path | None = None
 
     @property
@@ -97,8 +98,8 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """Stop an owned server in order and wait for its end; leave a server that is only used. Data are kept."""
-        if self._lock is not None and self._pid is not None:
-            _end(self._pid, self._process, self.log_path)
+        if self._handle is not None:
+            self._end(self._handle)
             self._forget_socket()
         self._release()
 
@@ -220,7 +221,7 @@ class EmbeddedServer:
                     f"end it (fuser -k {known}) and start again"
                 )
             time.sleep(0.05)
-        self._pid = _server_pid(known)
+        self._hold(_server_pid(known))
         self._socket = known
         log.warning("adopted the Valkey (pid %d) in %s, whose owner is gone", self._pid, self.data_dir)
         return True
@@ -237,7 +238,8 @@ class EmbeddedServer:
                 cwd=self.data_dir,
                 start_new_session=True,
             )
-        self._process, self._pid, self._socket = process, process.pid, path
+        self._process, self._socket = process, path
+        self._hold(process.pid)
         pause = 0.002
         while _ping(path) != b"+PONG":
             if process.poll() is not None:
@@ -253,18 +255,36 @@ class EmbeddedServer:
                 process.wait(pause)
             pause = min(2 * pause, 0.05)
 
+    # How it ends
+
+    def _hold(self, pid: int) -> None:
+        """Keep hold of the server's process: its id alone may come to name another one."""
+        self._pid = pid
+        self._handle = os.pidfd_open(pid)
+
+    def _end(self, handle: int) -> None:
+        """SIGTERM, then wait: Valkey syncs its append-only file on the way out. SIGKILL only if it hangs."""
+        for number, patience in ((signal.SIGTERM, self._stop_within), (signal.SIGKILL, None)):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, number)
+            if select.select([handle], [], [], patience)[0]:
+                break
+            log.error("the Valkey (pid %s) doesn't stop and is killed; see %s", self._pid, self.log_path)
+        if self._process is not None:
+            self._process.wait()
+
     def _abandon(self) -> None:
         """Undo a start that failed. A server that was launched here must not stay behind, ready or not."""
-        if self._process is not None and self._pid is not None:
-            _end(self._pid, self._process, self.log_path)
+        if self._process is not None and self._handle is not None:
+            self._end(self._handle)
             self._forget_socket()
         self._release()
 
     def _release(self) -> None:
-        self._process = self._pid = self._socket = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        for handle in (self._handle, self._lock):
+            if handle is not None:
+                os.close(handle)
+        self._process = self._pid = self._socket = self._handle = self._lock = None
 
 
 def _command() -> list[str]:
@@ -326,26 +346,6 @@ def _server_pid(path: Path) -> int:
 
 def _shown(answer: bytes) -> str:
     return answer.decode("utf-8", "replace") or "no reply"
-
-
-def _end(pid: int, process: subprocess.Popen[bytes] | None, log_path: Path) -> None:
-    """SIGTERM, then wait: Valkey syncs its append-only file on the way out. SIGKILL only if it hangs."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        handle = None
-    if handle is not None:
-        try:
-            for number, patience in ((signal.SIGTERM, _STOP_WITHIN), (signal.SIGKILL, None)):
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(handle, number)
-                if select.select([handle], [], [], patience)[0]:
-                    break
-                log.error("the Valkey (pid %d) doesn't stop, killing it; see %s", pid, log_path)
-        finally:
-            os.close(handle)
-    if process is not None:
-        process.wait()
 
 
 def _tail(path: Path, offset: int) -> str:

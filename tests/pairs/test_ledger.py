@@ -10,7 +10,9 @@ from shadowproxy.pairs import Ledger
 
 _REASONS = st.sampled_from(["method", "sample", "recorder_full"])
 _EVENTS = st.lists(
-    st.tuples(st.just("skip"), _REASONS) | st.tuples(st.just("record"), st.none()) | st.tuples(st.just("drop"), _REASONS)
+    st.tuples(st.just("skip"), _REASONS)
+    | st.tuples(st.just("record"), st.none())
+    | st.tuples(st.just("drop"), _REASONS)
 )
 
 
