@@ -1,0 +1,110 @@
+"""Pairs to bytes and back: the payload of one stream entry.
+
+Layout: the magic `SP`, one byte of format version, one byte that says how the rest is stored (0 plain, 1 one zstd frame
+with its content size), then a msgpack array of `Pair`s. Records are arrays too, so that a field appended with a default
+needs no new version: older readers skip it, newer ones fill it in. A version is for what they can't.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import zstandard
+
+from shadowproxy.errors import PayloadError
+from shadowproxy.model import Pair
+
+VERSION: Final = 1
+"""The format that `encode` writes, and the newest that `decode` reads."""
+
+MAX_BYTES: Final = 256 * 1024**2
+"""Bound of a batch before compression, in bytes. A frame that claims more is not decompressed."""
+
+_MAGIC: Final = b"SP"
+_PLAIN: Final = 0
+_ZSTD: Final = 1
+_HEAD: Final = len(_MAGIC) + 2
+_PLAIN_BELOW: Final = 512
+_LEVEL: Final = 1
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(list[Pair])
+
+
+class _Contexts(threading.local):
+    """zstd contexts are costly to make and must not be shared by threads, so each thread keeps its own."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_CONTEXTS: Final = _Contexts()
+
+
+def pack(pairs: Sequence[Pair]) -> bytes:
+    """The msgpack array of a batch, uncompressed: the part of `encode` that holds the interpreter's lock.
+
+    Raises ValueError for a batch over `MAX_BYTES`, and for text that has no UTF-8 form (lone surrogates).
+    """
+    packed = _ENCODER.encode(pairs)
+    if len(packed) > MAX_BYTES:
+        raise ValueError(f"a batch of {len(packed)} bytes is over the format's bound of {MAX_BYTES}; split it")
+    return packed
+
+
+def seal(packed: bytes) -> bytes:
+    """A payload from what `pack` made: compressed where that pays, with its prefix. May run in any thread."""
+    if len(packed) >= _PLAIN_BELOW:
+        squeezed = _CONTEXTS.compressor.compress(packed)
+        if len(squeezed) < len(packed):
+            return _MAGIC + bytes((VERSION, _ZSTD)) + squeezed
+    return _MAGIC + bytes((VERSION, _PLAIN)) + packed
+
+
+def encode(pairs: Sequence[Pair]) -> bytes:
+    """A batch as the payload of one stream entry. Raises ValueError as `pack` does."""
+    return seal(pack(pairs))
+
+
+def decode(payload: bytes) -> list[Pair]:
+    """The pairs of a payload. Raises PayloadError, and nothing else, for anything that can't be read."""
+    if payload[: len(_MAGIC)] != _MAGIC or len(payload) < _HEAD:
+        raise PayloadError(
+            f"not a batch of pairs: {len(payload)} bytes that begin with {payload[:4]!r}, not with {_MAGIC!r}; "
+            "something other than shadowproxy writes to this stream"
+        )
+    version, storage = payload[2], payload[3]
+    if version > VERSION:
+        raise PayloadError(
+            f"written by a newer shadowproxy: version {version}, this one reads up to {VERSION}; upgrade the comparator"
+        )
+    if version < 1:
+        raise PayloadError(f"damaged batch: there is no format version {version}")
+    if storage == _ZSTD:
+        packed = _decompress(payload[_HEAD:])
+    elif storage == _PLAIN:
+        packed = payload[_HEAD:]
+    else:
+        raise PayloadError(f"damaged batch: there is no storage {storage} in format version {version}")
+    try:
+        return _DECODER.decode(packed)
+    # Bad UTF-8 and deep nesting in fields to be skipped come out of msgspec under their own names.
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PayloadError(f"damaged batch: {error}") from None
+
+
+def _decompress(frame: bytes) -> bytes:
+    # The size is checked before anything is allocated: zstd's own bound doesn't apply to a frame that names its size.
+    try:
+        size = zstandard.get_frame_parameters(frame).content_size
+        if size == zstandard.CONTENTSIZE_UNKNOWN:
+            raise PayloadError("damaged batch: its zstd frame doesn't say how large it is")
+        if size > MAX_BYTES:
+            raise PayloadError(f"damaged batch: its zstd frame claims {size} bytes, the bound is {MAX_BYTES}")
+        return _CONTEXTS.decompressor.decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise PayloadError(f"damaged batch: {error}") from None

@@ -1,0 +1,336 @@
+"""The Lua scripts that make a change of the store one atomic step.
+
+They use what Redis 7.0 and Valkey 8 both have. Every key is passed in KEYS, and all keys of one partition carry the
+same hash tag, so that they live in one slot of a Cluster.
+
+Two choices that all scripts share:
+
+- *Entry ids carry the number of pairs.* An id is `ms-seq` with seq = ordinal · 16384 + pairs, the ordinal counting the
+  entries of the partition. What an entry holds is then known wherever its id is (pending, trimmed, dead) without
+  reading its payload, which can be megabytes. Ordinals to 5·10^11 fit the exact integers of Lua.
+- *One clock that never goes back*, kept in the totals: the larger of the server's time and the last time given out as
+  an id or as a watermark. Without it a server clock that is set back would write entries below a watermark that has
+  been published already.
+
+Every script may be sent twice (a reply can be lost after the step was done); the second does nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_PAIRS: Final = 16383
+"""Pairs that one entry can hold: what an entry id has room for."""
+
+_COMMON: Final = """
+local PAIRS_IN_ID = 16384
+
+local function integer(value)
+    return string.format('%.0f', value)
+end
+
+-- An id as its two numbers: milliseconds, sequence.
+local function parts(id)
+    local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+    return tonumber(ms), tonumber(seq)
+end
+
+local function pairs_of(id)
+    local _, seq = parts(id)
+    return seq % PAIRS_IN_ID
+end
+
+-- Milliseconds, never less than any that was given out before.
+local function clock(totals)
+    local time = redis.call('TIME')
+    local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+    return math.max(now, tonumber(redis.call('HGET', totals, 'clock') or '0'))
+end
+
+-- The producer's account, unless a later one is stored: a delayed duplicate must not turn it back.
+-- Stored as 'weight account'; the weight only grows.
+local function store_account(accounts, producer, weight, account)
+    local old = redis.call('HGET', accounts, producer)
+    if old and tonumber(string.match(old, '^(%d+) ')) > tonumber(weight) then
+        return
+    end
+    redis.call('HSET', accounts, producer, weight .. ' ' .. account)
+end
+
+-- The first entry that no worker has been given, as {id, fields}, or nil.
+local function first_undelivered(stream, group)
+    for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+        local field = {}
+        for at = 1, #info, 2 do
+            field[info[at]] = info[at + 1]
+        end
+        if field['name'] == group then
+            return redis.call('XRANGE', stream, '(' .. field['last-delivered-id'], '+', 'COUNT', 1)[1]
+        end
+    end
+    return nil
+end
+
+-- Milliseconds up to which everything that was written has been committed (see Store.commit).
+local function watermark(stream, totals, group, undelivered)
+    local oldest = nil
+    local pending = redis.call('XPENDING', stream, group)
+    if pending[1] > 0 then
+        oldest = parts(pending[2])
+    end
+    if undelivered then
+        local ms = parts(undelivered[1])
+        oldest = oldest and math.min(oldest, ms) or ms
+    end
+    if oldest then
+        return oldest
+    end
+    local now = clock(totals)
+    -- Refused where memory is out, and then done without: a snapshot must still be readable.
+    redis.pcall('HSET', totals, 'clock', integer(now))
+    return now
+end
+"""
+
+APPEND: Final = (
+    _COMMON
+    + """
+-- KEYS: pairs, totals, sequences, accounts
+-- ARGV: producer, sequence, pairs, payload, weight, account, max entries, entry version
+-- Returns 1, or 0 if this producer's batch of that sequence is stored already.
+local stream, totals, sequences, accounts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local producer, sequence, count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local last = redis.call('HGET', sequences, producer)
+if last and sequence <= tonumber(last) then
+    return 0
+end
+local known = redis.call('HMGET', totals, 'entries', 'pairs')
+local ordinal, before = tonumber(known[1] or '0') + 1, tonumber(known[2] or '0')
+local now = clock(totals)
+-- The entry is the first write: where Redis is out of memory it is refused, and nothing has been stored.
+redis.call('XADD', stream, 'MAXLEN', '~', ARGV[7],
+    integer(now) .. '-' .. integer(ordinal * PAIRS_IN_ID + count),
+    'v', ARGV[8], 'n', ARGV[3], 'c', integer(before), 'b', ARGV[4])
+redis.call('HSET', totals, 'entries', integer(ordinal), 'pairs', integer(before + count), 'clock', integer(now))
+redis.call('HSET', sequences, producer, ARGV[2])
+store_account(accounts, producer, ARGV[5], ARGV[6])
+return 1
+"""
+)
+"""Field `c` of an entry is the number of pairs written before it: with it lost pairs are counted exactly."""
+
+PUBLISH: Final = (
+    _COMMON
+    + """
+-- KEYS: accounts;  ARGV: producer, weight, account
+store_account(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+return 1
+"""
+)
+
+OWN_PENDING: Final = """
+-- KEYS: pairs;  ARGV: group, worker, count
+-- Returns {{id, fields, deliveries}, …}: what the worker was given and has not committed.
+local stream, group, worker, count = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local found = {}
+local after = '0-0'
+while #found < count do
+    local reply = redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', count, 'STREAMS', stream, after)
+    local entries = reply and reply[1] and reply[1][2] or {}
+    if #entries == 0 then
+        break
+    end
+    for _, entry in ipairs(entries) do
+        after = entry[1]
+        if type(entry[2]) ~= 'table' then
+            -- Trimmed while it was pending: nobody can commit it any more, and it would hold the watermark for ever.
+            redis.call('XACK', stream, group, entry[1])
+        elseif #found < count then
+            local state = redis.call('XPENDING', stream, group, entry[1], entry[1], 1, worker)
+            found[#found + 1] = {entry[1], entry[2], state[1][4]}
+        end
+    end
+end
+return found
+"""
+
+CLAIM: Final = """
+-- KEYS: pairs;  ARGV: group, worker, idle ms, count
+-- Returns {{id, fields, deliveries}, …}: entries that were idle with *other* workers, now this worker's.
+-- XAUTOCLAIM would hand a slow worker its own entries a second time. XCLAIM forgets entries that were trimmed.
+local stream, group, worker, idle, count = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local found = {}
+local after = '-'
+while #found < count do
+    local pending = redis.call('XPENDING', stream, group, 'IDLE', idle, after, '+', 100)
+    if #pending == 0 then
+        break
+    end
+    for _, state in ipairs(pending) do
+        after = '(' .. state[1]
+        if state[2] ~= worker and #found < count then
+            local entry = redis.call('XCLAIM', stream, group, worker, idle, state[1])[1]
+            if entry and type(entry[2]) == 'table' then
+                found[#found + 1] = {entry[1], entry[2], state[4] + 1}
+            end
+        end
+    end
+end
+return found
+"""
+
+COMMIT: Final = (
+    _COMMON
+    + """
+-- KEYS: pairs, totals, states, versions, dead
+-- ARGV: group, worker, version to write, version expected, state, bound of the dead-letter stream,
+--       number of ids, ids…, number of dead, (id, reason)…
+-- Returns {1, watermark in ms} when stored (or stored before), {0, lost ids…} when entries are no longer the worker's,
+-- {2} when the worker's state was written by somebody else since it was loaded.
+local stream, totals, states, versions, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, worker, version = ARGV[1], ARGV[2], ARGV[3]
+
+-- Fails here, before anything is written, where stream or group are gone.
+redis.call('XPENDING', stream, group)
+local held = redis.call('HGET', versions, worker) or ''
+if held == version then
+    return {1, integer(watermark(stream, totals, group, first_undelivered(stream, group)))}
+end
+if held ~= ARGV[4] then
+    return {2}
+end
+
+local ids, lost, committed = {}, {0}, 0
+local at = 8
+for _ = 1, tonumber(ARGV[7]) do
+    local id = ARGV[at]
+    if #redis.call('XPENDING', stream, group, id, id, 1, worker) == 0 then
+        lost[#lost + 1] = id
+    end
+    ids[#ids + 1] = id
+    committed = committed + pairs_of(id)
+    at = at + 1
+end
+if #lost > 1 then
+    return lost
+end
+
+local letters, letters_pairs = tonumber(ARGV[at]), 0
+local copies = {}
+at = at + 1
+for index = 1, letters do
+    local id, reason = ARGV[at], ARGV[at + 1]
+    local entry = redis.call('XRANGE', stream, id, id)[1]
+    local copy = {'reason', reason, 'id', id}
+    for _, value in ipairs(entry and entry[2] or {}) do
+        copy[#copy + 1] = value
+    end
+    copies[index] = copy
+    letters_pairs = letters_pairs + pairs_of(id)
+    at = at + 2
+end
+
+-- The acknowledgement is the first write: it frees memory, so it is allowed where memory is out, and with it the rest.
+for _, id in ipairs(ids) do
+    redis.call('XACK', stream, group, id)
+    redis.call('XDEL', stream, id)
+end
+redis.call('HSET', states, worker, ARGV[5])
+redis.call('HSET', versions, worker, version)
+redis.call('HINCRBY', totals, 'committed_entries', #ids)
+redis.call('HINCRBY', totals, 'committed_pairs', committed)
+for _, copy in ipairs(copies) do
+    redis.call('XADD', dead, 'MAXLEN', '~', ARGV[6], '*', unpack(copy))
+end
+if letters > 0 then
+    redis.call('HINCRBY', totals, 'dead_entries', letters)
+    redis.call('HINCRBY', totals, 'dead_pairs', letters_pairs)
+end
+return {1, integer(watermark(stream, totals, group, first_undelivered(stream, group)))}
+"""
+)
+
+LOAD: Final = """
+-- KEYS: states, versions;  ARGV: worker
+-- Returns {state, version}, both empty strings if the worker has none.
+return {redis.call('HGET', KEYS[1], ARGV[1]) or '', redis.call('HGET', KEYS[2], ARGV[1]) or ''}
+"""
+
+SLOTS: Final = """
+-- KEYS: slots;  ARGV: limit, names…
+-- Returns the whole hash, flat: every name that has a slot, and which.
+local taken = redis.call('HLEN', KEYS[1])
+for at = 2, #ARGV do
+    if taken < tonumber(ARGV[1]) and redis.call('HSETNX', KEYS[1], ARGV[at], taken + 1) == 1 then
+        taken = taken + 1
+    end
+end
+return redis.call('HGETALL', KEYS[1])
+"""
+
+SNAPSHOT: Final = (
+    _COMMON
+    + """
+-- KEYS: pairs, totals, states, accounts, slots, latch;  ARGV: group
+local stream, totals, group = KEYS[1], KEYS[2], ARGV[1]
+local known = redis.call('HMGET', totals, 'entries', 'pairs', 'committed_entries', 'committed_pairs',
+    'dead_entries', 'dead_pairs')
+for at = 1, 6 do
+    known[at] = tonumber(known[at] or '0')
+end
+local entries, written, committed_entries, committed_pairs = known[1], known[2], known[3], known[4]
+local length = redis.call('XLEN', stream)
+local pending = redis.call('XPENDING', stream, group)[1]
+local undelivered = first_undelivered(stream, group)
+
+-- Only commits and trimming take entries out. What was trimmed while a worker holds it isn't lost yet: the worker may
+-- still commit it. That is looked into only when something was trimmed, for it walks over all that is pending.
+local lost_entries, lost_pairs, trimmed_pending = math.max(0, entries - committed_entries - length), 0, 0
+if lost_entries > 0 then
+    local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+    local first_ms, first_seq = math.huge, math.huge
+    if first then
+        first_ms, first_seq = parts(first[1])
+    end
+    local pending_pairs, after = 0, '-'
+    while true do
+        local page = redis.call('XPENDING', stream, group, after, '+', 1000)
+        if #page == 0 then
+            break
+        end
+        for _, state in ipairs(page) do
+            after = '(' .. state[1]
+            pending_pairs = pending_pairs + pairs_of(state[1])
+            local ms, seq = parts(state[1])
+            if ms < first_ms or (ms == first_ms and seq < first_seq) then
+                trimmed_pending = trimmed_pending + 1
+            end
+        end
+    end
+    local delivered = written
+    if undelivered then
+        for at = 1, #undelivered[2], 2 do
+            if undelivered[2][at] == 'c' then
+                delivered = tonumber(undelivered[2][at + 1])
+            end
+        end
+    end
+    lost_entries = math.max(0, lost_entries - trimmed_pending)
+    lost_pairs = math.max(0, delivered - committed_pairs - pending_pairs)
+end
+
+local mark = watermark(stream, totals, group, undelivered)
+local time = redis.call('TIME')
+return {
+    {entries, written, committed_entries, committed_pairs, lost_entries, lost_pairs, known[5], known[6],
+     pending, length - (pending - trimmed_pending)},
+    integer(mark),
+    time,
+    redis.call('HGETALL', KEYS[3]),
+    redis.call('HGETALL', KEYS[4]),
+    redis.call('HGETALL', KEYS[5]),
+    redis.call('GET', KEYS[6]),
+}
+"""
+)

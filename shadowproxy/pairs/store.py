@@ -1,0 +1,445 @@
+"""One experiment's stream of pairs and the state made of them, in Redis ≥ 7.0 or Valkey ≥ 8.
+
+Producers append batches; workers of one consumer group read them and commit: acknowledge and store what they made of
+them in one atomic step. Whatever is done twice because a reply was lost counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from shadowproxy.errors import Fenced, PayloadError, ShadowproxyError, StartError
+from shadowproxy.model import Accounting
+from shadowproxy.pairs import scripts
+from shadowproxy.pairs.client import Client, Script, boundary, redacted
+
+log = logging.getLogger(__name__)
+
+GROUP: Final = "comparators"
+"""The consumer group of every partition's stream."""
+
+ENTRY_VERSION: Final = 1
+"""Field `v` of an entry: which fields it has. The payload carries a version of its own (see `codec`)."""
+
+_EXPERIMENTS: Final = "shadow:experiments"
+_MAX_DEAD: Final = 1000
+_TIMEOUT: Final = 5.0
+_OLDEST: Final = (7, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One stream entry: a batch of pairs. `deliveries` counts how often workers got it, this time included."""
+
+    id: str
+    pairs: int
+    payload: bytes
+    deliveries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One partition of an experiment at one instant."""
+
+    states: Mapping[str, bytes]
+    """Latest committed state of every worker that ever committed."""
+    watermark: float
+    """Unix seconds up to which everything written has been committed (see `Store.commit`)."""
+    time: float
+    """The server's clock, Unix seconds."""
+    accounts: Mapping[str, Accounting]
+    """Last published account of every producer."""
+    slots: Mapping[str, int]
+    latch: bytes | None
+    entries: int
+    """Entries ever written; likewise `pairs`."""
+    pairs: int
+    committed_entries: int
+    """Entries ever committed, dead letters included; likewise `committed_pairs`."""
+    committed_pairs: int
+    lost_entries: int
+    """Entries that were trimmed before anybody committed them, and which nobody can commit any more."""
+    lost_pairs: int
+    dead_entries: int
+    """Entries moved to the dead-letter stream; likewise `dead_pairs`."""
+    dead_pairs: int
+    pending: int
+    """Entries that a worker was given and has not committed."""
+    undelivered: int
+    """Entries in the stream that no worker was given yet."""
+
+    @property
+    def accounting(self) -> Accounting:
+        """The accounts of all producers in one."""
+        return sum(self.accounts.values(), Accounting())
+
+
+class Superseded(Fenced):
+    """A commit was refused because the worker's state was written by somebody else since it was loaded here.
+
+    That is another process under the same name, or an earlier commit of this one whose reply was lost. Nothing was
+    stored. `lost` are all entries of the commit: load the state again, and take up what is still pending.
+    """
+
+    def __init__(self, worker: str, entries: Sequence[str]) -> None:
+        ShadowproxyError.__init__(
+            self,
+            f"the state of worker {worker} was written by another process, or by a commit whose reply was lost; "
+            "load it again, and give each comparator a name of its own",
+        )
+        self.lost = tuple(entries)
+
+
+_APPEND: Final = Script(scripts.APPEND)
+_PUBLISH: Final = Script(scripts.PUBLISH)
+_OWN_PENDING: Final = Script(scripts.OWN_PENDING)
+_CLAIM: Final = Script(scripts.CLAIM)
+_COMMIT: Final = Script(scripts.COMMIT)
+_LOAD: Final = Script(scripts.LOAD)
+_SLOTS: Final = Script(scripts.SLOTS)
+_SNAPSHOT: Final = Script(scripts.SNAPSHOT)
+
+
+def _version(info: bytes) -> str:
+    """The Redis version that a server says it is compatible with (Valkey 8 and 9 say 7.2.4)."""
+    found = re.search(rb"^redis_version:(\d+\.\d+[^\r\n]*)", info, re.MULTILINE)
+    return found[1].decode("ascii", "replace") if found else "0.0"
+
+
+def _entry(reply: Sequence[Any]) -> Entry:
+    name, fields = reply[0].decode(), reply[1] or []
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    count = values.get(b"n", b"0")
+    return Entry(
+        id=name,
+        pairs=int(count) if count.isdigit() else 0,
+        payload=values.get(b"b", b""),
+        deliveries=int(reply[2]) if len(reply) > 2 else 1,
+    )
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _mapping(flat: Sequence[bytes]) -> dict[str, bytes]:
+    return {_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _weight(account: Accounting) -> int:
+    """Grows with every change of one producer's account: of two accounts, the heavier is the later."""
+    return (
+        account.requests
+        + account.eligible
+        + account.recorded
+        + sum(account.skipped.values())
+        + sum(account.dropped.values())
+    )
+
+
+def _account(stored: bytes) -> Accounting:
+    try:
+        return msgspec.json.decode(stored.partition(b" ")[2], type=Accounting)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PayloadError(f"a producer's account can't be read: {error}; is a newer shadowproxy writing?") from None
+
+
+class Store:
+    """One partition of one experiment. Belongs to one event loop; any number of tasks may use it at once.
+
+    The constructor connects to nothing, so that a proxy can start while Redis is down: `append` and `publish` need no
+    more. Workers and readers use `open`.
+
+    Every method raises StoreUnavailable where Redis can't be reached, doesn't answer within `reply_within` seconds, or
+    refuses. What was asked may then have been done all the same; asking again is always safe.
+    """
+
+    def __init__(
+        self, url: str, experiment: str, *, max_entries: int, partition: int = 0, reply_within: float = _TIMEOUT
+    ) -> None:
+        if not experiment or any(character in "{}\r\n " for character in experiment):
+            raise ValueError(f"{experiment!r} can't name an experiment: no spaces, no braces")
+        self.url = url
+        self.name = experiment
+        self.partition = partition
+        self.max_entries = max_entries
+        self._reply_within = reply_within
+        self._versions: dict[str, bytes] = {}
+        prefix = f"shadow:{{{experiment}:{partition}}}:"
+        self._pairs = f"{prefix}pairs"
+        self._dead = f"{prefix}dead"
+        self._totals = f"{prefix}totals"
+        self._sequences = f"{prefix}sequences"
+        self._accounts = f"{prefix}accounts"
+        self._states = f"{prefix}states"
+        self._state_versions = f"{prefix}versions"
+        self._slots = f"{prefix}slots"
+        self._latch = f"{prefix}latch"
+        self._experiment = f"{prefix}experiment"
+        self._client = Client(url, reply_within=reply_within, connect_within=reply_within, attempts=2)
+        # A blocking read outlasts any socket timeout, so it has connections of its own without one; `read` bounds it.
+        self._reader = Client(url, reply_within=None, connect_within=reply_within, attempts=1)
+
+    @classmethod
+    async def open(
+        cls, url: str, experiment: str, *, max_entries: int, partition: int = 0, reply_within: float = _TIMEOUT
+    ) -> Store:
+        """A store whose server has answered, is recent enough, and has the consumer group.
+
+        Raises StoreUnavailable if it can't be reached or isn't Redis, StartError if it is too old.
+        """
+        store = cls(url, experiment, max_entries=max_entries, partition=partition, reply_within=reply_within)
+        try:
+            await store.prepare()
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def prepare(self) -> None:
+        """Check the server and make the consumer group, from the stream's beginning, where there is none."""
+        with boundary(self.url):
+            found = _version(await self._client.command("INFO", "server"))
+            if tuple(int(part) for part in found.split(".")[:2]) < _OLDEST:
+                raise StartError(
+                    f"{redacted(self.url)} is version {found}; shadowproxy needs Redis ≥ 7.0 or Valkey ≥ 8"
+                )
+            await self._make_group()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in (self._client, self._reader):
+            await client.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.name}:{self.partition} at {redacted(self.url)}>"
+
+    # What producers do
+
+    async def append(self, producer: str, sequence: int, payload: bytes, pairs: int, account: Accounting) -> None:
+        """Write one batch, and the producer's account with it, unless this batch is stored already.
+
+        `sequence` counts the batches of this producer from 1. A batch whose sequence is not above the last stored one
+        is taken for a repetition and left alone, so a producer's name must never be used twice. `account` must count
+        the batch as recorded.
+        """
+        if not 1 <= pairs <= scripts.MAX_PAIRS:
+            raise ValueError(f"an entry holds 1 to {scripts.MAX_PAIRS} pairs, not {pairs}")
+        await self._run(
+            _APPEND,
+            (self._pairs, self._totals, self._sequences, self._accounts),
+            producer,
+            sequence,
+            pairs,
+            payload,
+            _weight(account),
+            msgspec.json.encode(account),
+            self.max_entries,
+            ENTRY_VERSION,
+        )
+
+    async def publish(self, producer: str, account: Accounting) -> None:
+        """Store a producer's account alone. An older account than the stored one is ignored."""
+        await self._run(_PUBLISH, (self._accounts,), producer, _weight(account), msgspec.json.encode(account))
+
+    # What workers do
+
+    async def read(self, worker: str, entries: int, block: float) -> list[Entry]:
+        """Up to `entries` entries that no worker was given yet; waits up to `block` seconds for the first.
+
+        Cancelling is safe: what the server had given out by then is found by `own_pending`.
+        """
+        command: list[Any] = ["XREADGROUP", "GROUP", GROUP, worker, "COUNT", entries]
+        if block > 0:
+            command += ["BLOCK", max(1, round(block * 1000))]
+        command += ["STREAMS", self._pairs, ">"]
+
+        async def ask() -> Any:
+            async with asyncio.timeout(max(block, 0) + self._reply_within):
+                return await self._reader.command(*command)
+
+        reply = await self._in_group(ask)
+        return [_entry(entry) for entry in reply[0][1]] if reply else []
+
+    async def own_pending(self, worker: str, entries: int) -> list[Entry]:
+        """The oldest `entries` entries that were given to this worker and that it has not committed.
+
+        For a worker that starts over: what it holds in memory must be forgotten first. Entries whose payload was
+        trimmed are given up here, and from then on counted as lost.
+        """
+        reply = await self._run_in_group(_OWN_PENDING, (self._pairs,), GROUP, worker, entries)
+        return [_entry(entry) for entry in reply]
+
+    async def claim(self, worker: str, idle: float, entries: int) -> list[Entry]:
+        """Take over up to `entries` entries that other workers have held for `idle` seconds without committing."""
+        reply = await self._run_in_group(_CLAIM, (self._pairs,), GROUP, worker, round(idle * 1000), entries)
+        return [_entry(entry) for entry in reply]
+
+    async def commit(
+        self, worker: str, entries: Sequence[str], state: bytes, *, dead: Mapping[str, str] | None = None
+    ) -> float:
+        """Acknowledge `entries` and store the `state` that includes them, in one atomic step.
+
+        `dead` maps ids among `entries` to the reason why they can't be read: these are kept in the dead-letter stream.
+        Without entries only the state is stored.
+
+        Returns the watermark in Unix seconds: everything that was written before it has been committed, by whichever
+        worker. It is the time of the oldest entry that is pending or undelivered, or the server's clock where there is
+        none. It never goes back.
+
+        Raises Fenced if any of the entries is no longer this worker's, and Superseded (a Fenced) if the state in the
+        store is not the one that this Store loaded or committed last; either way nothing was stored. After
+        StoreUnavailable it is unknown whether the commit was done: repeat exactly this one (it is recognised and
+        counts once), or start over with `load_state` and `own_pending`. Raises ValueError where `entries` has
+        duplicates or lacks an id of `dead`.
+        """
+        letters = dead or {}
+        if len(set(entries)) != len(entries) or not letters.keys() <= set(entries):
+            raise ValueError("a commit names each entry once, and its dead letters among them")
+        expected = self._versions.get(worker, b"")
+        version = hashlib.blake2b(b"\0".join((expected, ",".join(entries).encode(), state)), digest_size=16).hexdigest()
+        reply = await self._run_in_group(
+            _COMMIT,
+            (self._pairs, self._totals, self._states, self._state_versions, self._dead),
+            GROUP,
+            worker,
+            version,
+            expected,
+            state,
+            _MAX_DEAD,
+            len(entries),
+            *entries,
+            len(letters),
+            *(_bytes(text) for letter in letters.items() for text in letter),
+        )
+        if reply[0] == 2:
+            raise Superseded(worker, entries)
+        if reply[0] == 0:
+            raise Fenced([name.decode() for name in reply[1:]])
+        self._versions[worker] = version.encode()
+        return int(reply[1]) / 1000
+
+    async def load_state(self, worker: str) -> bytes | None:
+        """The state that this worker committed last, or None. From here on this Store commits on top of it."""
+        state, version = await self._run(_LOAD, (self._states, self._state_versions), worker)
+        self._versions[worker] = version
+        return state if version else None
+
+    async def slots(self, cohorts: Sequence[str], limit: int) -> dict[str, int]:
+        """Give each cohort a slot of 1 … `limit`, for good, first come first served.
+
+        Returns all that are assigned, also those that others asked for. A cohort that found no slot is absent.
+        """
+        return self._slot_numbers(await self._run(_SLOTS, (self._slots,), limit, *map(_bytes, cohorts)))
+
+    # What concerns the experiment as a whole
+
+    async def snapshot(self) -> Snapshot:
+        """Everything that a verdict rests on, read in one atomic step. Raises PayloadError for unreadable accounts."""
+        keys = (self._pairs, self._totals, self._states, self._accounts, self._slots, self._latch)
+        counts, mark, time, states, accounts, slots, latch = await self._run_in_group(_SNAPSHOT, keys, GROUP)
+        (entries, pairs, committed, committed_pairs, lost, lost_pairs, dead, dead_pairs, pending, undelivered) = counts
+        return Snapshot(
+            states=_mapping(states),
+            watermark=int(mark) / 1000,
+            time=int(time[0]) + int(time[1]) / 1e6,
+            accounts={name: _account(stored) for name, stored in _mapping(accounts).items()},
+            slots=self._slot_numbers(slots),
+            latch=latch,
+            entries=entries,
+            pairs=pairs,
+            committed_entries=committed,
+            committed_pairs=committed_pairs,
+            lost_entries=lost,
+            lost_pairs=lost_pairs,
+            dead_entries=dead,
+            dead_pairs=dead_pairs,
+            pending=pending,
+            undelivered=undelivered,
+        )
+
+    async def dead_letters(self, entries: int) -> list[tuple[Entry, str]]:
+        """The newest dead letters, newest first, each with its original id and payload and the reason."""
+        with boundary(self.url):
+            reply = await self._client.command("XREVRANGE", self._dead, "+", "-", "COUNT", entries)
+        letters = []
+        for _, fields in reply:
+            values = dict(zip(fields[::2], fields[1::2], strict=True))
+            letters.append((_entry((values[b"id"], fields)), _text(values[b"reason"])))
+        return letters
+
+    async def latch(self, payload: bytes) -> bool:
+        """Keep `payload` for good, unless there is one already. Returns whether it is this one that is kept."""
+        with boundary(self.url):
+            await self._client.command("SET", self._latch, payload, "NX")
+            return bool(await self._client.command("GET", self._latch) == payload)
+
+    async def experiment(self, description: bytes) -> bytes:
+        """Say what this experiment is, once: its frozen settings. Returns the description that was given first."""
+        with boundary(self.url):
+            seconds, _ = await self._client.command("TIME")
+            await self._client.command("ZADD", _EXPERIMENTS, "NX", int(seconds), self.name)
+            await self._client.command("SET", self._experiment, description, "NX")
+            return bytes(await self._client.command("GET", self._experiment))
+
+    # Below: how
+
+    @staticmethod
+    def _slot_numbers(flat: Sequence[bytes]) -> dict[str, int]:
+        return {name: int(slot) for name, slot in _mapping(flat).items()}
+
+    async def _make_group(self) -> None:
+        try:
+            await self._client.command("XGROUP", "CREATE", self._pairs, GROUP, "0", "MKSTREAM")
+        except ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    async def _run(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
+        with boundary(self.url):
+            return await self._client.run(script, keys, *args)
+
+    async def _run_in_group(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
+        return await self._in_group(functools.partial(self._client.run, script, keys, *args))
+
+    async def _in_group(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Ask, and where the stream or its group is gone (flushed, evicted), make it again and ask once more."""
+        with boundary(self.url):
+            try:
+                return await ask()
+            except ResponseError as error:
+                if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
+                    raise
+                log.error("%s: the stream or its consumer group was deleted; what it held is lost", self)
+                await self._make_group()
+                return await ask()
+
+
+async def list_experiments(url: str) -> list[str]:
+    """Names of all experiments that were ever described in this store, oldest first. Raises StoreUnavailable."""
+    client = Client(url, reply_within=_TIMEOUT, connect_within=_TIMEOUT, attempts=2)
+    try:
+        with boundary(url):
+            return [_text(name) for name in await client.command("ZRANGE", _EXPERIMENTS, 0, -1)]
+    finally:
+        await client.close()

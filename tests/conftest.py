@@ -1,0 +1,18 @@
+"""What all tests share: uvloop, and the real servers of `servers`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import pytest
+import uvloop
+
+pytest_plugins = ["servers"]
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Asynchronous tests run on the loop that the product runs on."""
+    return {"uvloop": uvloop.new_event_loop}
