@@ -27,7 +27,8 @@ import jmespath
 import jmespath.exceptions
 from jmespath.visitor import TreeInterpreter
 
-Node = dict[str, Any]
+Node = Any
+"""One node of jmespath's syntax tree: a dict of `type`, `children` and maybe `value`. Its type is private there."""
 Step = Callable[[Any], Any]
 
 ROOTS: dict[str, frozenset[str]] = {
@@ -127,7 +128,7 @@ class _AlignedInterpreter(TreeInterpreter):
         base = self.visit(left, value)
         if not isinstance(base, list):
             return None
-        kept = [element for element in base if self._is_true(_STANDARD.visit(condition, element))]
+        kept = [element for element in base if not _is_false(_STANDARD.visit(condition, element))]
         return [self.visit(right, element) for element in kept]
 
     def visit_comparator(self, node: Node, value: Any) -> Any:

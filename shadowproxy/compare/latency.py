@@ -44,4 +44,5 @@ def latency(view: View) -> Mapping[str, Values]:
 def _log2(seconds: Mapping[Side, Floats]) -> Floats:
     # +inf is capped at the largest float, so that a difference of logarithms is defined everywhere.
     logs = {side: np.log2(np.clip(time, _SHORTEST, np.finfo(np.float64).max)) for side, time in seconds.items()}
-    return np.clip(logs[Side.CANDIDATE] - logs[Side.BASELINE], -1.0, 1.0)
+    ratio: Floats = np.clip(logs[Side.CANDIDATE] - logs[Side.BASELINE], -1.0, 1.0)
+    return ratio

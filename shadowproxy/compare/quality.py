@@ -8,8 +8,8 @@ request or the annotations. Without any the metrics are not applicable. With k o
 * `quality.recall`: share of the true items that are in the list's top k (over all true items, however small k is);
 * `quality.reciprocal_rank`: 1 / the rank of the first true item, wherever it stands; 0 where none does.
 
-The value is the candidate's less the baseline's, in [−1, 1]; it changes sign when the sides change places. An empty list
-is worth 0, and so is a failed side: an answer that did not come helped nobody. Both failed: 0.
+The value is the candidate's less the baseline's, in [−1, 1]; it changes sign when the sides change places. An empty
+list is worth 0, and so is a failed side: an answer that did not come helped nobody. Both failed: 0.
 
 In a list that is ordered by scores (see `comparer`) tied items stand in no order, so none may matter: each takes the
 mean discount, or the mean share of the top k, over the places that its group takes (McSherry & Najork 2008), and the
@@ -51,7 +51,9 @@ def ndcg(truth: Truth, hits: Hits, k: int) -> Floats:
     discounts = 1.0 / np.log2(np.arange(min(k, _deepest(truth, hits))) + 2.0)
     gained = sums(hits.gain * _mean_over_places(discounts, hits), hits.pair, n)
     ideal = np.array([np.dot(gains[: len(discounts)], discounts[: len(gains)]) for gains in truth.ideal])
-    return np.divide(gained, ideal, out=np.zeros(n), where=truth.known)
+    value = np.zeros(n)
+    np.divide(gained, ideal, out=value, where=truth.known)
+    return value
 
 
 def recall(truth: Truth, hits: Hits, k: int) -> Floats:

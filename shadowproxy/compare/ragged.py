@@ -1,4 +1,4 @@
-"""Arithmetic on many short lists at once, held as one flat array and, beside it, the number of the list of each element.
+"""Arithmetic on many short lists at once: one flat array and, beside it, the number of each element's list.
 
 `pair` is that number: int64, ascending, so that a list's elements are neighbours. `n` is the number of lists; those
 without elements have no place in the flat arrays, and zeros in every result.

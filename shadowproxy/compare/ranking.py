@@ -156,4 +156,5 @@ def _rho(size: Ints, a: Floats, b: Floats, pair: Ints) -> Floats:
 
 
 def _both_empty(lists: Lists) -> Bools:
-    return (lists.length[Side.BASELINE] == 0) & (lists.length[Side.CANDIDATE] == 0)
+    empty: Bools = np.maximum(lists.length[Side.BASELINE], lists.length[Side.CANDIDATE]) == 0
+    return empty

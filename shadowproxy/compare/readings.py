@@ -112,7 +112,7 @@ def _is_gain(value: Any) -> bool:
 
 
 def cohorts_of(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """`dimension=value` for each dimension with a string, integer or boolean as its value; others are in no cohort of it.
+    """`dimension=value` where the value is a string, integer or boolean; any other is in no cohort.
 
     >>> cohorts_of({"region": "us", "new": True, "age": None, "tags": ["a"]})
     ('region=us', 'new=true')

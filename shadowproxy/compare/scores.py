@@ -1,8 +1,8 @@
 """Whether the scores have moved, on the items that both sides scored.
 
 `scores.relative_delta` of a pair is the mean, over the common items with a finite score a of the baseline and b of the
-candidate, of (b − a) / (|a| + |b|): in [−1, 1], free of the scores' unit, 0 for 0/0, ±1 where the signs differ or one is 0.
-It changes sign when the sides change places. No such item: undefined. Not applicable where a side failed.
+candidate, of (b − a) / (|a| + |b|): in [−1, 1], free of the scores' unit, 0 for 0/0, ±1 where the signs differ or
+one is 0. It changes sign when the sides change places. No such item: undefined. Not applicable where a side failed.
 """
 
 from __future__ import annotations
