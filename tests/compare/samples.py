@@ -60,5 +60,3 @@ def value(columns: Columns, metric: str, row: int = 0) -> float | None:
         assert np.isnan(columns.values[metric][row])
         return None
     return float(columns.values[metric][row])
-
-

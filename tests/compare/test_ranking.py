@@ -60,7 +60,9 @@ def test_rbo_by_hand() -> None:
 
 def test_rbo_keeps_its_bounds_on_long_lists() -> None:
     ids = [str(at) for at in range(3000)]
-    value = rbo(aligned([(Ranking(ids, None), Ranking(ids, None)), (Ranking(ids[:1], None), Ranking(ids, None))]), 0.999)
+    value = rbo(
+        aligned([(Ranking(ids, None), Ranking(ids, None)), (Ranking(ids[:1], None), Ranking(ids, None))]), 0.999
+    )
     np.testing.assert_allclose(value, [1, 1], atol=1e-12)
     assert (value <= 1).all()
 
