@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shadowproxy.compare.ragged import Bools, Floats, Ints, run_starts
+from shadowproxy.compare.ragged import Bools, Floats, Ints, offsets, run_starts
 from shadowproxy.model import Side
 
 SIDES = (Side.BASELINE, Side.CANDIDATE)
@@ -118,11 +118,7 @@ def _lengths(rankings: Iterable[Ranking | None]) -> Ints:
 def _places(lengths: Ints) -> tuple[Ints, Ints]:
     """Row and place of every element of lists of these lengths."""
     pair = np.repeat(np.arange(len(lengths)), lengths)
-    return pair, np.arange(len(pair)) - _offsets(lengths)[pair]
-
-
-def _offsets(lengths: Ints) -> Ints:
-    return np.cumsum(lengths) - lengths
+    return pair, np.arange(len(pair)) - offsets(lengths)[pair]
 
 
 def _flat_scores(rankings: Iterable[Ranking | None]) -> Floats:
@@ -138,4 +134,4 @@ def _scores(
 ) -> Mapping[Side, Floats] | None:
     if any(ranking.scores is None for side in SIDES for ranking in rankings[side] if ranking is not None):
         return None
-    return {side: _flat_scores(rankings[side])[_offsets(lengths[side])[pair] + place[side]] for side in SIDES}
+    return {side: _flat_scores(rankings[side])[offsets(lengths[side])[pair] + place[side]] for side in SIDES}

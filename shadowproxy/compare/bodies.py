@@ -29,7 +29,8 @@ class BodyError(Exception):
     `bad_body`: not JSON (empty, invalid UTF-8, NaN or Infinity, nested deeper than 1024), or without what the route
     looks for. `truncated_capture`: longer than the capture cap, so that the rest is missing.
     `unsupported_encoding`: a content coding other than gzip, deflate and zstd (br is one). `bad_encoding`: not what
-    its content coding says, or cut short. `too_large`: over the bound once decoded.
+    its content coding says, or cut short. `too_large`: over the bound once decoded, or a
+    list over `readings.LONGEST`.
     """
 
     def __init__(self, kind: BodyFault) -> None:

@@ -26,6 +26,12 @@ def counts(pair: Ints, n: int) -> Ints:
     return np.bincount(pair, minlength=n).astype(np.int64, copy=False)
 
 
+def offsets(lengths: Ints) -> Ints:
+    """Where each list begins in the flat array, shape (n,)."""
+    first: Ints = np.cumsum(lengths) - lengths
+    return first
+
+
 def run_starts(*keys: NDArray[np.generic]) -> Ints:
     """Where, in arrays sorted alike, a run of equal keys begins."""
     size = len(keys[0])
@@ -59,14 +65,12 @@ def ranks(key: Floats, pair: Ints, n: int) -> Ranks:
     order = np.lexsort((key, pair))
     starts = run_starts(pair, key[order])
     lengths = np.diff(starts, append=size)
-    run = np.repeat(np.arange(len(starts)), lengths)
-    first_run = run[np.searchsorted(pair, pair[starts])] if size else starts
-    first_place = np.searchsorted(pair, pair[starts])
+    owner = pair[starts]
     dense = np.empty(size, np.int64)
-    dense[order] = np.repeat(np.arange(len(starts)) - first_run, lengths)
+    dense[order] = np.repeat(np.arange(len(starts)) - offsets(counts(owner, n))[owner], lengths)
     average = np.empty(size, np.float64)
-    average[order] = np.repeat(starts - first_place + (lengths - 1) / 2, lengths)
-    return Ranks(dense, average, sums(lengths * (lengths - 1) / 2, pair[starts], n))
+    average[order] = np.repeat(starts - offsets(counts(pair, n))[owner] + (lengths - 1) / 2, lengths)
+    return Ranks(dense, average, sums(lengths * (lengths - 1) / 2, owner, n))
 
 
 def inversions(rank: Ints, pair: Ints, n: int) -> Floats:
@@ -83,8 +87,9 @@ def inversions(rank: Ints, pair: Ints, n: int) -> Floats:
     value = rank
     inverted = np.zeros(size, np.int64)
     place = np.arange(size)
-    start = np.searchsorted(pair, pair, side="left")
-    end = np.searchsorted(pair, pair, side="right")
+    lengths = counts(pair, n)
+    start = offsets(lengths)[pair]
+    end = start + lengths[pair]
     for bit in reversed(range(int(rank.max(initial=0)).bit_length())):
         one = (value >> bit) & 1
         ones = np.zeros(size + 1, np.int64)

@@ -19,14 +19,22 @@ from typing import Any
 from shadowproxy.compare.align import Ranking
 from shadowproxy.compare.bodies import BodyError
 
+LONGEST = 100_000
+"""Items that a list may have. No ranking that is served is longer; 16 MiB of JSON could hold eight million."""
+
 _EXACT = 2.0**53
 _LABEL_LENGTH = 64
 
 
 def ids_of(value: Any) -> list[str]:
-    """The canonical ids in a list of ids, duplicates kept. Raises BodyError (`bad_body`) where it is no such list."""
+    """The canonical ids in a list of ids, duplicates kept. Raises BodyError (`bad_body`) where it is no such list.
+
+    Longer than `LONGEST`: BodyError (`too_large`).
+    """
     if not isinstance(value, list):
         raise BodyError("bad_body")
+    if len(value) > LONGEST:
+        raise BodyError("too_large")
     kinds = set(map(type, value))
     if kinds <= {str}:
         return value

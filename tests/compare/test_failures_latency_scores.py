@@ -43,6 +43,7 @@ def test_a_failure_of_transport_keeps_its_word(outcome: Outcome) -> None:
         (answer(b"[NaN]"), "bad_body"),
         (answer({}), "bad_body"),
         (answer({"items": "none"}), "bad_body"),
+        (answer(items([1] * 100_001)), "too_large"),
         (answer(items(["a", None])), "bad_body"),
         (answer(items([True])), "bad_body"),
         (answer(items([1.5])), "bad_body"),
