@@ -216,6 +216,19 @@ def test_the_batch_can_be_large_and_mixed() -> None:
         assert row(whole, at) == row(COMPARER([made[at]]), 0)
 
 
+def test_long_lists_are_compared_in_parts_and_put_together_in_order() -> None:
+    rng = random.Random(2)
+    pool = [f"i{at}" for at in range(3000)]
+    made = []
+    for at in range(40):
+        sides = [answer(items(names, [rng.random() for _ in names])) for names in (rng.sample(pool, 2000), pool[:2000])]
+        if at % 7 == 3:
+            sides[at % 2] = failure()
+        made.append(pair(*sides, target=f"/lists?{at}", annotations={"account": at, "truth": pool[:2]}))
+    whole = COMPARER(made)
+    assert [row(whole, at) for at in range(40)] == [row(COMPARER([one]), 0) for one in made]
+
+
 def test_cohorts_and_accounts() -> None:
     route = Route(
         name="r",
