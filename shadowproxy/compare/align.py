@@ -1,0 +1,137 @@
+"""The lists of many pairs as flat arrays: which items are common, and where they stand on either side.
+
+Items are matched once per pair, by a dict from id to place; everything after that is arithmetic on flat arrays, in
+which `pair` is the row that an element belongs to, ascending (see `ragged`). Places count from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import NamedTuple
+
+import numpy as np
+
+from shadowproxy.compare.ragged import Bools, Floats, Ints, offsets, run_starts
+from shadowproxy.model import Side
+
+SIDES = (Side.BASELINE, Side.CANDIDATE)
+"""The two sides of a comparison."""
+
+
+class Ranking(NamedTuple):
+    """What one side answered: unique ids, best first, and their scores (NaN where undefined), if the route has any."""
+
+    ids: list[str]
+    scores: list[float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """The rankings of n pairs, aligned."""
+
+    n: int
+    known: Mapping[Side, Bools]
+    """Shape (n,): whether that side has a list at all."""
+    length: Mapping[Side, Ints]
+    """Shape (n,): its length; 0 where it has none."""
+    pair: Ints
+    """Shape (c,), c common items of all pairs: the row; within a row the items stand in the candidate's order."""
+    place: Mapping[Side, Ints]
+    """Shape (c,): the common item's place on that side."""
+    score: Mapping[Side, Floats] | None
+    """Shape (c,): its score on that side; None where the route has no scores."""
+
+    @property
+    def both(self) -> Bools:
+        """Shape (n,): whether both sides have a list."""
+        return self.known[Side.BASELINE] & self.known[Side.CANDIDATE]
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """The items of one side's lists that are in the truth.
+
+    `first` and `last` are the places that the item may take: the same place, but for lists that are ordered by
+    scores, where tied items stand in no order and share a range of places.
+    """
+
+    pair: Ints
+    gain: Floats
+    first: Ints
+    last: Ints
+
+
+def align(rankings: Mapping[Side, Sequence[Ranking | None]]) -> Lists:
+    """Align the two sides' rankings, given in the pairs' order; None where a side has none."""
+    baseline, candidate = rankings[Side.BASELINE], rankings[Side.CANDIDATE]
+    lengths = {side: _lengths(rankings[side]) for side in SIDES}
+    found: list[int] = []
+    for a, b in zip(baseline, candidate, strict=True):
+        if a is not None and b is not None:
+            found.extend(map(dict(zip(a.ids, range(len(a.ids)), strict=True)).get, b.ids, repeat(-1)))
+    both = np.array([a is not None and b is not None for a, b in zip(baseline, candidate, strict=True)], np.bool_)
+    sizes = np.where(both, lengths[Side.CANDIDATE], 0)
+    in_baseline = np.array(found, np.int64)
+    pair, in_candidate = _places(sizes)
+    common = in_baseline >= 0
+    pair, in_baseline, in_candidate = pair[common], in_baseline[common], in_candidate[common]
+    place = {Side.BASELINE: in_baseline, Side.CANDIDATE: in_candidate}
+    return Lists(
+        n=len(baseline),
+        known={side: np.array([ranking is not None for ranking in rankings[side]], np.bool_) for side in SIDES},
+        length=lengths,
+        pair=pair,
+        place=place,
+        score=_scores(rankings, lengths, pair, place),
+    )
+
+
+def hits(rankings: Sequence[Ranking | None], truths: Sequence[Mapping[str, float] | None], *, by_score: bool) -> Hits:
+    """Where the items of the truths (id → gain > 0) stand in one side's rankings.
+
+    `by_score`: the lists were ordered by their scores, so items with equal (or equally undefined) scores are tied.
+    """
+    looked = [None if truth is None else ranking for ranking, truth in zip(rankings, truths, strict=True)]
+    found: list[float] = []
+    for ranking, truth in zip(looked, truths, strict=True):
+        if ranking is not None and truth is not None:
+            found.extend(map(truth.get, ranking.ids, repeat(0.0)))
+    gain = np.array(found, np.float64)
+    pair, place = _places(_lengths(looked))
+    first = last = place
+    if by_score:
+        score = np.nan_to_num(_flat_scores(looked), nan=-np.inf)
+        starts = run_starts(pair, score)
+        sizes = np.diff(starts, append=len(pair))
+        first = np.repeat(place[starts], sizes)
+        last = first + np.repeat(sizes - 1, sizes)
+    hit = gain > 0
+    return Hits(pair[hit], gain[hit], first[hit], last[hit])
+
+
+def _lengths(rankings: Iterable[Ranking | None]) -> Ints:
+    return np.array([0 if ranking is None else len(ranking.ids) for ranking in rankings], np.int64)
+
+
+def _places(lengths: Ints) -> tuple[Ints, Ints]:
+    """Row and place of every element of lists of these lengths."""
+    pair = np.repeat(np.arange(len(lengths)), lengths)
+    return pair, np.arange(len(pair)) - offsets(lengths)[pair]
+
+
+def _flat_scores(rankings: Iterable[Ranking | None]) -> Floats:
+    lists = [ranking.scores for ranking in rankings if ranking is not None and ranking.scores is not None]
+    return np.array(list(chain.from_iterable(lists)), np.float64)
+
+
+def _scores(
+    rankings: Mapping[Side, Sequence[Ranking | None]],
+    lengths: Mapping[Side, Ints],
+    pair: Ints,
+    place: Mapping[Side, Ints],
+) -> Mapping[Side, Floats] | None:
+    if any(ranking.scores is None for side in SIDES for ranking in rankings[side] if ranking is not None):
+        return None
+    return {side: _flat_scores(rankings[side])[offsets(lengths[side])[pair] + place[side]] for side in SIDES}

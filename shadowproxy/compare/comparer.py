@@ -1,0 +1,145 @@
+"""A batch of pairs to columns of numbers: read each, then compare all of a route at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shadowproxy.compare.align import SIDES, align, hits
+from shadowproxy.compare.columns import Columns
+from shadowproxy.compare.families import FAMILIES
+from shadowproxy.compare.latency import times
+from shadowproxy.compare.plan import Plan, Reading, read_unrouted
+from shadowproxy.compare.ragged import Ints
+from shadowproxy.compare.routes import Router, request_path
+from shadowproxy.compare.view import Truth, View
+from shadowproxy.config import CATALOGUE, Route
+from shadowproxy.model import Pair, Side
+
+
+class Comparer:
+    """Compares batches of pairs by the configured routes. Globs and expressions are compiled once.
+
+    It has no state between batches: a pair's row depends on that pair alone, whatever stands beside it. No content of
+    a pair makes it raise: what can't be read is a failure of the side that sent it, or leaves values undefined.
+    `Columns` of the two sides carry baseline and candidate; a replica's exchange is not looked at.
+    """
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._router = Router([route.path for route in routes])
+        self._plans = tuple(Plan(route) for route in routes)
+
+    def __call__(self, pairs: Sequence[Pair]) -> Columns:
+        """Compare a batch, of any size. Every metric of the catalogue has its column, in the pairs' order."""
+        parts = [_compare(part) for part in self._read(pairs)]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def _read(self, pairs: Sequence[Pair]) -> Iterator[Sequence[_Row]]:
+        """Read all pairs, in parts of a bounded number of items; one empty part of an empty batch."""
+        part: list[_Row] = []
+        items = 0
+        for pair in pairs:
+            at = self._router(request_path(pair.request.target))
+            plan = self._plans[at] if at >= 0 else None
+            reading = read_unrouted(pair) if plan is None else plan.read(pair)
+            part.append(_Row(pair, at, plan, reading))
+            items += sum(len(ranking.ids) for ranking in reading.rankings.values() if ranking is not None)
+            if items >= _ITEMS:
+                yield part
+                part, items = [], 0
+        if part or not pairs:
+            yield part
+
+
+_ITEMS = 50_000
+"""Items of lists that are compared at once: enough to forget the price of a numpy call, little enough for the cache,
+and a bound on memory however long the lists are."""
+
+
+class _Row(NamedTuple):
+    pair: Pair
+    route: int
+    plan: Plan | None
+    reading: Reading
+
+
+def _compare(part: Sequence[_Row]) -> Columns:
+    readings = [row.reading for row in part]
+    failed = {side: np.array([bool(reading.failure[side]) for reading in readings], np.bool_) for side in SIDES}
+    exchanges = {
+        Side.BASELINE: [row.pair.baseline for row in part],
+        Side.CANDIDATE: [row.pair.candidate for row in part],
+    }
+    ttfb = {side: np.array([exchange.ttfb for exchange in exchanges[side]], np.float64) for side in SIDES}
+    total = {side: np.array([exchange.total for exchange in exchanges[side]], np.float64) for side in SIDES}
+    columns = Columns(
+        started=np.array([row.pair.started for row in part], np.float64),
+        route=np.array([row.route for row in part], np.int32),
+        cohorts=tuple(reading.cohorts for reading in readings),
+        account=np.array([reading.account for reading in readings], np.uint64),
+        values={name: np.full(len(part), np.nan) for name in CATALOGUE},
+        applicable={name: np.zeros(len(part), np.bool_) for name in CATALOGUE},
+        failed=failed,
+        failure={side: tuple(reading.failure[side] for reading in readings) for side in SIDES},
+        ttfb={side: times(ttfb[side], failed[side]) for side in SIDES},
+        total={side: times(total[side], failed[side]) for side in SIDES},
+    )
+    for route in np.unique(columns.route):
+        rows = np.flatnonzero(columns.route == route)
+        _fill(columns, rows, _view(part[rows[0]].plan, [readings[row] for row in rows], columns, rows))
+    return columns
+
+
+def _joined(parts: Sequence[Columns]) -> Columns:
+    def by_side(name: str) -> dict[Side, NDArray[Any]]:
+        return {side: np.concatenate([getattr(part, name)[side] for part in parts]) for side in SIDES}
+
+    return Columns(
+        started=np.concatenate([part.started for part in parts]),
+        route=np.concatenate([part.route for part in parts]),
+        cohorts=tuple(chain.from_iterable(part.cohorts for part in parts)),
+        account=np.concatenate([part.account for part in parts]),
+        values={name: np.concatenate([part.values[name] for part in parts]) for name in CATALOGUE},
+        applicable={name: np.concatenate([part.applicable[name] for part in parts]) for name in CATALOGUE},
+        failed=by_side("failed"),
+        failure={side: tuple(chain.from_iterable(part.failure[side] for part in parts)) for side in SIDES},
+        ttfb=by_side("ttfb"),
+        total=by_side("total"),
+    )
+
+
+def _view(plan: Plan | None, readings: Sequence[Reading], columns: Columns, rows: Ints) -> View:
+    lists = truth = None
+    if plan is not None and plan.route.ids is not None:
+        rankings = {side: [reading.rankings[side] for reading in readings] for side in SIDES}
+        lists = align(rankings)
+        if plan.route.truth is not None:
+            truths = [reading.truth for reading in readings]
+            truth = Truth(
+                known=np.array([truth is not None for truth in truths], np.bool_),
+                ideal=tuple(tuple(sorted((truth or {}).values(), reverse=True)) for truth in truths),
+                hits={side: hits(rankings[side], truths, by_score=plan.by_score) for side in SIDES},
+            )
+    route = None if plan is None else plan.route
+    return View(
+        failed={side: columns.failed[side][rows] for side in SIDES},
+        ttfb={side: columns.ttfb[side][rows] for side in SIDES},
+        total={side: columns.total[side][rows] for side in SIDES},
+        comparable=np.array([reading.comparable for reading in readings], np.bool_),
+        lists=lists,
+        truth=truth,
+        slow=None if route is None else route.slow,
+        k=10 if route is None else route.k,
+        rbo_p=0.9 if route is None else route.rbo_p,
+    )
+
+
+def _fill(columns: Columns, rows: Ints, view: View) -> None:
+    for family in FAMILIES:
+        for name, (values, applicable) in family(view).items():
+            columns.values[name][rows] = np.where(applicable, values, np.nan)
+            columns.applicable[name][rows] = applicable

@@ -1,0 +1,12 @@
+"""The families of metrics, in one table. A new family is a file with a function, and a line here."""
+
+from __future__ import annotations
+
+from shadowproxy.compare.failures import failures
+from shadowproxy.compare.latency import latency
+from shadowproxy.compare.quality import quality
+from shadowproxy.compare.ranking import ranking
+from shadowproxy.compare.scores import scores
+from shadowproxy.compare.view import Family
+
+FAMILIES: tuple[Family, ...] = (failures, latency, ranking, scores, quality)

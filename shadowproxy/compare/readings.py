@@ -1,0 +1,147 @@
+"""From the JSON that an expression gave to what is compared: rankings, truths, labels, accounts.
+
+**Ids** are strings, or integers in their decimal form: 1 and "1" are the same item, since one service writes what the
+other quotes. A float that holds an integer exactly (1.0, below 2^53) is that integer. Nothing else is an id: no null,
+boolean, fraction, list or object. Of items with the same id the first counts; later ones are left out, and the list is
+shorter by them.
+
+**Scores** are numbers. Anything else, booleans included, leaves that item's score undefined (NaN); the item keeps its
+place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from shadowproxy.compare.align import Ranking
+from shadowproxy.compare.bodies import BodyError
+
+LONGEST = 100_000
+"""Items that a list may have. No ranking that is served is longer; 16 MiB of JSON could hold eight million."""
+
+_EXACT = 2.0**53
+_LABEL_LENGTH = 64
+
+
+def ids_of(value: Any) -> list[str]:
+    """The canonical ids in a list of ids, duplicates kept. Raises BodyError (`bad_body`) where it is no such list.
+
+    Longer than `LONGEST`: BodyError (`too_large`).
+    """
+    if not isinstance(value, list):
+        raise BodyError("bad_body")
+    if len(value) > LONGEST:
+        raise BodyError("too_large")
+    kinds = set(map(type, value))
+    if kinds <= {str}:
+        return value
+    if kinds == {int}:
+        return list(map(str, value))
+    names = []
+    for inner in value:
+        name = canonical(inner)
+        if name is None:
+            raise BodyError("bad_body")
+        names.append(name)
+    return names
+
+
+def scores_of(value: Any, length: int) -> list[float]:
+    """The scores in a list of `length` values, NaN where undefined. Raises BodyError (`bad_body`) where it is none."""
+    if not isinstance(value, list) or len(value) != length:
+        raise BodyError("bad_body")
+    if set(map(type, value)) <= {float, int}:
+        return value
+    return [float("nan") if isinstance(inner, bool) or not isinstance(inner, int | float) else inner for inner in value]
+
+
+def ranking_of(ids: list[str], scores: list[float] | None = None, *, by_score: bool = False) -> Ranking:
+    """The ranking of items with these ids and, where the route has them, scores.
+
+    `by_score`: order it by score, highest first, undefined last, ties as they come.
+
+    >>> ranking_of(["7", "7", "b"], [0.5, 0.9, 0.7]), ranking_of(["a", "b"], [0.1, 0.2], by_score=True)
+    (Ranking(ids=['7', 'b'], scores=[0.5, 0.7]), Ranking(ids=['b', 'a'], scores=[0.2, 0.1]))
+    """
+    if len(set(ids)) < len(ids):
+        first = dict(zip(reversed(ids), reversed(range(len(ids))), strict=True))
+        kept = sorted(first.values())
+        ids = [ids[at] for at in kept]
+        scores = None if scores is None else [scores[at] for at in kept]
+    if by_score and scores is not None:
+        descending = [float("inf") if math.isnan(score) else -score for score in scores]
+        order = sorted(range(len(ids)), key=descending.__getitem__)
+        ids, scores = [ids[at] for at in order], [scores[at] for at in order]
+    return Ranking(ids, scores)
+
+
+def canonical(value: Any) -> str | None:
+    """The one spelling of an id; None where `value` is none.
+
+    >>> canonical(12), canonical("12"), canonical(12.0), canonical(1.5), canonical(True)
+    ('12', '12', '12', None, None)
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return str(int(value))
+    return None
+
+
+def truth_of(value: Any) -> dict[str, float] | None:
+    """Gains by id, the largest 1, from a list of ids (gain 1 each), one id, or an object id → gain.
+
+    Entries that are no ids, and gains that are no number above 0, are left out; None where nothing is left.
+
+    >>> truth_of(["a", 2, None]), truth_of({"a": 1, "b": 4, "c": 0}), truth_of([])
+    ({'a': 1.0, '2': 1.0}, {'a': 0.25, 'b': 1.0}, None)
+    """
+    if isinstance(value, dict):
+        gains = {name: float(gain) for name, gain in value.items() if _is_gain(gain)}
+        if not gains:
+            return None
+        # NDCG knows no unit of gain; without this the sum of large ones overflows.
+        largest = max(gains.values())
+        return {name: gain / largest for name, gain in gains.items() if gain / largest > 0}
+    entries = value if isinstance(value, list) else [value]
+    names = {name: 1.0 for entry in entries if (name := canonical(entry)) is not None}
+    return names or None
+
+
+def _is_gain(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+def cohorts_of(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """`dimension=value` where the value is a string, integer or boolean; any other is in no cohort.
+
+    >>> cohorts_of({"region": "us", "new": True, "age": None, "tags": ["a"]})
+    ('region=us', 'new=true')
+    """
+    labels = ((dimension, _label(value)) for dimension, value in values.items())
+    return tuple(f"{dimension}={label}" for dimension, label in labels if label)
+
+
+def _label(value: Any) -> str:
+    """Printable, at most 64 characters (it becomes a label and a column heading); empty for no cohort."""
+    text = str(value).lower() if isinstance(value, bool) else canonical(value)
+    if text is None:
+        return ""
+    return "".join(character if character.isprintable() else "_" for character in text[:_LABEL_LENGTH])
+
+
+def account_of(value: Any) -> int:
+    """BLAKE2b-64 of an account's canonical id; 0 where it is unknown."""
+    name = canonical(value)
+    if not name:
+        return 0
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    # 0 means unknown; one account in 2^64 shares a hash for it.
+    return int.from_bytes(digest, "big") or 1

@@ -1,0 +1,18 @@
+"""The examples in the docstrings are true."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import shadowproxy.compare
+
+MODULES = [found.name for found in pkgutil.iter_modules(shadowproxy.compare.__path__)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(f"shadowproxy.compare.{name}")).failed == 0
