@@ -157,7 +157,7 @@ def _geometric(largest: float, smallest: float) -> FloatArray:
 def _log_weights(bets: int) -> FloatArray:
     weights = np.full(bets, 0.5 / (bets - 1))
     weights[0] = 0.5
-    return np.log(weights)
+    return np.asarray(np.log(weights), np.float64)
 
 
 def _padded(values: FloatArray, width: int, filler: float) -> FloatArray:
