@@ -135,4 +135,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     summaries: tuple[Summary, ...]
     latencies: tuple[Quantiles, ...]
     evidence_rollback: float
-    """The weighted mean of all e-values for harm; rollback at 1 / alpha_rollback."""
+    """The weighted mean of the e-values for harm, cells with fewer pairs than a rollback needs as 0; rollback at
+    1 / alpha_rollback."""

@@ -1,0 +1,461 @@
+"""What is counted of every pair, and what it comes to: from columns to sums, and from sums to a verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shadowproxy.compare.columns import Columns
+from shadowproxy.config.catalogue import CATALOGUE
+from shadowproxy.config.settings import Settings
+from shadowproxy.model import Outcome, Side
+from shadowproxy.stats import betting
+from shadowproxy.stats.additive import FloatArray, Grouping, IntArray
+from shadowproxy.stats.betting import MeanGrid
+from shadowproxy.stats.empirical_bernstein import interval
+from shadowproxy.stats.histogram import LatencyHistogram
+from shadowproxy.stats.moments import Moments
+from shadowproxy.stats.state import State, Tally
+from shadowproxy.verdict import decide as decision_rules
+from shadowproxy.verdict.decide import CAP
+from shadowproxy.verdict.reasons import OTHER, reasons
+from shadowproxy.verdict.record import (
+    OVERALL,
+    Cell,
+    CohortReport,
+    Facts,
+    Quantiles,
+    Summary,
+    Verdict,
+)
+from shadowproxy.verdict.rules import Rule, rules
+
+FAILURES: tuple[str, ...] = (
+    *(outcome.value for outcome in Outcome if outcome is not Outcome.OK),
+    "http_4xx",
+    "http_5xx",
+    "bad_body",
+    "other",
+)
+"""The kinds of failure that are told apart. Appended to, never reordered: they are columns of stored states."""
+
+_GRID = "betting 1: stake .95, halving from the largest to d/(4(hi-d)(d-lo)), half the weight on the largest"
+"""The e-processes' grid in words: a change of it must change an experiment's digest."""
+_MOST_GROUPS = 4096
+"""Buckets × slots that are summed at once: bounds the memory of a batch spread over many buckets."""
+_TIMINGS = ("ttfb", "total")
+_LATENCY = LatencyHistogram()
+_FIRST_COHORT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch's pairs by bucket and slot."""
+
+    columns: Columns
+    buckets: IntArray
+    """The start-time buckets that occur, ascending."""
+    slots: int
+    """One more than the highest slot that occurs."""
+    overall: Grouping
+    """By bucket."""
+    cohorts: Grouping | None
+    """By bucket and cohort slot; None where no pair has a cohort."""
+    every: Grouping
+    """By bucket and slot, slot 0 included."""
+
+    def by_bucket(self, sums: NDArray[Any]) -> NDArray[Any]:
+        """(buckets · slots, w) → (buckets, slots, w)."""
+        return sums.reshape(len(self.buckets), self.slots, -1)
+
+
+class Plan:
+    """How one configuration counts and judges. Holds no data.
+
+    Raises ConfigError where guardrails contradict each other.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.rules: tuple[Rule, ...] = rules(settings)
+        self.other_slot = settings.verdict.max_cohorts + 1
+        self._grids = {rule.name: _grids(rule) for rule in self.rules}
+        self._routes = {rule.name: _indices(rule, settings) for rule in self.rules}
+        self._dimensions = {rule.name: _dimensions(rule, settings) for rule in self.rules}
+
+    def __repr__(self) -> str:
+        return f"Plan({self.experiment}: {', '.join(rule.name for rule in self.rules)})"
+
+    def frozen(self) -> dict[str, Any]:
+        """What must not change within an experiment, as JSON values: sums counted under another of it don't add up."""
+        settings, policy = self.settings, self.settings.verdict
+        sides = {Side.BASELINE: settings.baseline, Side.CANDIDATE: settings.candidate, Side.REPLICA: settings.replica}
+        return {
+            "upstreams": {
+                side.value: {"url": upstream.url, "deadline": upstream.deadline}
+                for side, upstream in sides.items()
+                if upstream is not None
+            },
+            "routes": [route.model_dump(mode="json") for route in settings.routes],
+            "guardrails": [
+                {
+                    "name": rule.name,
+                    "metric": rule.metric.name,
+                    "direction": rule.direction,
+                    "margin": rule.margin,
+                    "cohort_margin": rule.cohort_margin,
+                    "range": [rule.lo, rule.hi],
+                    "routes": list(rule.routes),
+                }
+                for rule in self.rules
+            ],
+            "alpha_promote": policy.alpha_promote,
+            "alpha_rollback": policy.alpha_rollback,
+            "bucket": policy.bucket,
+            "settle": policy.settle,
+            "max_cohorts": policy.max_cohorts,
+            "grid": _GRID,
+        }
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits of `frozen`."""
+        text = json.dumps(self.frozen(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's id: its name and its digest."""
+        return f"{self.settings.experiment}-{self.digest()}"
+
+    def empty(self) -> State:
+        """The state of a worker that has counted nothing."""
+        policy = self.settings.verdict
+        return State(width=policy.bucket, settle=self.settings.longest_deadline + policy.settle)
+
+    def tally(self, columns: Columns, slots: Mapping[str, int]) -> dict[int, tuple[Tally, int]]:
+        """The sums of a batch by start-time bucket, each with its number of pairs; for `State.with_added`.
+
+        `slots` gives each cohort's slot, 1 to `max_cohorts`; a cohort without one is pooled in `other_slot`, where a
+        pair counts once however many such cohorts it has. Raises ValueError for a slot out of range.
+        """
+        if not len(columns):
+            return {}
+        width = self.settings.verdict.bucket
+        # A start time that is no time at all must not take the worker down; it lands in the first or last bucket.
+        started = np.nan_to_num(columns.started / width, nan=0.0, posinf=2.0**52, neginf=-(2.0**52))
+        buckets = np.floor(np.clip(started, -(2.0**52), 2.0**52)).astype(np.int64)
+        found = np.unique(buckets)
+        pairs, slot = self._membership(columns.cohorts, slots)
+        most = max(1, _MOST_GROUPS // (int(slot.max(initial=0)) + 1))
+        tallies: dict[int, tuple[Tally, int]] = {}
+        for first in range(0, len(found), most):
+            part = found[first : first + most]
+            tallies |= self._tally_part(columns, buckets, part, pairs, slot)
+        return tallies
+
+    def judge(self, total: Tally, slots: Mapping[str, int], facts: Facts) -> Verdict:
+        """The verdict on everything in closed buckets."""
+        policy = self.settings.verdict
+        counts = self._rows(total, "pairs", ())
+        pairs = int(counts[0])
+        cohorts = self._cohorts(counts, slots)
+        large = {
+            name for name, slot in cohorts.items() if name != OTHER and counts[slot] >= policy.large_cohort * pairs
+        }
+        places = {OVERALL: 0, **cohorts}
+        cells = [cell for rule in self.rules for cell in self._cells(rule, total, places, large)]
+        checks = decision_rules.checks(cells, pairs=pairs, facts=facts, policy=policy)
+        decision = decision_rules.decide(cells, checks, pairs=pairs, latched=facts.latched, policy=policy)
+        return Verdict(
+            state=decision.state,
+            exhausted=decision.exhausted,
+            reasons=reasons(
+                decision,
+                cells,
+                checks,
+                rules={rule.name: rule for rule in self.rules},
+                pairs=pairs,
+                latched=facts.latched,
+                alpha_rollback=policy.alpha_rollback,
+                forecast=self._forecast(decision.unproven, total, places, pairs),
+            ),
+            experiment=facts.experiment,
+            at=facts.at,
+            pairs=pairs,
+            open_pairs=facts.open_pairs,
+            late_pairs=facts.late_pairs,
+            guardrails=tuple(cell for cell in cells if cell.cohort == OVERALL),
+            cohorts={
+                name: CohortReport(
+                    pairs=int(counts[slot]), guardrails=tuple(cell for cell in cells if cell.cohort == name)
+                )
+                for name, slot in cohorts.items()
+            },
+            accounting=facts.accounting,
+            checks=checks,
+            failures=_failures(total),
+            summaries=tuple(self._summaries(total, places)),
+            latencies=tuple(self._latencies(total, places)),
+            evidence_rollback=decision.evidence,
+        )
+
+    def _membership(self, cohorts: Sequence[tuple[str, ...]], slots: Mapping[str, int]) -> tuple[IntArray, IntArray]:
+        """(pair, cohort slot) of every membership, each once."""
+        wrong = {name: slot for name, slot in slots.items() if not _FIRST_COHORT <= slot < self.other_slot}
+        if wrong:
+            raise ValueError(f"cohort slots run from 1 to {self.other_slot - 1}, not {wrong}")
+        known: dict[tuple[str, ...], tuple[int, ...]] = {
+            names: tuple({slots.get(name, self.other_slot) for name in names}) for names in set(cohorts)
+        }
+        each = [known[names] for names in cohorts]
+        lengths = np.fromiter(map(len, each), np.int64, len(each))
+        slot = np.fromiter((one for several in each for one in several), np.int64, int(lengths.sum()))
+        return np.repeat(np.arange(len(each)), lengths), slot
+
+    def _tally_part(
+        self, columns: Columns, buckets: IntArray, part: IntArray, pairs: IntArray, slot: IntArray
+    ) -> dict[int, tuple[Tally, int]]:
+        batch = _batch(columns, buckets, part, pairs, slot)
+        sums: dict[str, NDArray[Any]] = {"pairs": _pair_counts(batch)}
+        for rule in self.rules:
+            counted = self._counted(rule, columns)
+            if counted.any():
+                sums[f"guardrail/{rule.name}"] = self._guardrail(rule, counted, batch)
+        sums |= _moments(batch)
+        sums |= _latency_counts(batch)
+        sums |= _failure_counts(batch)
+        return {
+            int(bucket): (Tally({name: array[at].copy() for name, array in sums.items()}), int(sums["pairs"][at, 0]))
+            for at, bucket in enumerate(batch.buckets)
+        }
+
+    def _counted(self, rule: Rule, columns: Columns) -> NDArray[np.bool_]:
+        applicable = columns.applicable.get(rule.metric.name)
+        if applicable is None:
+            return np.zeros(len(columns), np.bool_)
+        return applicable & np.isin(columns.route, self._routes[rule.name]) if rule.routes else applicable
+
+    def _guardrail(self, rule: Rule, counted: NDArray[np.bool_], batch: _Batch) -> FloatArray:
+        values = batch.columns.values.get(rule.metric.name)
+        losses = np.full(len(counted), np.nan) if values is None else rule.losses(values)
+        overall, cohort = self._grids[rule.name]
+        sums = np.zeros((len(batch.buckets), batch.slots, overall.width))
+        for grid, grouping, place in ((overall, batch.overall, slice(0, 1)), (cohort, batch.cohorts, slice(1, None))):
+            if grouping is not None:
+                rows = grid.rows(losses)
+                rows[~counted] = 0.0
+                sums[:, place] = grouping.sum(rows).reshape(len(batch.buckets), -1, grid.width)
+        return sums
+
+    def _rows(self, total: Tally, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """An array of the total with a row for every slot there can be."""
+        stored = total.get(name)
+        rows = np.zeros((self.other_slot + 1, *shape), np.float64 if stored is None else stored.dtype)
+        if stored is not None:
+            if stored.shape[1:] != shape or len(stored) > len(rows):
+                raise ValueError(f"{name}: sums of shape {stored.shape} were not counted by this plan")
+            rows[: len(stored)] = stored
+        return rows
+
+    def _cohorts(self, counts: NDArray[Any], slots: Mapping[str, int]) -> dict[str, int]:
+        named = {name: slot for name, slot in sorted(slots.items()) if slot < self.other_slot and counts[slot]}
+        return named | ({OTHER: self.other_slot} if counts[self.other_slot] else {})
+
+    def _cells(self, rule: Rule, total: Tally, places: Mapping[str, int], large: set[str]) -> Iterable[Cell]:
+        overall, cohort = self._grids[rule.name]
+        state = self._rows(total, f"guardrail/{rule.name}", (overall.width,))[list(places.values())]
+        policy = self.settings.verdict
+        logs = [
+            np.concatenate([first[:1], rest[1:]])
+            for first, rest in zip(overall.get(state), cohort.get(state), strict=True)
+        ]
+        e_promote, e_rollback = (np.exp(np.minimum(log, math.log(CAP))) for log in logs)
+        n = state[:, betting.COUNT]
+        lower, upper = interval(
+            n, state[:, betting.SUM], state[:, betting.SQUARES], rule.lo, rule.hi, policy.alpha_rollback
+        )
+        for at, name in enumerate(places):
+            pairs, undefined = int(n[at]), int(state[at, betting.UNDEFINED])
+            if not (pairs or undefined or self._may_apply(rule, name)):
+                continue
+            margin, weight = (rule.margin, rule.weight) if name == OVERALL else (rule.cohort_margin, rule.cohort_weight)
+            promote_at, rollback_at = 1 / policy.alpha_promote, 1 / (policy.alpha_rollback * weight)
+            yield Cell(
+                guardrail=rule.name,
+                metric=rule.metric.name,
+                cohort=name,
+                unit=rule.metric.unit,
+                margin=margin,
+                pairs=pairs,
+                undefined=undefined,
+                estimate=float(state[at, betting.SUM]) / pairs if pairs else None,
+                interval=(float(lower[at]), float(upper[at])) if pairs else None,
+                e_promote=float(e_promote[at]),
+                e_rollback=float(e_rollback[at]),
+                promote_at=promote_at,
+                rollback_at=rollback_at,
+                required=name == OVERALL or name in large,
+                finding=decision_rules.finding(
+                    float(e_promote[at]),
+                    promote_at,
+                    float(e_rollback[at]),
+                    rollback_at,
+                    pairs >= policy.min_pairs_rollback,
+                ),
+            )
+
+    def _may_apply(self, rule: Rule, cohort: str) -> bool:
+        """Whether pairs of a cohort can have the rule's metric, as far as the configuration says.
+
+        A large cohort without data on a guardrail holds a promote back; one that only exists on routes where the
+        guardrail is not looked at would do so for ever.
+        """
+        dimension = cohort.partition("=")[0]
+        return cohort == OVERALL or dimension in self._dimensions[rule.name]
+
+    def _forecast(self, unproven: Iterable[Cell], total: Tally, places: Mapping[str, int], pairs: int) -> float:
+        """Pairs still needed for a promote, of all pairs; NaN where it can't be said."""
+        longest = max(0.0, float(self.settings.verdict.min_pairs - pairs))
+        for cell in unproven:
+            overall, cohort = self._grids[cell.guardrail]
+            grid = overall if cell.cohort == OVERALL else cohort
+            row = self._rows(total, f"guardrail/{cell.guardrail}", (grid.width,))[places[cell.cohort]]
+            needed = grid.forecast(row, math.log(cell.promote_at))
+            if math.isnan(needed):
+                return math.nan
+            longest = max(longest, needed * pairs / cell.pairs)
+        return longest
+
+    def _summaries(self, total: Tally, places: Mapping[str, int]) -> Iterable[Summary]:
+        for metric in CATALOGUE.values():
+            name = f"moments/{metric.name}"
+            if name not in total:
+                continue
+            moments = Moments(metric.ideal)
+            n, mean, deviation = moments.get(self._rows(total, name, (moments.width,)))
+            for cohort, slot in places.items():
+                if n[slot]:
+                    yield Summary(
+                        metric=metric.name,
+                        cohort=cohort,
+                        pairs=int(n[slot]),
+                        mean=_finite(mean[slot]),
+                        deviation=_finite(deviation[slot]),
+                    )
+
+    def _latencies(self, total: Tally, places: Mapping[str, int]) -> Iterable[Quantiles]:
+        for side in Side:
+            for timing in _TIMINGS:
+                name = f"latency/{side.value}/{timing}"
+                if name not in total:
+                    continue
+                counts = self._rows(total, name, (_LATENCY.width,))
+                p50, p90, p99 = _LATENCY.get(counts)
+                for cohort, slot in places.items():
+                    yield Quantiles(
+                        side=side.value,
+                        timing=timing,
+                        cohort=cohort,
+                        pairs=int(counts[slot].sum()),
+                        p50=_finite(p50[slot]),
+                        p90=_finite(p90[slot]),
+                        p99=_finite(p99[slot]),
+                    )
+
+
+def _grids(rule: Rule) -> tuple[MeanGrid, MeanGrid]:
+    """The grids over all pairs and for one cohort, of one width."""
+    margins = (rule.margin, rule.cohort_margin)
+    size = max(MeanGrid(rule.lo, rule.hi, margin).size for margin in margins)
+    overall, cohort = (MeanGrid(rule.lo, rule.hi, margin, size) for margin in margins)
+    return overall, cohort
+
+
+def _indices(rule: Rule, settings: Settings) -> list[int]:
+    return [at for at, route in enumerate(settings.routes) if route.name in rule.routes]
+
+
+def _dimensions(rule: Rule, settings: Settings) -> frozenset[str]:
+    return frozenset(
+        dimension
+        for route in settings.routes
+        if rule.metric.needs <= route.offers and (not rule.routes or route.name in rule.routes)
+        for dimension in route.cohorts
+    )
+
+
+def _batch(columns: Columns, buckets: IntArray, part: IntArray, pairs: IntArray, slot: IntArray) -> _Batch:
+    n, slots = len(columns), int(slot.max(initial=0)) + 1
+    at = np.searchsorted(part, buckets)
+    chosen = np.flatnonzero((at < len(part)) & (part[np.minimum(at, len(part) - 1)] == buckets))
+    inside = np.isin(pairs, chosen) if len(chosen) < n else slice(None)
+    pairs, slot = pairs[inside], slot[inside]
+    cohorts = None
+    if slots > 1:
+        cohorts = Grouping(pairs, at[pairs] * (slots - 1) + slot - 1, n, len(part) * (slots - 1))
+    members = np.concatenate([chosen, pairs])
+    groups = np.concatenate([at[chosen] * slots, at[pairs] * slots + slot])
+    return _Batch(
+        columns=columns,
+        buckets=part,
+        slots=slots,
+        overall=Grouping(chosen, at[chosen], n, len(part)),
+        cohorts=cohorts,
+        every=Grouping(members, groups, n, len(part) * slots),
+    )
+
+
+def _pair_counts(batch: _Batch) -> IntArray:
+    counts = batch.every.count(np.zeros(len(batch.columns), np.int64), 1)
+    return counts.reshape(len(batch.buckets), batch.slots)
+
+
+def _moments(batch: _Batch) -> dict[str, FloatArray]:
+    sums = {}
+    for name, values in batch.columns.values.items():
+        metric = CATALOGUE.get(name)
+        applicable = batch.columns.applicable.get(name)
+        if metric is None or applicable is None or not applicable.any():
+            continue
+        known = np.where(applicable, np.clip(values, metric.low, metric.high), np.nan)
+        sums[f"moments/{name}"] = batch.by_bucket(Moments(metric.ideal).fold(known, batch.every))
+    return sums
+
+
+def _latency_counts(batch: _Batch) -> dict[str, IntArray]:
+    return {
+        f"latency/{side.value}/{timing}": batch.by_bucket(_LATENCY.fold(seconds, batch.every))
+        for timing, sides in zip(_TIMINGS, (batch.columns.ttfb, batch.columns.total), strict=True)
+        for side, seconds in sides.items()
+    }
+
+
+def _failure_counts(batch: _Batch) -> dict[str, IntArray]:
+    column = {kind: at for at, kind in enumerate(FAILURES)}
+    other = column["other"]
+    counts = {}
+    for side, kinds in batch.columns.failure.items():
+        index = np.full(len(batch.columns), -1, np.int64)
+        for at in np.flatnonzero(batch.columns.failed[side]).tolist():
+            index[at] = column.get(kinds[at], other)
+        counts[f"failures/{side.value}"] = batch.overall.count(index, len(FAILURES))
+    return counts
+
+
+def _failures(total: Tally) -> dict[str, dict[str, int]]:
+    return {
+        side.value: {kind: int(count) for kind, count in zip(FAILURES, stored, strict=False) if count}
+        for side in Side
+        if (stored := total.get(f"failures/{side.value}")) is not None
+    }
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

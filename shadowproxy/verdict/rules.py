@@ -1,0 +1,136 @@
+"""Guardrails as data: from the settings to the rules that are counted and decided by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shadowproxy.config.catalogue import CATALOGUE, Direction, Metric
+from shadowproxy.config.settings import Guardrail, Settings
+from shadowproxy.errors import ConfigError, Fault
+from shadowproxy.stats.betting import fewest_pairs
+
+_OVERALL = 0.5
+"""Share of the rollback's error budget that is spent on guardrails over all pairs; the cohorts have the rest."""
+_ROOM = 0.9
+"""How much of the room between margin and greatest loss a default cohort margin may take up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One guardrail in one direction."""
+
+    name: str
+    """The metric; `.lower` or `.higher` behind it where it can be worse both ways; `@route,…` where only the routes
+    tell two guardrails apart."""
+    metric: Metric
+    direction: Direction
+    margin: float
+    cohort_margin: float
+    lo: float
+    hi: float
+    """Range of the loss."""
+    routes: tuple[str, ...]
+    """Only pairs of these routes count; empty for all."""
+    weight: float
+    """Share of the rollback's error budget over all pairs."""
+    cohort_weight: float
+    """The same in each cohort slot, and in the pool of the others. Over all rules and slots the weights sum to 1."""
+
+    def losses(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """From values to losses, larger = worse: (n,) → (n,)."""
+        intercept, slope = self.metric.loss(self.direction)
+        return intercept + slope * values
+
+
+def rules(settings: Settings) -> tuple[Rule, ...]:
+    """The rules of a configuration, in its order; without guardrails one per default metric that some route offers.
+
+    Raises ConfigError where two guardrails are the same but for their margins.
+
+    >>> settings = Settings(baseline="http://a", candidate="http://b")
+    >>> [(rule.name, rule.margin, rule.cohort_margin, rule.weight) for rule in rules(settings)][:1]
+    [('failures.difference', 0.01, 0.02, 0.25)]
+    """
+    guardrails = settings.verdict.guardrails or _defaults(settings)
+    wanted = [
+        (at, guardrail, direction)
+        for at, guardrail in enumerate(guardrails)
+        for direction in ((guardrail.worse,) if guardrail.worse else CATALOGUE[guardrail.metric].worse)
+    ]
+    names = [_name(guardrail, direction) for _, guardrail, direction in wanted]
+    for i, (_, guardrail, _) in enumerate(wanted):
+        if guardrail.routes and sum(_name(g, d) == names[i] for _, g, d in wanted) > 1:
+            names[i] += "@" + ",".join(guardrail.routes)
+    _refuse_twins(names, [at for at, _, _ in wanted])
+    weight = _OVERALL / len(wanted)
+    cohort_weight = (1 - _OVERALL) / (len(wanted) * (settings.verdict.max_cohorts + 1))
+    return tuple(
+        _rule(name, guardrail, direction, weight, cohort_weight)
+        for name, (_, guardrail, direction) in zip(names, wanted, strict=True)
+    )
+
+
+def warnings(settings: Settings) -> list[str]:
+    """What will not work as meant, one sentence each: guardrails that can't be proven within the horizon."""
+    policy, found = settings.verdict, []
+    if policy.horizon is None:
+        return []
+    if policy.min_pairs > policy.horizon:
+        found.append(
+            f"verdict.min_pairs ({policy.min_pairs:,}) is beyond verdict.horizon ({policy.horizon:,}): "
+            "nothing can be promoted before the experiment counts as exhausted"
+        )
+    for rule in rules(settings):
+        fewest = fewest_pairs(rule.margin, rule.hi, policy.alpha_promote)
+        if fewest > policy.horizon:
+            found.append(
+                f"{rule.name}: a margin of {rule.margin:g} needs at least {fewest:,} pairs to be proven, more than "
+                f"verdict.horizon ({policy.horizon:,}): widen the margin or move the horizon"
+            )
+    return found
+
+
+def _defaults(settings: Settings) -> tuple[Guardrail, ...]:
+    return tuple(
+        Guardrail(metric=metric.name, margin=metric.margin)
+        for metric in CATALOGUE.values()
+        if metric.default and (not metric.needs or any(metric.needs <= route.offers for route in settings.routes))
+    )
+
+
+def _name(guardrail: Guardrail, direction: Direction) -> str:
+    both = len(CATALOGUE[guardrail.metric].worse) > 1
+    return f"{guardrail.metric}.{direction}" if both else guardrail.metric
+
+
+def _refuse_twins(names: Sequence[str], at: Sequence[int]) -> None:
+    faults = {
+        Fault(f"$.verdict.guardrails[{at[i]}]", f"{name} is guarded already by guardrail {at[names.index(name)]}")
+        for i, name in enumerate(names)
+        if name in names[:i]
+    }
+    if faults:
+        raise ConfigError("configuration", sorted(faults, key=lambda fault: fault.path))
+
+
+def _rule(name: str, guardrail: Guardrail, direction: Direction, weight: float, cohort_weight: float) -> Rule:
+    metric = CATALOGUE[guardrail.metric]
+    lo, hi = metric.loss_range(direction)
+    margin = guardrail.margin
+    cohort_margin = guardrail.cohort_margin or min(2 * margin, margin + _ROOM * (hi - margin))
+    return Rule(
+        name=name,
+        metric=metric,
+        direction=direction,
+        margin=margin,
+        cohort_margin=cohort_margin,
+        lo=lo,
+        hi=hi,
+        routes=guardrail.routes,
+        weight=weight,
+        cohort_weight=cohort_weight,
+    )

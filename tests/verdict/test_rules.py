@@ -1,0 +1,96 @@
+"""From settings to rules."""
+
+from __future__ import annotations
+
+import pytest
+from verdict.synthetic import settings
+
+from shadowproxy.config import CATALOGUE
+from shadowproxy.errors import ConfigError
+from shadowproxy.verdict.rules import rules, warnings
+
+LISTS = {"name": "search", "ids": "response.body.ids", "scores": "response.body.scores"}
+
+
+def names(**parts: object) -> list[str]:
+    return [rule.name for rule in rules(settings(**parts))]
+
+
+def guarded(*guardrails: dict[str, object], **policy: object) -> dict[str, object]:
+    routes = [LISTS, {**LISTS, "name": "home", "path": "/home"}]
+    return {"routes": routes, "verdict": {"guardrails": guardrails, **policy}}
+
+
+def test_without_guardrails_there_is_one_per_default_metric_that_a_route_offers() -> None:
+    assert names() == ["failures.difference", "latency.total_log2"]
+    assert names(routes=[LISTS]) == [
+        "failures.difference",
+        "latency.total_log2",
+        "ranking.rbo",
+        "ranking.length.lower",
+        "ranking.length.higher",
+        "scores.relative_delta.lower",
+        "scores.relative_delta.higher",
+    ]
+    assert "latency.total_slow" in names(routes=[{"name": "a", "slow": 0.3}])
+
+
+def test_guardrails_that_are_given_are_the_only_ones() -> None:
+    assert names(**guarded({"metric": "ranking.top1", "margin": 0.3})) == ["ranking.top1"]
+
+
+def test_one_direction_may_be_asked_for() -> None:
+    one = {"metric": "scores.relative_delta", "margin": 0.02, "worse": "higher"}
+    assert names(**guarded(one)) == ["scores.relative_delta.higher"]
+
+
+def test_routes_tell_two_guardrails_on_one_metric_apart() -> None:
+    both = [{"metric": "ranking.rbo", "margin": m, "routes": [r]} for m, r in ((0.1, "search"), (0.3, "home"))]
+    assert names(**guarded(*both)) == ["ranking.rbo@search", "ranking.rbo@home"]
+    assert names(**guarded(both[0])) == ["ranking.rbo"]
+
+
+def test_two_that_are_the_same_but_for_the_margin_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"\$\.verdict\.guardrails\[1\].*by guardrail 0"):
+        names(**guarded({"metric": "ranking.rbo", "margin": 0.1}, {"metric": "ranking.rbo", "margin": 0.2}))
+
+
+@pytest.mark.parametrize("most", [1, 32])
+def test_the_error_budget_is_spent_once(most) -> None:
+    found = rules(settings(routes=[LISTS], verdict={"max_cohorts": most}))
+    assert sum(rule.weight for rule in found) == pytest.approx(0.5)
+    assert sum(rule.weight + (most + 1) * rule.cohort_weight for rule in found) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("margin", "given", "expected"), [(0.1, None, 0.2), (0.1, 0.15, 0.15), (0.45, None, 0.9), (0.9, None, 0.99)]
+)
+def test_a_cohorts_margin_is_twice_the_margin_but_inside_the_range(margin, given, expected) -> None:
+    (rule,) = rules(settings(**guarded({"metric": "ranking.rbo", "margin": margin, "cohort_margin": given})))
+    assert rule.cohort_margin == pytest.approx(expected)
+    assert rule.margin < rule.cohort_margin < rule.hi
+
+
+@pytest.mark.parametrize("metric", sorted(CATALOGUE))
+def test_every_metrics_losses_are_larger_where_it_is_worse(metric) -> None:
+    needs = {**LISTS, "truth": "annotations.truth", "slow": 1}
+    found = rules(settings(routes=[needs], verdict={"guardrails": [{"metric": metric, "margin": 0.01}]}))
+    assert len(found) == len(CATALOGUE[metric].worse)
+    for rule in found:
+        one = CATALOGUE[metric]
+        ideal, worst = one.ideal, one.low if rule.direction == "lower" else one.high
+        assert rule.losses(ideal) == 0
+        assert rule.losses(worst) == rule.hi > 0
+
+
+def test_warns_of_a_margin_that_the_horizon_can_not_prove() -> None:
+    narrow = {"metric": "ranking.rbo", "margin": 0.001}
+    (warning,) = warnings(settings(**guarded(narrow, {"metric": "ranking.top1", "margin": 0.3}, horizon=1000)))
+    assert "ranking.rbo" in warning
+    assert "3,881 pairs" in warning
+    assert warnings(settings(**guarded(narrow))) == []
+
+
+def test_warns_of_more_pairs_than_the_horizon_has() -> None:
+    (warning,) = warnings(settings(**guarded({"metric": "ranking.top1", "margin": 0.3}, horizon=50)))
+    assert "verdict.min_pairs (100)" in warning
