@@ -1,0 +1,534 @@
+"""The client's side: one protocol per connection, one request at a time, nothing awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import socket
+import struct
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import cast
+
+from shadowproxy.config import Limits
+from shadowproxy.model import Outcome
+from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, CloseBody, chunk
+from shadowproxy.proxy.framing import RefusalError, RequestHead, RequestRules, ResponseHead, skip_blank_lines
+from shadowproxy.proxy.mirror import Mirror
+from shadowproxy.proxy.timers import Deadlines
+from shadowproxy.proxy.upstream import Call, Pool
+
+WRITE_HIGH = 64 * 1024
+"""Bytes that wait for a client before the baseline's response is held."""
+LINGER = 2.0
+"""Seconds for which a client that is refused amid its request is still read from: closing at once would make its kernel
+throw the refusal away."""
+
+_STATUS = {
+    Outcome.TIMEOUT: 504,
+    Outcome.CONNECT: 502,
+    Outcome.RESET: 502,
+    Outcome.PROTOCOL: 502,
+    Outcome.SHED: 503,
+}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_RST = struct.pack("ii", 1, 0)
+
+_HELD_BY_REQUEST = 1
+_HELD_BY_UPLOAD = 2
+
+
+class Front:
+    """What all client connections share."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        rules: RequestRules,
+        baseline: Pool,
+        mirror: Mirror,
+        *,
+        max_body: int,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        new_id: Callable[[], str],
+        emptied: Callable[[], None],
+    ) -> None:
+        self.limits = limits
+        self.rules = rules
+        self.baseline = baseline
+        self.mirror = mirror
+        self.max_body = max_body
+        self.clock = clock
+        self.monotonic = monotonic
+        self.new_id = new_id
+        self.emptied = emptied
+        self.draining = False
+        self.connections: set[ClientConnection] = set()
+        self.idle: Deadlines[ClientConnection] = Deadlines(loop, limits.idle_timeout, ClientConnection.idled)
+        self.heads: Deadlines[ClientConnection] = Deadlines(loop, limits.header_timeout, ClientConnection.head_late)
+        self.lingering: Deadlines[ClientConnection] = Deadlines(loop, LINGER, ClientConnection.lingered)
+
+    def drain(self) -> None:
+        """Close idle connections; those with a request under way close after its answer."""
+        self.draining = True
+        for connection in tuple(self.connections):
+            connection.drain()
+
+    def close(self) -> None:
+        """Cut every connection."""
+        for connection in tuple(self.connections):
+            connection.abort()
+        for timers in (self.idle, self.heads, self.lingering):
+            timers.close()
+
+
+class _State(enum.Enum):
+    HEAD = "between requests, or within a head"
+    BODY = "reading a body that is kept"
+    UPLOAD = "reading a body that is streamed to the baseline"
+    ANSWER = "the request is complete, its response is not"
+    LINGER = "answered for good; what still comes is thrown away"
+    CLOSED = "closed"
+
+
+class _Framing(enum.Enum):
+    RAW = "as the baseline framed it"
+    PLAIN = "without framing"
+    CHUNKED = "chunked by us"
+    NONE = "no body"
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client. Requests are answered in order, one at a time; while one is under way, reading pauses.
+
+    A request's body up to the mirror's cap is read whole before any upstream sees a byte (as nginx does by default): so
+    all upstreams get the request in one loop turn, and a body with broken framing is refused before it does harm. A
+    larger one is streamed to the baseline as it comes.
+
+    A client that closes its sending half is still answered. One that goes away amid a mirrored request does not undo
+    the pair: the baseline's response is read to its end within its deadline, and recorded.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_body",
+        "_call",
+        "_eof",
+        "_framing",
+        "_front",
+        "_head_at",
+        "_holds",
+        "_keep",
+        "_partial",
+        "_peer",
+        "_pending",
+        "_pieces",
+        "_request",
+        "_response_begun",
+        "_size",
+        "_started",
+        "_state",
+        "_transport",
+        "_write_held",
+    )
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._state = _State.HEAD
+        self._partial = b""
+        self._pending = b""
+        self._peer = b""
+        self._request: RequestHead | None = None
+        self._body: Body | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._started = 0.0
+        self._head_at = 0.0
+        self._call: Call | None = None
+        self._framing = _Framing.NONE
+        self._response_begun = False
+        self._keep = True
+        self._eof = False
+        self._holds = 0
+        self._write_held = False
+        self._backlog = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return self._state in (_State.BODY, _State.UPLOAD, _State.ANSWER)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        front = self._front
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH)
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0].encode("ascii") if isinstance(peer, tuple) else b"unknown"
+        front.connections.add(self)
+        if len(front.connections) > front.limits.connections:
+            self._refuse(503, f"there are {front.limits.connections} connections already")
+        elif front.draining:
+            self._refuse(503, "the proxy is stopping")
+        else:
+            front.idle.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        front = self._front
+        self._state = _State.CLOSED
+        front.connections.discard(self)
+        front.idle.discard(self)
+        front.heads.discard(self)
+        front.lingering.discard(self)
+        call, self._call = self._call, None
+        if call is not None:
+            call.leave()
+        if not front.connections:
+            front.emptied()
+
+    def eof_received(self) -> bool:
+        """See asyncio. The transport stays open for the answer of a request that is complete."""
+        self._eof = True
+        if self._state is _State.ANSWER:
+            self._keep = False
+            return True
+        if self.busy:
+            self.abort()
+        return False
+
+    def pause_writing(self) -> None:
+        """See asyncio."""
+        self._write_held = True
+        self._backlog = self._transport.get_write_buffer_size()
+        self._front.idle.add(self)
+        if self._call is not None:
+            self._call.hold_response(True)
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        self._write_held = False
+        if self._call is not None:
+            self._front.idle.discard(self)
+            self._call.hold_response(False)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        if self._state is _State.ANSWER:
+            self._pending += data
+            self._hold(_HELD_BY_REQUEST, True)
+            return
+        try:
+            self._read(data)
+        except RefusalError as refusal:
+            self._refuse(refusal.status, refusal.detail)
+        except BadFramingError as error:
+            self._refuse(400, str(error))
+
+    # Reading requests
+
+    def _read(self, data: bytes) -> None:
+        while data:
+            if self._state is _State.HEAD:
+                data = self._read_head(data)
+            elif self._state is _State.BODY or self._state is _State.UPLOAD:
+                data = self._read_body(data)
+            elif self._state is _State.ANSWER:
+                self._pending = data
+                self._hold(_HELD_BY_REQUEST, True)
+                return
+            else:
+                return
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Read until a head is complete; returns what follows it."""
+        front = self._front
+        begun = bool(self._partial)
+        data = self._partial + data if begun else data
+        if data.startswith(b"\r\n"):
+            data = skip_blank_lines(data)
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            front.rules.check_partial(data)
+            self._partial = data
+            if data and not begun:
+                front.idle.discard(self)
+                front.heads.add(self)
+            return b""
+        self._partial = b""
+        (front.heads if begun else front.idle).discard(self)
+        self._request = request = front.rules.parse(data[:end], self._peer, front.new_id)
+        self._started = front.clock()
+        self._response_begun = False
+        self._keep = request.keep_alive and not front.draining
+        rest = data[end + 4 :]
+        if request.length == 0:
+            self._dispatch(request, b"")
+        else:
+            self._expect_body(request, rest)
+        return rest
+
+    def _expect_body(self, request: RequestHead, rest: bytes) -> None:
+        front = self._front
+        length = request.length
+        if length is not None and length > front.limits.body:
+            raise RefusalError(413, f"the body is larger than {front.limits.body} bytes")
+        self._body = request.body()
+        self._pieces = []
+        self._size = 0
+        self._head_at = front.monotonic()
+        front.idle.add(self)
+        if request.expects and not rest:
+            self._transport.write(_CONTINUE)
+        if length is not None and length > front.max_body:
+            self._state = _State.UPLOAD
+            self._dispatch(request, None)
+        else:
+            self._state = _State.BODY
+
+    def _read_body(self, data: bytes) -> bytes:
+        body = cast("Body", self._body)
+        request = cast("RequestHead", self._request)
+        payload, rest = body.feed(data)
+        self._size += len(payload)
+        if self._size > self._front.limits.body:
+            raise RefusalError(413, f"the body is larger than {self._front.limits.body} bytes")
+        if self._state is _State.BODY:
+            self._keep_body(request, body, payload)
+        else:
+            self._pass_on(body, payload)
+        if not body.done:
+            self._front.idle.add(self)
+        return rest
+
+    def _keep_body(self, request: RequestHead, body: Body, payload: bytes) -> None:
+        self._pieces.append(payload)
+        if self._size > self._front.max_body:
+            whole, self._pieces = b"".join(self._pieces), []
+            self._state = _State.UPLOAD
+            self._dispatch(request, None)
+            self._pass_on(body, whole)
+        elif body.done:
+            pieces, self._pieces = self._pieces, []
+            self._front.idle.discard(self)
+            self._dispatch(request, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def _pass_on(self, body: Body, payload: bytes) -> None:
+        call = self._call
+        if body.done:
+            self._front.idle.discard(self)
+            self._state = _State.ANSWER
+        if call is not None and call.upload is not None and (payload or body.done):
+            call.upload.write(call.connection, payload, last=body.done)
+
+    def _dispatch(self, request: RequestHead, body: bytes | None) -> None:
+        """Hand the request to the baseline and, where it is mirrored, to the shadow sides: all in this loop turn."""
+        front = self._front
+        upload = front.monotonic() - self._head_at if body else 0.0
+        pair = front.mirror.admit(request, body, self._started, upload)
+        self._call = call = Call(
+            front.baseline, request, body, sink=self, settled=None if pair is None else pair.settled
+        )
+        if body is not None:
+            self._state = _State.ANSWER
+        call.start()
+        if pair is not None:
+            pair.copy()
+
+    # The baseline's response (upstream.Sink)
+
+    def interim(self, head: ResponseHead) -> None:
+        """See `Sink`."""
+        if self._request is not None and self._request.minor == 1:
+            self._transport.write(b"HTTP/1.1 %b%b\r\n\r\n" % (head.reason, head.fields))
+
+    def begin(self, head: ResponseHead, body: Body) -> None:
+        """See `Sink`."""
+        request = cast("RequestHead", self._request)
+        self._response_begun = True
+        framing, header = _frame(request, head)
+        self._framing = framing
+        keep = self._keep and not self._front.draining and self._state is _State.ANSWER
+        self._keep = keep and (framing is not _Framing.PLAIN or not isinstance(body, CloseBody))
+        if framing is _Framing.PLAIN and head.chunked:
+            self._keep = False
+        if not self._keep:
+            header += b"\r\nConnection: close"
+        elif request.minor == 0:
+            header += b"\r\nConnection: keep-alive"
+        self._transport.write(b"HTTP/1.1 %b%b%b\r\n\r\n" % (head.reason, head.fields, header))
+
+    def data(self, raw: bytes, payload: bytes) -> None:
+        """See `Sink`."""
+        if self._framing is _Framing.RAW:
+            self._transport.write(raw)
+        elif payload:
+            self._transport.write(chunk(payload) if self._framing is _Framing.CHUNKED else payload)
+
+    def end(self) -> None:
+        """See `Sink`."""
+        if self._framing is _Framing.CHUNKED:
+            self._transport.write(LAST_CHUNK)
+        self._call = None
+        if self._keep:
+            self._next()
+        else:
+            self._finish(complete=self._state is _State.ANSWER)
+
+    def fail(self, outcome: Outcome, detail: str) -> None:
+        """See `Sink`. A response that has begun is cut off, never passed off as complete."""
+        self._call = None
+        if self._response_begun:
+            self.abort()
+            return
+        complete = self._state is _State.ANSWER
+        self._keep = self._keep and complete and not self._front.draining
+        self._transport.write(self._error(_STATUS[outcome], f"baseline: {detail}", where="baseline"))
+        if self._keep:
+            self._next()
+        else:
+            self._finish(complete=complete)
+
+    def hold_upload(self, hold: bool) -> None:
+        """See `Sink`."""
+        self._hold(_HELD_BY_UPLOAD, hold and self._state is _State.UPLOAD)
+
+    # Ends
+
+    def _next(self) -> None:
+        """The response is complete and the connection stays: on to the next request."""
+        front = self._front
+        self._state = _State.HEAD
+        self._request = None
+        self._body = None
+        front.idle.add(self)
+        pending, self._pending = self._pending, b""
+        self._hold(_HELD_BY_REQUEST | _HELD_BY_UPLOAD, False)
+        if pending:
+            self.data_received(pending)
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer with an error and close; what the client still sends is thrown away."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.leave()
+        if self._response_begun and call is not None:
+            self.abort()
+            return
+        if self._state is _State.CLOSED:
+            return
+        self._keep = False
+        self._transport.write(self._error(status, detail, where="request"))
+        self._finish(complete=False)
+
+    def _error(self, status: int, detail: str, *, where: str) -> bytes:
+        request = self._request
+        phrase = HTTPStatus(status).phrase
+        content = {"source": "shadowproxy", "status": status, "error": phrase, "where": where, "detail": detail}
+        if request is not None:
+            content["request_id"] = request.request_id.decode("latin-1")
+        body = json.dumps(content).encode() + b"\n"
+        connection = b"close" if not self._keep else b"keep-alive"
+        head = b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: %b\r\n\r\n" % (
+            status,
+            phrase.encode("ascii"),
+            len(body),
+            connection,
+        )
+        return head if request is not None and request.method == b"HEAD" else head + body
+
+    def _finish(self, *, complete: bool) -> None:
+        """Close after what has been written; linger if the client may still be sending."""
+        front = self._front
+        front.idle.discard(self)
+        front.heads.discard(self)
+        if (complete and not self._pending) or self._eof:
+            self._state = _State.CLOSED
+            self._backlog = self._transport.get_write_buffer_size()
+            self._transport.close()
+            front.idle.add(self)
+            return
+        self._state = _State.LINGER
+        self._pending = self._partial = b""
+        self._hold(_HELD_BY_REQUEST | _HELD_BY_UPLOAD, False)
+        front.lingering.add(self)
+        self._transport.write_eof()
+
+    def _hold(self, reason: int, hold: bool) -> None:
+        before = self._holds
+        self._holds = before | reason if hold else before & ~reason
+        if self._transport.is_closing():
+            return
+        if self._holds and not before:
+            self._transport.pause_reading()
+        elif before and not self._holds:
+            self._transport.resume_reading()
+
+    def idled(self) -> None:
+        """Nothing has moved for the idle time."""
+        if self._write_held or self._state is _State.CLOSED:
+            self._written_late()
+        elif self._state is _State.BODY or self._state is _State.UPLOAD:
+            if self._holds:
+                self._front.idle.add(self)
+            else:
+                self._refuse(408, f"the body has stalled for {self._front.limits.idle_timeout:g} s")
+        else:
+            self._state = _State.CLOSED
+            self._transport.close()
+
+    def _written_late(self) -> None:
+        """A client that takes nothing is cut off; one that is slow has the time it needs."""
+        waiting = self._transport.get_write_buffer_size()
+        if waiting < self._backlog:
+            self._backlog = waiting
+            self._front.idle.add(self)
+        else:
+            self.abort()
+
+    def lingered(self) -> None:
+        """The client has been read from for long enough after its answer."""
+        self._state = _State.CLOSED
+        self._backlog = self._transport.get_write_buffer_size()
+        self._transport.close()
+        self._front.idle.add(self)
+
+    def head_late(self) -> None:
+        """A head was begun and not completed in time."""
+        self._refuse(408, f"the head was not complete within {self._front.limits.header_timeout:g} s")
+
+    def drain(self) -> None:
+        """Close now if nothing is under way, else after the answer."""
+        if self._state is _State.HEAD and not self._partial:
+            self._front.idle.discard(self)
+            self._state = _State.CLOSED
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Cut the connection with a reset: a plain end would pass for the end of a close-delimited body."""
+        self._state = _State.CLOSED
+        call, self._call = self._call, None
+        if call is not None:
+            call.leave()
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and not self._transport.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+        self._transport.abort()
+
+
+def _frame(request: RequestHead, head: ResponseHead) -> tuple[_Framing, bytes]:
+    """How the body goes to the client, and the header line that says so. Content-Length is among the head's own."""
+    if head.bodiless:
+        return _Framing.NONE, b""
+    if head.length is not None or request.minor == 0:
+        return _Framing.PLAIN, b""
+    coding = b"\r\nTransfer-Encoding: chunked"
+    if request.method == b"HEAD":
+        return _Framing.NONE, coding if head.chunked else b""
+    return _Framing.RAW if head.chunked else _Framing.CHUNKED, coding

@@ -1,0 +1,178 @@
+"""The proxy as one thing: what is built from the settings, started, probed and drained."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+import uuid
+from collections.abc import Callable, Mapping
+
+from shadowproxy.config import Address, Settings
+from shadowproxy.errors import StartError
+from shadowproxy.model import Outcome, Side
+from shadowproxy.proxy.admission import Admission
+from shadowproxy.proxy.framing import RequestRules
+from shadowproxy.proxy.listener import ClientConnection, Front
+from shadowproxy.proxy.mirror import Mirror
+from shadowproxy.proxy.redact import Redactor
+from shadowproxy.proxy.sink import RecorderProtocol
+from shadowproxy.proxy.upstream import Pool
+from shadowproxy.tasks import Tasks
+
+Observe = Callable[[str, Outcome, float], None]
+BACKLOG = 2048
+
+
+def random_id() -> str:
+    """A request id: 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+class ProxyServer:
+    """Answers clients from the baseline, copies requests to the shadow sides, offers pairs to the recorder.
+
+    `clock` gives Unix time, `monotonic` the seconds that durations are measured in, `new_id` ids for requests that come
+    without one. `observe(side, outcome, total)` is called once per exchange (`total` in seconds, infinite for a
+    failure); it must be cheap and not raise.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        recorder: RecorderProtocol,
+        *,
+        tasks: Tasks,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.perf_counter,
+        new_id: Callable[[], str] = random_id,
+        observe: Observe | None = None,
+    ) -> None:
+        self._settings = settings
+        self._recorder = recorder
+        self._tasks = tasks
+        self._clock = clock
+        self._monotonic = monotonic
+        self._new_id = new_id
+        self._observe = observe
+        self._pools: dict[Side, Pool] = {}
+        self._front: Front | None = None
+        self._server: asyncio.Server | None = None
+        self._quiet = asyncio.Event()
+
+    async def start(self) -> Address:
+        """Listen. Returns the address that was bound; raises StartError where it can't be."""
+        loop = asyncio.get_running_loop()
+        front = self._built()
+        listen = self._settings.proxy.listen
+        try:
+            self._server = await loop.create_server(
+                lambda: ClientConnection(front), listen.host or None, listen.port, backlog=BACKLOG
+            )
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise StartError(
+                    f"port {listen.port} is in use: proxy.listen is {listen}; stop what listens there or choose another"
+                ) from None
+            raise StartError(f"can't listen on {listen} (proxy.listen): {error}") from None
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return Address(host, port)
+
+    def _built(self) -> Front:
+        if self._front is None:
+            self._front = self._build(asyncio.get_running_loop())
+        return self._front
+
+    def _build(self, loop: asyncio.AbstractEventLoop) -> Front:
+        settings, proxy = self._settings, self._settings.proxy
+        upstreams = {
+            Side.BASELINE: settings.baseline,
+            Side.CANDIDATE: settings.candidate,
+            Side.REPLICA: settings.replica,
+        }
+        pools = self._pools = {
+            side: Pool(
+                side,
+                upstream,
+                capture=proxy.capture,
+                loop=loop,
+                tasks=self._tasks,
+                monotonic=self._monotonic,
+                observe=self._observe,
+            )
+            for side, upstream in upstreams.items()
+            if upstream is not None
+        }
+        # Half of the settling time is left to the recorder: a pair that is later than its bucket would not count.
+        admission = Admission(proxy.mirror, settings.experiment, slow_upload=settings.verdict.settle / 2)
+        mirror = Mirror(
+            admission,
+            pools[Side.BASELINE],
+            {side: pool for side, pool in pools.items() if side is not Side.BASELINE},
+            self._recorder,
+            Redactor(proxy.redact_headers),
+            max_in_flight=proxy.mirror.max_in_flight,
+            marker_header=proxy.marker_header,
+            observe=self._observe,
+            emptied=self._check_quiet,
+        )
+        rules = RequestRules(proxy.limits, annotation_header=proxy.annotation_header, marker_header=proxy.marker_header)
+        return Front(
+            loop,
+            proxy.limits,
+            rules,
+            pools[Side.BASELINE],
+            mirror,
+            max_body=min(proxy.mirror.max_body, proxy.limits.body),
+            clock=self._clock,
+            monotonic=self._monotonic,
+            new_id=self._new_id,
+            emptied=self._check_quiet,
+        )
+
+    async def probe(self) -> dict[Side, str]:
+        """For each upstream: empty if a TCP connection can be made, else why not."""
+        self._built()
+        pools = self._pools
+        reasons = await asyncio.gather(*(pool.probe() for pool in pools.values()))
+        return dict(zip(pools, reasons, strict=True))
+
+    async def drain(self, grace: float) -> None:
+        """Stop: accept nothing more, answer what is under way, let copies finish so that their pairs are recorded.
+
+        Whatever outlives `grace` seconds is cut: clients by a reset, open pairs counted as dropped.
+        """
+        front = self._front
+        if front is None:
+            return
+        if self._server is not None:
+            self._server.close()
+        front.drain()
+        self._check_quiet()
+        try:
+            async with asyncio.timeout(grace):
+                await self._quiet.wait()
+        except TimeoutError:
+            front.mirror.drop_open()
+        front.close()
+        for pool in self._pools.values():
+            pool.close()
+
+    def _check_quiet(self) -> None:
+        """Called when the last connection or the last open pair is gone."""
+        front = self._front
+        if front is not None and front.draining and not front.connections and not front.mirror:
+            self._quiet.set()
+
+    @property
+    def in_flight(self) -> Mapping[Side, int]:
+        """Exchanges under way, by upstream."""
+        return {side: pool.in_flight for side, pool in self._pools.items()}
+
+    @property
+    def connections(self) -> int:
+        """Client connections that are open."""
+        return 0 if self._front is None else len(self._front.connections)
+
+    def __repr__(self) -> str:
+        return f"<ProxyServer {self.connections} connections, {list(self._pools.values())}>"

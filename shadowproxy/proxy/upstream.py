@@ -1,0 +1,633 @@
+"""One upstream: its pool of connections, and the calls that use them. Callbacks only; a task just to connect."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+from collections.abc import Callable
+from typing import Protocol, cast
+from urllib.parse import quote, urlsplit
+
+from shadowproxy.config import Upstream
+from shadowproxy.model import Exchange, Outcome, Side
+from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, CloseBody, chunk
+from shadowproxy.proxy.exchange import Observation
+from shadowproxy.proxy.framing import (
+    RESPONSE_HEAD_LIMIT,
+    SAFE_TO_REPEAT,
+    MalformedResponseError,
+    RequestHead,
+    ResponseHead,
+    parse_response,
+)
+from shadowproxy.proxy.timers import Deadlines
+from shadowproxy.tasks import Tasks
+
+WRITE_HIGH = 64 * 1024
+"""Bytes that wait for an upstream before its writer is paused."""
+OVERFLOW_BUDGET = 1024 * 1024
+OVERFLOW_TICK = 0.02
+"""A body that nobody waits for and that has outgrown its capture is read for its size and digest only: all such bodies
+of one upstream together get OVERFLOW_BUDGET bytes in OVERFLOW_TICK seconds, so that an endless answer can't take the
+loop's time from clients."""
+
+_HELD_BY_CLIENT = 1
+_HELD_BY_BUDGET = 2
+
+
+class Sink(Protocol):
+    """Who gets a response while it comes: a client's connection."""
+
+    def interim(self, head: ResponseHead) -> None:
+        """A 1xx response came."""
+        ...
+
+    def begin(self, head: ResponseHead, body: Body) -> None:
+        """The head of the final response came; `body` will decode what follows."""
+        ...
+
+    def data(self, raw: bytes, payload: bytes) -> None:
+        """A part of the body, as it was framed and without framing."""
+        ...
+
+    def end(self) -> None:
+        """The response is complete."""
+        ...
+
+    def fail(self, outcome: Outcome, detail: str) -> None:
+        """The response will never be complete."""
+        ...
+
+    def hold_upload(self, hold: bool) -> None:
+        """Stop, or go on, handing over the request's body."""
+        ...
+
+
+class Call:
+    """One request to one upstream, from its dispatch to the end of the response.
+
+    It *settles* once: its exchange is then handed to `settled`. It is *over* once: the upstream no longer works on it.
+    The two differ only for a client's call whose deadline passes amid the response: the exchange is then a TIMEOUT, but
+    the client goes on getting what the baseline sends, until that falls silent for as long as the deadline.
+    """
+
+    __slots__ = (
+        "_body",
+        "_fresh",
+        "_heads_up",
+        "_moved",
+        "_settled",
+        "_watch",
+        "connection",
+        "held",
+        "method",
+        "over",
+        "pool",
+        "sink",
+        "upload",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        pool: Pool,
+        request: RequestHead,
+        body: bytes | None,
+        *,
+        extra: bytes = b"",
+        sink: Sink | None = None,
+        settled: Callable[[Call, Exchange], None] | None = None,
+    ) -> None:
+        self.pool = pool
+        self.method = request.method
+        self.sink = sink
+        self.connection: Connection | None = None
+        self.over = False
+        self.held = False
+        """Whether the client ever made the response wait."""
+        self.upload = _Upload(chunked=request.length is None) if body is None else None
+        head = request.to(pool.prefix, pool.authority, extra)
+        if not body:
+            self.wire = head if body is None or request.length is not None else head + LAST_CHUNK
+        else:
+            self.wire = head + (body if request.length is not None else chunk(body) + LAST_CHUNK)
+        self._settled = settled
+        self._watch: Observation | None = Observation(pool.capture if settled is not None else 0)
+        self._heads_up = False
+        self._moved = False
+        self._fresh = False
+
+    def start(self) -> None:
+        """Dispatch the request; the deadline runs from here."""
+        self.pool.begin(self)
+
+    # What its connection reports
+
+    def attached(self, connection: Connection) -> None:
+        """A connection was found and has been given `wire`."""
+        self.connection = connection
+        if self.upload is not None:
+            self.upload.flush(connection)
+            self.hold_upload(False)
+
+    def sent(self) -> None:
+        """The last byte of the request has been written."""
+        if self._watch is not None and (self.upload is None or self.upload.complete):
+            self._watch.sent = self.pool.monotonic()
+
+    def first_byte(self) -> None:
+        """The first byte of the (next) head came."""
+        if self._watch is not None:
+            self._watch.first = self.pool.monotonic()
+
+    def interim(self, head: ResponseHead) -> None:
+        """A 1xx response came."""
+        if self.sink is not None:
+            self.sink.interim(head)
+
+    def begin(self, head: ResponseHead, body: Body) -> None:
+        """The head of the final response came."""
+        self._heads_up = True
+        if self._watch is not None:
+            self._watch.status = head.status
+            self._watch.head = head.received[2:]
+        if self.sink is not None:
+            self.sink.begin(head, body)
+
+    def data(self, raw: bytes, payload: bytes) -> None:
+        """A part of the response's body came."""
+        self._moved = True
+        watch = self._watch
+        if watch is not None and payload and self._settled is not None:
+            watch.capture.feed(payload)
+        if self.sink is not None:
+            self.sink.data(raw, payload)
+        elif watch is not None and watch.capture.overflowed and self.connection is not None:
+            self.pool.spend(self.connection, len(payload))
+
+    def complete(self) -> None:
+        """The response is complete and its connection is no longer this call's."""
+        self.connection = None
+        self._settle(Outcome.OK, "")
+        self._finish()
+        if self.sink is not None:
+            self.sink.end()
+
+    def lost(self, outcome: Outcome, detail: str, *, stale: bool = False) -> None:
+        """The connection is gone, or there never was one.
+
+        `stale`: it had been idle and ended without a byte of a response, so that the upstream may never have seen the
+        request. Then it is sent once more, on a new connection, if its method is safe to repeat.
+        """
+        self.connection = None
+        if self.over:
+            return
+        if stale and not self._fresh and self.upload is None and self.method in SAFE_TO_REPEAT:
+            self._fresh = True
+            if self._watch is not None:
+                self._watch.sent = None
+            self.pool.connect(self)
+            return
+        self._settle(outcome, detail)
+        self._finish()
+        if self.sink is not None:
+            self.sink.fail(outcome, detail)
+
+    # What the client's side asks for
+
+    def hold_response(self, hold: bool) -> None:
+        """Stop, or go on, reading the response: the client can't take more."""
+        self.held = self.held or hold
+        if self.connection is not None:
+            self.connection.hold(_HELD_BY_CLIENT, hold)
+
+    def hold_upload(self, hold: bool) -> None:
+        """The upstream can't take more of the request, or can again."""
+        if self.sink is not None:
+            self.sink.hold_upload(hold)
+
+    def leave(self) -> None:
+        """The client is gone. A recorded exchange is read to its end all the same, within its deadline; others stop."""
+        self.sink = None
+        if self._settled is None or self._watch is None or self.upload is not None:
+            self.abandon(Outcome.RESET, "the client went away")
+        elif self.connection is not None:
+            self.connection.hold(_HELD_BY_CLIENT, False)
+
+    def abandon(self, outcome: Outcome, detail: str) -> None:
+        """End the call at once, as `outcome`."""
+        connection = self.connection
+        self.lost(outcome, detail)
+        if connection is not None:
+            connection.drop()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self.sink is not None and self._heads_up:
+            self._settle(Outcome.TIMEOUT, f"not complete within {self.pool.deadline:g} s")
+            self._moved = False
+            self.pool.silences.add(self)
+        else:
+            self.abandon(Outcome.TIMEOUT, f"no complete response within {self.pool.deadline:g} s")
+
+    def silent(self) -> None:
+        """As long as the deadline has passed again. A client that holds the response is given the time it needs."""
+        held = self.connection is not None and self.connection.held
+        if self._moved or held:
+            self._moved = False
+            self.pool.silences.add(self)
+        else:
+            self.abandon(Outcome.TIMEOUT, f"silent for {self.pool.deadline:g} s amid the response")
+
+    def _settle(self, outcome: Outcome, detail: str) -> None:
+        watch = self._watch
+        if watch is None:
+            return
+        self._watch = None
+        exchange = watch.conclude(outcome, detail, self.pool.monotonic())
+        if self.pool.observe is not None:
+            self.pool.observe(self.pool.side.value, outcome, exchange.total)
+        if self._settled is not None:
+            self._settled(self, exchange)
+
+    def _finish(self) -> None:
+        self.over = True
+        self.pool.finished(self)
+
+
+class _Upload:
+    """The request's body, where it is streamed: bounded by holding the client."""
+
+    __slots__ = ("_chunked", "_waiting", "complete")
+
+    def __init__(self, *, chunked: bool) -> None:
+        self.complete = False
+        self._chunked = chunked
+        self._waiting: list[bytes] = []
+
+    def write(self, connection: Connection | None, payload: bytes, *, last: bool) -> None:
+        """Pass on a part of the body; `last` completes it."""
+        if self._chunked:
+            payload = (chunk(payload) if payload else b"") + (LAST_CHUNK if last else b"")
+        self.complete = last
+        if connection is None:
+            self._waiting.append(payload)
+        else:
+            connection.write(payload)
+
+    def flush(self, connection: Connection) -> None:
+        """Write what waited for the connection."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            connection.write(b"".join(waiting))
+
+
+class Connection(asyncio.Protocol):
+    """One connection to an upstream, with at most one call on it."""
+
+    __slots__ = (
+        "_body",
+        "_call",
+        "_heard",
+        "_holds",
+        "_partial",
+        "_pool",
+        "_reusable",
+        "_transport",
+        "_used",
+        "_write_held",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._call: Call | None = None
+        self._body: Body | None = None
+        self._partial = b""
+        self._heard = False
+        self._used = False
+        self._reusable = True
+        self._holds = 0
+        self._write_held = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether a call may be put on it."""
+        return self._call is None and not self._transport.is_closing()
+
+    @property
+    def held(self) -> bool:
+        """Whether reading is paused."""
+        return self._holds != 0
+
+    def take(self, call: Call) -> None:
+        """Put `call` on this connection and send its request."""
+        self._call = call
+        self._body = None
+        self._partial = b""
+        self._heard = False
+        self.write(call.wire, whole=call.upload is None)
+        call.attached(self)
+
+    def write(self, data: bytes, *, whole: bool = True) -> None:
+        """Write bytes of the request; its clock starts when they have been handed to the kernel."""
+        if self._transport.is_closing():
+            return
+        self._transport.write(data)
+        if whole and not self._write_held and self._call is not None:
+            self._call.sent()
+
+    def hold(self, reason: int, hold: bool) -> None:
+        """Pause reading for `reason`, or take that back."""
+        before = self._holds
+        self._holds = before | reason if hold else before & ~reason
+        if self._transport.is_closing():
+            return
+        if self._holds and not before:
+            self._transport.pause_reading()
+        elif before and not self._holds:
+            self._transport.resume_reading()
+
+    def drop(self) -> None:
+        """Close at once, whatever is under way."""
+        self._call = None
+        self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        self._transport = cast("asyncio.Transport", transport)
+        # The low mark is 0: `resume_writing` then means that the kernel has the last byte, which starts the clock.
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH, low=0)
+        self._pool.opened(self)
+
+    def pause_writing(self) -> None:
+        """See asyncio."""
+        self._write_held = True
+        if self._call is not None:
+            self._call.hold_upload(True)
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        self._write_held = False
+        if self._call is not None:
+            self._call.sent()
+            self._call.hold_upload(False)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        call = self._call
+        if call is None:
+            self._transport.abort()
+            return
+        self._heard = True
+        try:
+            if self._body is None:
+                data = self._heads(call, data)
+            if self._body is not None:
+                self._content(call, self._body, data)
+        except (MalformedResponseError, BadFramingError) as error:
+            self.drop()
+            call.lost(Outcome.PROTOCOL, str(error))
+
+    def _heads(self, call: Call, data: bytes) -> bytes:
+        """Read heads until that of the final response; returns what follows it."""
+        while data:
+            if not self._partial:
+                call.first_byte()
+            else:
+                data = self._partial + data
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                self._partial = data
+                if len(data) > RESPONSE_HEAD_LIMIT:
+                    raise MalformedResponseError(f"the head is larger than {RESPONSE_HEAD_LIMIT} bytes")
+                if not b"HTTP/1.".startswith(data[:7]):
+                    raise MalformedResponseError("the status line is not that of HTTP/1")
+                return b""
+            self._partial = b""
+            head = parse_response(data[:end])
+            data = data[end + 4 :]
+            if head.status >= 200:
+                self._body = head.body(call.method)
+                self._reusable = head.keep_alive
+                call.begin(head, self._body)
+                return data
+            if head.status == 101:
+                raise MalformedResponseError("101 Switching Protocols was not asked for")
+            if head.status != 100:
+                call.interim(head)
+        return b""
+
+    def _content(self, call: Call, body: Body, data: bytes) -> None:
+        if not body.done and data:
+            payload, rest = body.feed(data)
+            raw = data if not rest else data[: len(data) - len(rest)]
+            data = rest
+            call.data(raw, payload)
+        if body.done and self._call is call:
+            # Bytes after the end belong to no request: the response stands, the connection can't be trusted.
+            self._complete(call, keep=not data)
+
+    def _complete(self, call: Call, *, keep: bool) -> None:
+        self._call = None
+        self._used = True
+        self.hold(_HELD_BY_CLIENT | _HELD_BY_BUDGET, False)
+        whole = call.upload is None or call.upload.complete
+        if keep and self._reusable and whole and not self._write_held and not self._transport.is_closing():
+            self._pool.release(self)
+        else:
+            self._transport.close()
+        call.complete()
+
+    def eof_received(self) -> None:
+        """See asyncio."""
+        call = self._call
+        if call is not None and isinstance(self._body, CloseBody):
+            self._reusable = False
+            self._complete(call, keep=False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._pool.closed(self)
+        call, self._call = self._call, None
+        if call is None:
+            return
+        if not self._heard:
+            call.lost(Outcome.RESET, "closed before any byte of a response", stale=self._used)
+        else:
+            call.lost(Outcome.RESET, "closed before the response was complete")
+
+
+class Pool:
+    """The connections to one upstream. LIFO, so that a burst's surplus grows old and is closed."""
+
+    def __init__(
+        self,
+        side: Side,
+        upstream: Upstream,
+        *,
+        capture: int,
+        loop: asyncio.AbstractEventLoop,
+        tasks: Tasks,
+        monotonic: Callable[[], float],
+        observe: Callable[[str, Outcome, float], None] | None,
+    ) -> None:
+        parts = urlsplit(upstream.url)
+        self.side = side
+        self.host = parts.hostname or ""
+        self.port = parts.port or 80
+        self.authority = parts.netloc.encode("ascii") if parts.netloc.isascii() else parts.netloc.encode("idna")
+        self.prefix = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode("ascii").rstrip(b"/")
+        self.deadline = upstream.deadline
+        self.capture = capture
+        self.monotonic = monotonic
+        self.observe = observe
+        self.in_flight = 0
+        self.silences: Deadlines[Call] = Deadlines(loop, upstream.deadline, Call.silent)
+        self._connect_timeout = upstream.connect_timeout
+        self._max_idle = upstream.max_idle
+        self._loop = loop
+        self._tasks = tasks
+        self._deadlines: Deadlines[Call] = Deadlines(loop, upstream.deadline, Call.expire)
+        self._idle: dict[Connection, None] = {}
+        self._open: set[Connection] = set()
+        self._calls: set[Call] = set()
+        self._idle_since: Deadlines[Connection] = Deadlines(loop, upstream.idle_timeout, self._close_idle)
+        self._budget = OVERFLOW_BUDGET
+        self._over_budget: list[Connection] = []
+        self._refill: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    # Calls
+
+    def begin(self, call: Call) -> None:
+        """Send `call` on an idle connection, or on a new one."""
+        self.in_flight += 1
+        self._calls.add(call)
+        self._deadlines.add(call)
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            self._idle_since.discard(connection)
+            if connection.usable:
+                connection.take(call)
+                return
+        self.connect(call)
+
+    def connect(self, call: Call) -> None:
+        """Send `call` on a new connection."""
+        call.hold_upload(True)
+        self._tasks.start(self._connect(call), name=f"connect to {self.side.value}")
+
+    async def _connect(self, call: Call) -> None:
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                _, connection = await self._loop.create_connection(lambda: Connection(self), self.host, self.port)
+        except TimeoutError:
+            call.lost(Outcome.CONNECT, f"no connection within {self._connect_timeout:g} s")
+        except OSError as error:
+            call.lost(Outcome.CONNECT, why(error))
+        except asyncio.CancelledError:
+            call.lost(Outcome.CONNECT, "the proxy is stopping")
+            raise
+        except UnicodeError:
+            call.lost(Outcome.CONNECT, "the host name can't be resolved")
+        else:
+            if call.over or not connection.usable:
+                self.release(connection)
+                call.lost(Outcome.RESET, "closed before any byte of a response")
+            else:
+                connection.take(call)
+
+    def finished(self, call: Call) -> None:
+        """`call` is over."""
+        self.in_flight -= 1
+        self._calls.discard(call)
+        self._deadlines.discard(call)
+        self.silences.discard(call)
+
+    # Connections
+
+    def opened(self, connection: Connection) -> None:
+        """`connection` was made."""
+        self._open.add(connection)
+
+    def release(self, connection: Connection) -> None:
+        """`connection` has nothing to do: keep it for the next call, or close it."""
+        if self._closing or len(self._idle) >= self._max_idle or not connection.usable:
+            connection.drop()
+        else:
+            self._idle[connection] = None
+            self._idle_since.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        """`connection` is gone."""
+        self._open.discard(connection)
+        if self._idle.pop(connection, self) is None:
+            self._idle_since.discard(connection)
+
+    def _close_idle(self, connection: Connection) -> None:
+        self._idle.pop(connection, None)
+        connection.drop()
+
+    def spend(self, connection: Connection, size: int) -> None:
+        """Account for `size` bytes that are read for their digest only; past the budget the connection waits."""
+        self._budget -= size
+        if self._refill is None:
+            self._refill = self._loop.call_later(OVERFLOW_TICK, self._refilled)
+        if self._budget <= 0:
+            connection.hold(_HELD_BY_BUDGET, True)
+            self._over_budget.append(connection)
+
+    def _refilled(self) -> None:
+        self._refill = None
+        self._budget = OVERFLOW_BUDGET
+        waiting, self._over_budget = self._over_budget, []
+        for connection in waiting:
+            connection.hold(_HELD_BY_BUDGET, False)
+
+    async def probe(self) -> str:
+        """Empty if a connection can be made, else why not."""
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                transport, _ = await self._loop.create_connection(asyncio.Protocol, self.host, self.port)
+        except TimeoutError:
+            return f"no connection within {self._connect_timeout:g} s"
+        except OSError as error:
+            return why(error)
+        transport.close()
+        return ""
+
+    def close(self) -> None:
+        """End every call and close every connection."""
+        self._closing = True
+        for call in tuple(self._calls):
+            call.abandon(Outcome.RESET, "the proxy is stopping")
+        for connection in tuple(self._open):
+            connection.drop()
+        for timers in (self._deadlines, self.silences):
+            timers.close()
+        self._idle_since.close()
+        if self._refill is not None:
+            self._refill.cancel()
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.side} {len(self._idle)} idle of {len(self._open)}, {self.in_flight} calls>"
+
+
+def why(error: OSError) -> str:
+    """What went wrong, in the system's words and without addresses.
+
+    >>> import errno
+    >>> why(OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)"))
+    'connection refused'
+    """
+    if isinstance(error, socket.gaierror):
+        return "the host name can't be resolved"
+    # Several addresses that all failed are told in one error without a number of its own.
+    number = re.search(r"\[Errno ([0-9]+)\]", str(error)) if error.errno is None else None
+    code = error.errno if number is None else int(number[1])
+    return os.strerror(code).lower() if code else str(error)
