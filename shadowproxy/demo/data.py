@@ -219,18 +219,19 @@ def parse(location: Location) -> Dataset:
     items = tuple(Item(row[0], row[1]) for _, row in _rows(location, "item", ("item_id", "movie_title")))
     user_at = {user.id: at for at, user in enumerate(users)}
     item_at = {item.id: at for at, item in enumerate(items)}
-    columns: tuple[list[int], list[int], list[float], list[float]] = ([], [], [], [])
+    owners, rated, values, times = [], [], [], []
     for where, row in _rows(location, "inter", ("user_id", "item_id", "rating", "timestamp")):
         if row[0] not in user_at or row[1] not in item_at:
             raise StartError(f"{where}: user {row[0]!r} or item {row[1]!r} is in none of the other files")
         rating = _number(row[2], where)
         if not 1 <= rating <= 5:
             raise StartError(f"{where}: a rating of {rating:g} is outside 1 to 5")
-        values = (user_at[row[0]], item_at[row[1]], rating, _number(row[3], where))
-        for column, value in zip(columns, values, strict=True):
-            column.append(value)  # type: ignore[arg-type]
-    ratings = Ratings(np.array(columns[0], np.int32), np.array(columns[1], np.int32), np.array(columns[2]))
-    return _split(f"MovieLens 100k (GroupLens), from {location.label}", users, items, ratings, np.array(columns[3]))
+        owners.append(user_at[row[0]])
+        rated.append(item_at[row[1]])
+        values.append(rating)
+        times.append(_number(row[3], where))
+    ratings = Ratings(np.array(owners, np.int32), np.array(rated, np.int32), np.array(values))
+    return _split(f"MovieLens 100k (GroupLens), from {location.label}", users, items, ratings, np.array(times))
 
 
 def _rows(location: Location, suffix: str, names: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -306,7 +307,7 @@ _OCCUPATIONS = {
 
 
 def generate(seed: int) -> Dataset:
-    """A catalogue of MovieLens' shape from a seed: tastes shared in clusters, a popularity skew, 20 to 300 ratings each.
+    """A catalogue of MovieLens' shape from a seed: tastes in clusters, skewed popularity, 20 to 300 ratings each.
 
     Users choose what they rate by popularity and by taste, and rate what suits their taste higher.
     """

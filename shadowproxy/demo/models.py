@@ -274,9 +274,7 @@ def read(path: Path) -> Trained:
             tuple(columns["items"].tolist()),
             tuple(columns["titles"].tolist()),
             {
-                model: Lists(
-                    columns[f"{model}.items"], columns[f"{model}.scores"], float(columns[f"{model}.ndcg"])
-                )
+                model: Lists(columns[f"{model}.items"], columns[f"{model}.scores"], float(columns[f"{model}.ndcg"]))
                 for model in Model
             },
             (columns["cold.items"], columns["cold.scores"]),
