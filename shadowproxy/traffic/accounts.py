@@ -35,10 +35,10 @@ class TrafficRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def annotations(account: Account) -> str:
+def annotation(account: Account) -> str:
     """The annotation header's value: base64url of `{"cohort": {…}, "truth": […]}`.
 
-    >>> annotations(Account("7", {"age": "25-34"}, ("1", "2")))
+    >>> annotation(Account("7", {"age": "25-34"}, ("1", "2")))
     'eyJjb2hvcnQiOnsiYWdlIjoiMjUtMzQifSwidHJ1dGgiOlsiMSIsIjIiXX0='
     """
     known = {"cohort": dict(account.attributes), "truth": list(account.truth)}
@@ -57,7 +57,7 @@ def request_for(account: Account, *, id: str, path: str, k: int) -> TrafficReque
         "POST",
         path,
         orjson.dumps({"user_id": account.id, "k": k}),
-        {"Content-Type": "application/json", ANNOTATION_HEADER: annotations(account)},
+        {"Content-Type": "application/json", ANNOTATION_HEADER: annotation(account)},
     )
 
 

@@ -151,13 +151,12 @@ class _Replay:
         if not self._slots.locked():
             await self._slots.acquire()
             return True
-        self._throttled += 1
-        # The end of the run is not waited for by an event of its own: every outstanding request has a timeout.
+        # The stop is not waited for beside the slot: every outstanding request has a timeout, so one comes free.
         await self._slots.acquire()
         if stop.is_set():
             self._slots.release()
-            self._throttled -= 1
             return False
+        self._throttled += 1
         return True
 
     async def _exchange(self, request: TrafficRequest, intended: float) -> None:

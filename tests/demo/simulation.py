@@ -6,6 +6,7 @@ state, without a process or a socket. `python tests/demo/simulation.py [seeds]` 
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from shadowproxy.demo.faults import FAULTS, Draws
 from shadowproxy.demo.models import Model, Trained, train
 from shadowproxy.demo.scenarios import BASELINE, SCENARIOS, Scenario
 from shadowproxy.demo.service import Recommender, service_time
+from shadowproxy.demo.run import accounts
+from shadowproxy.traffic.accounts import draw
 from shadowproxy.verdict.record import State
 
 Floats = NDArray[np.float64]
@@ -57,7 +60,8 @@ class Simulation:
     def __init__(self, dataset: data.Dataset, trained: Trained) -> None:
         at = {item.id: index for index, item in enumerate(dataset.items)}
         self.truth = [{at[item] for item in items} for items in dataset.truth()]
-        self.judged = [user for user, items in enumerate(self.truth) if items]
+        self.positions = {user: index for index, user in enumerate(trained.users)}
+        self.accounts = accounts(dataset)
         self.trained = trained
         self.services = {model: Recommender(trained, model) for model in Model}
         self.ranked: dict[tuple[object, ...], tuple[float, ...]] = {}
@@ -72,10 +76,11 @@ class Simulation:
 
     def values(self, scenario: Scenario, seed: int, pairs: int) -> tuple[Floats, NDArray[np.int64]]:
         """Per pair the value of each metric, in the order of GUARDRAILS, NaN where undefined; and the user."""
-        users = np.random.default_rng(seed).choice(self.judged, pairs)
-        rows = []
-        for at, user in enumerate(users.tolist()):
-            draws = Draws(seed, f"{seed}-{at}")
+        users, rows = [], []
+        for request, account in itertools.islice(draw(self.accounts, seed), pairs):
+            user = self.positions[account.id]
+            users.append(user)
+            draws = Draws(seed, request)
             asked = self.services[BASELINE].asked(self.trained.users[user], draws)
             a = FAULTS["none"].serve(asked, self.services[BASELINE].recommend)
             b = scenario.fault.serve(asked, self.services[scenario.candidate].recommend)
@@ -86,7 +91,7 @@ class Simulation:
             log2 = min(1.0, max(-1.0, math.log2(after / before)))
             head = (float(failed), float(after > SLOW) - float(before > SLOW), log2)
             rows.append(head + ((0.0, math.nan, math.nan, math.nan) if failed else self._lists(user, a, b)))
-        return np.array(rows), users
+        return np.array(rows), np.array(users)
 
     def _lists(self, user: int, a, b) -> tuple[float, ...]:
         key = (user, a.items, b.items)
