@@ -151,7 +151,8 @@ def outcome(result: Result) -> RenderableType:
     client = f"the client: {replay.sent:,} requests, {words.counts(_answers(result))}; {quantiles}"
     parts: list[RenderableType] = [verdict_report(result.verdict), Text(client, style="dim")]
     if replay.late or replay.throttled:
-        held = f"{replay.late:,} requests left late and {replay.throttled:,} waited: the client was the bottleneck for them"
+        late = f"{replay.late:,} requests left late, {replay.throttled:,} waited for a place"
+        held = f"{late}: for them the client was the bottleneck"
         parts.append(Text(held, style="yellow"))
     return Group(*parts, Text(), final, Text(f"exit code {result.exit_code}", style="dim"))
 
@@ -171,11 +172,14 @@ def kept(result: Result) -> Text:
 async def watch(events: AsyncIterator[Event], console: Console) -> Result:
     """Show the events as they come, live on a terminal and as lines elsewhere; then the outcome. Returns the result.
 
+    Reads the events to their end, so that what `run` does after the result (`keep`, stopping) is done.
     Raises what the events raise; StartError if they end without a result.
     """
     shown = _watch_live(events, console) if console.is_terminal else _watch_lines(events, console)
     result = await shown
     console.print(outcome(result))
+    async for _ in events:
+        pass
     return result
 
 

@@ -84,7 +84,7 @@ def _cells(cells: Iterable[Cell]) -> str:
 
 def _cohorts(verdict: Verdict) -> str:
     columns = (("cohort", "l"), ("pairs", "r"), ("findings", "l"), ("worst of them", "l"))
-    figures = (("mean loss", "r"), ("margin", "r"), ("e harm", "r"))
+    figures = (("mean loss", "r"), ("margin", "r"), ("evidence", "r"))
     rows = []
     for name, report in verdict.cohorts.items():
         worst = words.worst(report.guardrails)
@@ -94,7 +94,7 @@ def _cohorts(verdict: Verdict) -> str:
                 f"{_FINDING_SIGNS[worst.finding]} {escape(worst.guardrail)}",
                 words.figure(worst.estimate),
                 words.figure(worst.margin, signed=False),
-                _evidence(worst.e_rollback),
+                escape(words.telling(worst)),
             )
         rows.append((escape(name), f"{report.pairs:,}", words.findings(report.guardrails) or "–", *figured))
     return _table((*columns, *figures), rows)

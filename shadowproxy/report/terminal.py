@@ -87,7 +87,7 @@ def _overall(cells: tuple[Cell, ...], *, wide: bool, title: str = "All pairs") -
 
 
 def _cohorts(verdict: Verdict) -> Table:
-    table = _grid("Cohorts", "cohort", "pairs", "findings", "worst of them", "mean loss", "margin", "e harm")
+    table = _grid("Cohorts", "cohort", "pairs", "findings", "worst of them", "mean loss", "margin", "evidence")
     for name, report in verdict.cohorts.items():
         worst = words.worst(report.guardrails)
         row: list[RenderableType] = [
@@ -100,7 +100,7 @@ def _cohorts(verdict: Verdict) -> Table:
                 Text(words.plain(worst.guardrail), style=FINDING_STYLES[worst.finding]),
                 words.figure(worst.estimate),
                 words.figure(worst.margin, signed=False),
-                words.evidence(worst.e_rollback),
+                words.telling(worst),
             ]
         table.add_row(*row)
     return table

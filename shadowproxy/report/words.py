@@ -75,6 +75,13 @@ def findings(cells: Iterable[Cell]) -> str:
     )
 
 
+def telling(cell: Cell) -> str:
+    """The e-value that matters for the cell: of harm where it is proven or near, else of safety."""
+    if _badness(cell)[:2] > (False, 0.0):
+        return f"harm {evidence(cell.e_rollback)}"
+    return f"safe {evidence(cell.e_promote)}"
+
+
 def worst(cells: Iterable[Cell]) -> Cell | None:
     """The cell nearest to a rollback; among those that are nowhere near, the one furthest from being proven safe."""
     return max(cells, key=_badness, default=None)

@@ -1,7 +1,7 @@
-"""The demo's scenarios worked out offline: what the services would answer, judged by the e-process of the statistics.
+"""The demo's scenarios worked out offline: what the services would answer, judged as the statistics have it.
 
-Written apart from `compare/`, `stats/` and `verdict/`: it shows that the scenarios and their margins reach the expected
-state, without a process or a socket. `python tests/demo/simulation.py [seeds]` prints the pairs that each scenario needs.
+Written apart from `compare/`, `stats/` and `verdict/`: it shows that scenarios and margins reach the expected state
+without a process or a socket. `python tests/demo/simulation.py [seeds]` prints the pairs that each scenario needs.
 """
 
 from __future__ import annotations
@@ -10,23 +10,26 @@ import itertools
 import math
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shadowproxy.config import CATALOGUE
+from shadowproxy.config import CATALOGUE, Guardrail
 from shadowproxy.demo import data
 from shadowproxy.demo.configuration import DEADLINE, GUARDRAILS, LIST_LENGTH, SLOW, settings
-from shadowproxy.demo.faults import FAULTS, Draws
+from shadowproxy.demo.faults import FAULTS, Answer, Draws
 from shadowproxy.demo.models import Model, Trained, train
+from shadowproxy.demo.run import accounts
 from shadowproxy.demo.scenarios import BASELINE, SCENARIOS, Scenario
 from shadowproxy.demo.service import Recommender, service_time
-from shadowproxy.demo.run import accounts
 from shadowproxy.traffic.accounts import draw
 from shadowproxy.verdict.record import State
 
 Floats = NDArray[np.float64]
 EVERY = 100
+UNDEFINED = (0.0, math.nan, math.nan, math.nan)
+"""rbo, length, relative delta and NDCG of a pair of which one exchange failed."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ class Ended:
     state: State
     pairs: int
     blamed: tuple[tuple[str, str], ...]
-    """(guardrail, cohort) of the largest contribution, and of those proven by themselves."""
+    """(guardrail, cohort) of the largest contribution, then of the others that are proven by themselves."""
 
 
-def rbo(a: list[int], b: list[int], p: float = 0.9) -> float:
+def rbo(a: list[str], b: list[str], p: float = 0.9) -> float:
     """RBO_ext (Webber et al. 2010, eq. 32) of two lists without ties."""
     if not a or not b:
         return 0.0
@@ -49,115 +52,43 @@ def rbo(a: list[int], b: list[int], p: float = 0.9) -> float:
     return (1 - p) / p * total + ((overlap[-1] - overlap[s - 1]) / depth + overlap[s - 1] / s) * p**depth
 
 
-def ndcg(ids: list[int], truth: set[int], k: int = 10) -> float:
+def ndcg(ids: list[str], truth: set[str], k: int = 10) -> float:
     gained = sum(1 / math.log2(at + 2) for at, item in enumerate(ids[:k]) if item in truth)
     return gained / sum(1 / math.log2(at + 2) for at in range(min(k, len(truth))))
 
 
-class Simulation:
-    """Services without HTTP: pairs of answers and their losses, user by user."""
-
-    def __init__(self, dataset: data.Dataset, trained: Trained) -> None:
-        at = {item.id: index for index, item in enumerate(dataset.items)}
-        self.truth = [{at[item] for item in items} for items in dataset.truth()]
-        self.positions = {user: index for index, user in enumerate(trained.users)}
-        self.accounts = accounts(dataset)
-        self.trained = trained
-        self.services = {model: Recommender(trained, model) for model in Model}
-        self.ranked: dict[tuple[object, ...], tuple[float, ...]] = {}
-        names = sorted({f"{key}={value}" for cohort in trained.cohorts for key, value in cohort.items()})
-        self.cohorts = names
-        self.members = np.array(
-            [
-                [name in {f"{key}={value}" for key, value in cohort.items()} for name in names]
-                for cohort in trained.cohorts
-            ]
-        )
-
-    def values(self, scenario: Scenario, seed: int, pairs: int) -> tuple[Floats, NDArray[np.int64]]:
-        """Per pair the value of each metric, in the order of GUARDRAILS, NaN where undefined; and the user."""
-        users, rows = [], []
-        for request, account in itertools.islice(draw(self.accounts, seed), pairs):
-            user = self.positions[account.id]
-            users.append(user)
-            draws = Draws(seed, request)
-            asked = self.services[BASELINE].asked(self.trained.users[user], draws)
-            a = FAULTS["none"].serve(asked, self.services[BASELINE].recommend)
-            b = scenario.fault.serve(asked, self.services[scenario.candidate].recommend)
-            before = service_time(draws, "baseline")
-            after = service_time(draws, "candidate") * b.slowdown
-            failed = b.status >= 500 or after > DEADLINE
-            after = math.inf if failed else after
-            log2 = min(1.0, max(-1.0, math.log2(after / before)))
-            head = (float(failed), float(after > SLOW) - float(before > SLOW), log2)
-            rows.append(head + ((0.0, math.nan, math.nan, math.nan) if failed else self._lists(user, a, b)))
-        return np.array(rows), np.array(users)
-
-    def _lists(self, user: int, a, b) -> tuple[float, ...]:
-        key = (user, a.items, b.items)
-        if key not in self.ranked:
-            left, right = dict(a.items[:LIST_LENGTH]), dict(b.items[:LIST_LENGTH])
-            common = [(right[item] - left[item]) / (right[item] + left[item]) for item in left if item in right]
-            self.ranked[key] = (
-                rbo(list(left), list(right)),
-                (len(right) - len(left)) / max(len(right), len(left)),
-                float(np.mean(common)) if common else math.nan,
-                ndcg(list(right), self.truth[user]) - ndcg(list(left), self.truth[user]),
-            )
-        return self.ranked[key]
-
-    def run(self, scenario: Scenario, seed: int, pairs: int = 8000) -> Ended:
-        """Judge after every hundred pairs, as §4 has it, and stop at the first decision."""
-        values, users = self.values(scenario, seed, pairs)
-        member = np.column_stack([np.ones(pairs, bool), self.members[users]])
-        cells = [
-            (
-                f"{metric.name}.{worse}",
-                metric.loss_range(worse),
-                guardrail,
-                metric.ideal * (-1 if worse == "higher" else 1) + (1 if worse == "higher" else -1) * values[:, column],
-            )
-            for column, guardrail in enumerate(GUARDRAILS)
-            for metric in (CATALOGUE[guardrail.metric],)
-            for worse in metric.worse
-        ]
-        safe, harm = [], []
-        for _, (low, high), guardrail, loss in cells:
-            for cohort in range(member.shape[1]):
-                margin = guardrail.margin if cohort == 0 else guardrail.cohort_margin
-                here = np.where(member[:, cohort], loss, np.nan)
-                safe.append(log_e(here, low, high, margin, harm=False))
-                harm.append(log_e(here, low, high, margin, harm=True))
-        shape = (len(cells), member.shape[1], -1)
-        return self._decide([cell[0] for cell in cells], np.reshape(safe, shape), np.reshape(harm, shape), member)
-
-    def _decide(self, names: list[str], safe: Floats, harm: Floats, member: NDArray[np.bool_]) -> Ended:
-        verdict = settings("http://a", "http://b", experiment="x", data_dir="x").verdict
-        weights = np.full(harm.shape[:2], 0.5 / len(names) / verdict.max_cohorts)
-        weights[:, 0] = 0.5 / len(names)
-        for step in range(harm.shape[2]):
-            pairs = (step + 1) * EVERY
-            share = member[:pairs].mean(axis=0)
-            contribution = weights * np.exp(np.minimum(harm[:, :, step], 600))
-            if contribution.sum() >= 1 / verdict.alpha_rollback:
-                order = np.argwhere(contribution >= 1 / verdict.alpha_rollback).tolist()
-                largest = np.unravel_index(int(contribution.argmax()), contribution.shape)
-                blamed = [largest, *(cell for cell in order if tuple(cell) != tuple(map(int, largest)))]
-                labels = ["all", *self.cohorts]
-                return Ended(State.ROLLBACK, pairs, tuple((names[g], labels[c]) for g, c in blamed))
-            enough = math.log(1 / verdict.alpha_promote)
-            needed = share >= verdict.large_cohort
-            if (
-                pairs >= verdict.min_pairs
-                and (safe[:, needed, step] >= enough).all()
-                and (harm[:, :, step] < enough).all()
-            ):
-                return Ended(State.PROMOTE, pairs, ())
-        return Ended(State.CONTINUE, harm.shape[2] * EVERY, ())
+def list_values(left: dict[str, float], right: dict[str, float], truth: set[str]) -> tuple[float, ...]:
+    """rbo, length, relative delta and NDCG of two answers (id → score, best first)."""
+    common = [(right[item] - left[item]) / (right[item] + left[item]) for item in left if item in right]
+    return (
+        rbo(list(left), list(right)),
+        (len(right) - len(left)) / max(len(right), len(left)),
+        float(np.mean(common)) if common else math.nan,
+        ndcg(list(right), truth) - ndcg(list(left), truth),
+    )
 
 
-def log_e(loss: Floats, low: float, high: float, d: float, *, harm: bool) -> Floats:
-    """§2: the log of the e-value after every `EVERY` pairs; NaN losses are skipped."""
+def exchange_values(before: float, after: float, failed: bool) -> tuple[float, ...]:
+    """Failure, slow and log2 of two durations, of which the baseline's never fails."""
+    after = math.inf if failed else after
+    log2 = min(1.0, max(-1.0, math.log2(after / before)))
+    return float(failed), float(after > SLOW) - float(before > SLOW), log2
+
+
+def losses(values: Floats) -> list[tuple[str, Guardrail, tuple[float, float], Floats]]:
+    """(name, guardrail, range, loss per pair) from values whose columns stand in the order of GUARDRAILS."""
+    found = []
+    for column, guardrail in enumerate(GUARDRAILS):
+        metric = CATALOGUE[guardrail.metric]
+        for worse in metric.worse:
+            intercept, slope = metric.loss(worse)
+            name = f"{metric.name}.{worse}" if len(metric.worse) > 1 else metric.name
+            found.append((name, guardrail, metric.loss_range(worse), intercept + slope * values[:, column]))
+    return found
+
+
+def log_e(loss: Floats, low: float, high: float, d: float, *, harm: bool, every: int = EVERY) -> Floats:
+    """§2: the log of the e-value after each `every` pairs; NaN losses are skipped."""
     ceiling = 0.95 / (d - low) if harm else 0.95 / (high - d)
     floor = min(ceiling / 4, d / (4 * (high - d) * (d - low)))
     count = math.ceil(math.log2(ceiling / floor)) + 1
@@ -166,14 +97,105 @@ def log_e(loss: Floats, low: float, high: float, d: float, *, harm: bool) -> Flo
     weights[-1] = 0.5
     bets = sizes if harm else -sizes
     steps = np.nan_to_num(np.log1p(bets[:, None] * (loss[None, :] - d)))
-    sums = np.cumsum(steps.reshape(count, -1, EVERY).sum(axis=2), axis=1) + np.log(weights)[:, None]
+    sums = np.cumsum(steps.reshape(count, -1, every).sum(axis=2), axis=1) + np.log(weights)[:, None]
     result: Floats = np.logaddexp.reduce(sums, axis=0)
     return result
 
 
+def log_e_values(values: Floats, member: NDArray[np.bool_], every: int = EVERY) -> tuple[list[str], Floats, Floats]:
+    """Names of the guardrails; log e for safe and for harm, (guardrail, cohort, step). Cohort 0 is everybody."""
+    names, safe, harm = [], [], []
+    for name, guardrail, (low, high), loss in losses(values):
+        names.append(name)
+        for cohort in range(member.shape[1]):
+            margin = guardrail.margin if cohort == 0 else guardrail.cohort_margin
+            assert margin is not None
+            here = np.where(member[:, cohort], loss, np.nan)
+            safe.append(log_e(here, low, high, margin, harm=False, every=every))
+            harm.append(log_e(here, low, high, margin, harm=True, every=every))
+    shape = (len(names), member.shape[1], -1)
+    return names, np.reshape(safe, shape), np.reshape(harm, shape)
+
+
+VERDICT = settings("http://a", "http://b", experiment="x", data_dir="x").verdict
+
+
+def weights(guardrails: int, cohorts: int) -> Floats:
+    """§4: half the weight overall, half over the slots of cohorts. (guardrail, cohort), cohort 0 is everybody."""
+    shares = np.full((guardrails, cohorts), 0.5 / guardrails / VERDICT.max_cohorts)
+    shares[:, 0] = 0.5 / guardrails
+    return shares
+
+
+def decide(safe: Floats, harm: Floats, share: Floats, pairs: int) -> State:
+    """§4 at one moment, from log e-values (guardrail, cohort) and each cohort's share of the pairs."""
+    contribution = weights(*harm.shape) * np.exp(np.minimum(harm, 600))
+    if pairs >= VERDICT.min_pairs_rollback and contribution.sum() >= 1 / VERDICT.alpha_rollback:
+        return State.ROLLBACK
+    enough = math.log(1 / VERDICT.alpha_promote)
+    large = share >= VERDICT.large_cohort
+    proven = bool((safe[:, large] >= enough).all()) and bool((harm < enough).all())
+    return State.PROMOTE if pairs >= VERDICT.min_pairs and proven else State.CONTINUE
+
+
+class Simulation:
+    """Services without HTTP: pairs of answers, and their values."""
+
+    def __init__(self, dataset: data.Dataset, trained: Trained) -> None:
+        self.accounts = accounts(dataset)
+        self.items = trained.items
+        self.services = {model: Recommender(trained, model) for model in Model}
+        self.values_of: dict[tuple[str, Answer, Answer], tuple[float, ...]] = {}
+        self.cohorts = sorted(
+            {f"{key}={value}" for account in self.accounts for key, value in account.attributes.items()}
+        )
+
+    def pairs(self, scenario: Scenario, seed: int, count: int) -> tuple[Floats, NDArray[np.bool_]]:
+        """Values in the order of GUARDRAILS, NaN where undefined, (pairs, 7); and membership, (pairs, 1 + cohorts)."""
+        rows, member = [], []
+        for request, account in itertools.islice(draw(self.accounts, seed), count):
+            draws = Draws(seed, request)
+            asked = self.services[BASELINE].asked(account.id, draws)
+            a = FAULTS["none"].serve(asked, self.services[BASELINE].recommend)
+            b = scenario.fault.serve(asked, self.services[scenario.candidate].recommend)
+            after = service_time(draws, "candidate") * b.slowdown
+            failed = b.status >= 500 or after > DEADLINE
+            lists = UNDEFINED if failed else self._lists(account.id, set(account.truth), a, b)
+            rows.append(exchange_values(service_time(draws, "baseline"), after, failed) + lists)
+            own = {f"{key}={value}" for key, value in account.attributes.items()}
+            member.append([True, *(name in own for name in self.cohorts)])
+        return np.array(rows), np.array(member)
+
+    def _lists(self, user: str, truth: set[str], a: Answer, b: Answer) -> tuple[float, ...]:
+        if (user, a, b) not in self.values_of:
+            left, right = ({self.items[at]: score for at, score in answer.items[:LIST_LENGTH]} for answer in (a, b))
+            self.values_of[user, a, b] = list_values(left, right, truth)
+        return self.values_of[user, a, b]
+
+    def run(self, scenario: Scenario, seed: int, count: int = 6000) -> Ended:
+        """Decide after every hundred pairs and stop at the first decision."""
+        values, member = self.pairs(scenario, seed, count)
+        names, safe, harm = log_e_values(values, member)
+        for step in range(harm.shape[2]):
+            pairs = (step + 1) * EVERY
+            state = decide(safe[:, :, step], harm[:, :, step], member[:pairs].mean(axis=0), pairs)
+            if state is not State.CONTINUE:
+                return Ended(state, pairs, self._blamed(names, harm[:, :, step]) if state is State.ROLLBACK else ())
+        return Ended(State.CONTINUE, count, ())
+
+    def _blamed(self, names: list[str], harm: Floats) -> tuple[tuple[str, str], ...]:
+        contribution = np.log(weights(*harm.shape)) + harm
+        labels = ["all", *self.cohorts]
+        largest = np.dstack(np.unravel_index(np.argsort(-contribution, axis=None), harm.shape))[0].tolist()
+        proven = math.log(1 / VERDICT.alpha_rollback)
+        return tuple(
+            (names[g], labels[c]) for at, (g, c) in enumerate(largest) if at == 0 or contribution[g, c] >= proven
+        )
+
+
 def main() -> None:
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    dataset = data.load()
+    dataset = data.load(Path(sys.argv[2]) if len(sys.argv) > 2 else None)
     sys.stdout.write(f"{dataset.source}\n")
     simulation = Simulation(dataset, train(dataset))
     for scenario in SCENARIOS.values():
