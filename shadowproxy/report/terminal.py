@@ -29,7 +29,10 @@ class _ByWidth:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = options.max_width >= _WIDE
-        yield _overall(self._verdict.guardrails, wide=wide)
+        if self._verdict.guardrails:
+            yield _overall(self._verdict.guardrails, wide=wide)
+        else:
+            yield Text("no guardrail has data yet", style="dim")
         if self._verdict.cohorts:
             yield Text()
             yield _cohorts(self._verdict)
@@ -81,8 +84,6 @@ def _overall(cells: tuple[Cell, ...], *, wide: bool, title: str = "All pairs") -
             words.evidence(cell.e_rollback),
             f"{cell.pairs:,}",
         )
-    if not cells:
-        table.add_row(Text("no guardrail has data yet", style="dim"))
     return table
 
 

@@ -36,15 +36,18 @@ def evidence(value: float) -> str:
 def figure(value: float | None, *, signed: bool = True) -> str:
     """A mean or a bound: three significant digits, no finer than 1e-4; – where there is none.
 
-    >>> figure(0.01234), figure(-0.000004), figure(None), figure(0.138, signed=False)
-    ('+0.0123', '0', '–', '0.138')
+    >>> figure(0.01234), figure(-0.000004), figure(None), figure(0.1, signed=False), figure(100.0, signed=False)
+    ('+0.0123', '0', '–', '0.1', '100')
     """
     if value is None or not math.isfinite(value):
         return "–"
     if abs(value) < 5e-5:
         return "0"
     digits = max(0, min(4, 2 - math.floor(math.log10(abs(value)))))
-    return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}".rstrip("0").rstrip(".")
+    if signed:
+        return f"{value:+.{digits}f}"
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if digits else text
 
 
 def interval(bounds: tuple[float, float] | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -123,8 +124,7 @@ class _Replay:
         self._slots = asyncio.Semaphore(max_outstanding)
         self._on_progress = on_progress
         self._tasks = Tasks()
-        self._clock = asyncio.get_running_loop().time
-        self._began = self._clock()
+        self._began = time.monotonic()
         self._ended = self._began
         self._reported = self._began
         self._sent = self._late = self._throttled = 0
@@ -142,8 +142,10 @@ class _Replay:
             if await _stopped_before(intended, stop) or not await self._slot(stop):
                 return
             self._sent += 1
-            self._late += self._clock() - intended > LATE_AFTER
-            self._tasks.start(self._exchange(request, intended), name=f"replay {request.id}")
+            now = time.monotonic()
+            self._late += now - intended > LATE_AFTER
+            # Timers have a millisecond's grain: a request that left early is timed from when it left.
+            self._tasks.start(self._exchange(request, min(intended, now)), name=f"replay {request.id}")
             self._report()
 
     async def _slot(self, stop: asyncio.Event) -> bool:
@@ -183,7 +185,7 @@ class _Replay:
             kind = "protocol"
         finally:
             self._slots.release()
-            self._ended = self._clock()
+            self._ended = time.monotonic()
             if status is None:
                 self._errors[kind] += 1
             else:
@@ -191,7 +193,7 @@ class _Replay:
                 self._latencies.append(self._ended - intended)
 
     def _report(self, *, always: bool = False) -> None:
-        now = self._clock()
+        now = time.monotonic()
         if self._on_progress is None or (now - self._reported < _PROGRESS_EVERY and not always):
             return
         self._reported = now
@@ -217,11 +219,11 @@ class _Replay:
 
 
 async def _stopped_before(moment: float, stop: asyncio.Event) -> bool:
-    """Wait until the loop's clock shows `moment`; True at once if `stop` is set before."""
+    """Wait until the monotonic clock shows `moment`, give or take a timer's millisecond; True at once on `stop`."""
     if stop.is_set():
         return True
     try:
-        async with asyncio.timeout_at(moment):
+        async with asyncio.timeout(max(0.0, moment - time.monotonic())):
             await stop.wait()
     except TimeoutError:
         # A replay that is behind never blocks here; what is outstanding must still get its turn.
