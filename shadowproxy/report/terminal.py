@@ -1,0 +1,157 @@
+"""A verdict for the terminal: rich renderables that read at 80 columns, and without colour."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from shadowproxy.report import words
+from shadowproxy.verdict.record import Cell, Finding, State, Verdict
+
+STYLES = {
+    State.PROMOTE: "bold green",
+    State.ROLLBACK: "bold red",
+    State.CONTINUE: "bold yellow",
+}
+FINDING_STYLES = {Finding.SAFE: "green", Finding.HARMFUL: "bold red", Finding.UNDECIDED: "yellow"}
+_WIDE = 110
+"""Columns from which the confidence intervals are shown."""
+
+
+class _ByWidth:
+    """A table that is built when the width is known."""
+
+    def __init__(self, verdict: Verdict, *, every_cell: bool) -> None:
+        self._verdict = verdict
+        self._every_cell = every_cell
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= _WIDE
+        if self._verdict.guardrails:
+            yield _overall(self._verdict.guardrails, wide=wide)
+        else:
+            yield Text("no guardrail has data yet", style="dim")
+        if self._verdict.cohorts:
+            yield Text()
+            yield _cohorts(self._verdict)
+        if self._every_cell and self._verdict.cohorts:
+            yield Text()
+            for name, report in self._verdict.cohorts.items():
+                yield _overall(report.guardrails, wide=wide, title=words.plain(name))
+
+
+def verdict_table(verdict: Verdict, *, every_cell: bool = False) -> RenderableType:
+    """Guardrails × cohorts: every guardrail overall, then one row per cohort with the worst of its guardrails.
+
+    With `every_cell`, each cohort's whole table follows.
+    """
+    return _ByWidth(verdict, every_cell=every_cell)
+
+
+def _grid(title: str, *columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", title_style="bold", pad_edge=False)
+    for name in columns:
+        # The findings and names may wrap at 80 columns; figures may not, since half a figure misleads.
+        wraps = name in {"guardrail", "cohort", "findings", "worst of them"}
+        table.add_column(
+            name, justify="left" if wraps or name == "finding" else "right", no_wrap=not wraps, overflow="fold"
+        )
+    return table
+
+
+def _overall(cells: tuple[Cell, ...], *, wide: bool, title: str = "All pairs") -> Table:
+    names = [
+        "guardrail",
+        "finding",
+        "mean loss",
+        *(["interval"] if wide else []),
+        "margin",
+        "e safe",
+        "e harm",
+        "pairs",
+    ]
+    table = _grid(title, *names)
+    for cell in cells:
+        table.add_row(
+            Text(words.plain(cell.guardrail)),
+            Text(cell.finding.value, style=FINDING_STYLES[cell.finding]),
+            words.figure(cell.estimate),
+            *([Text(words.interval(cell.interval))] if wide else []),
+            words.figure(cell.margin, signed=False),
+            words.evidence(cell.e_promote),
+            words.evidence(cell.e_rollback),
+            f"{cell.pairs:,}",
+        )
+    return table
+
+
+def _cohorts(verdict: Verdict) -> Table:
+    table = _grid("Cohorts", "cohort", "pairs", "findings", "worst of them", "mean loss", "margin", "evidence")
+    for name, report in verdict.cohorts.items():
+        worst = words.worst(report.guardrails)
+        row: list[RenderableType] = [
+            Text(words.plain(name)),
+            f"{report.pairs:,}",
+            Text(words.findings(report.guardrails) or "–"),
+        ]
+        if worst is not None:
+            row += [
+                Text(words.plain(worst.guardrail), style=FINDING_STYLES[worst.finding]),
+                words.figure(worst.estimate),
+                words.figure(worst.margin, signed=False),
+                words.telling(worst),
+            ]
+        table.add_row(*row)
+    return table
+
+
+def headline(verdict: Verdict) -> Text:
+    """The state, the experiment and what it rests on, in a line."""
+    text = Text()
+    text.append(verdict.state.value.upper(), style=STYLES[verdict.state])
+    if verdict.exhausted:
+        text.append(" (horizon reached)")
+    text.append(f"  {words.plain(verdict.experiment)}  ")
+    text.append(words.rests_on(verdict), style="dim")
+    return text
+
+
+def reasons(verdict: Verdict) -> Text:
+    """The reasons as a list, one a line."""
+    return Text("\n").join(Text(f"• {words.plain(reason)}") for reason in verdict.reasons)
+
+
+def accounting_line(verdict: Verdict) -> Text:
+    """Where every request went."""
+    return Text(words.accounting(verdict.accounting), style="dim")
+
+
+def verdict_report(verdict: Verdict, *, every_cell: bool = False) -> RenderableType:
+    """All of it: headline, reasons, tables, checks that failed, failures by side, latencies, accounting."""
+    parts: list[RenderableType] = [headline(verdict)]
+    if verdict.reasons:
+        parts.append(reasons(verdict))
+    parts += [Text(), verdict_table(verdict, every_cell=every_cell)]
+    failed = [check for check in verdict.checks if not check.passed]
+    parts += [
+        Text.assemble(("not sound: ", "yellow"), f"{words.plain(check.name)}: {words.plain(check.detail)}")
+        for check in failed
+    ]
+    for side, kinds in verdict.failures.items():
+        if any(kinds.values()):
+            parts.append(Text(f"failures of the {words.plain(side)}: {words.counts(kinds.items())}"))
+    if verdict.latencies:
+        parts += [Text(), _latencies(verdict)]
+    parts += [Text(), accounting_line(verdict)]
+    return Group(*parts)
+
+
+def _latencies(verdict: Verdict) -> Table:
+    table = _grid("Latency", "cohort", "side", "timing", "p50", "p90", "p99", "pairs")
+    for row in verdict.latencies:
+        quantiles = (words.seconds(value) for value in (row.p50, row.p90, row.p99))
+        names = (Text(words.plain(name)) for name in (row.cohort, row.side, row.timing))
+        table.add_row(*names, *quantiles, f"{row.pairs:,}")
+    return table

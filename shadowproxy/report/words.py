@@ -1,0 +1,131 @@
+"""How figures and names of a verdict are written, wherever it is shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from shadowproxy.model import Accounting
+from shadowproxy.verdict.record import OVERALL, Cell, Finding, Verdict
+
+
+def plain(text: str) -> str:
+    """`text` with control characters and other unprintables written out, so that a name can't steer a terminal.
+
+    >>> plain("a\\x1b[31mb")
+    'a\\\\x1b[31mb'
+    """
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def evidence(value: float) -> str:
+    """An e-value: three digits where it matters, bounds where it doesn't.
+
+    >>> [evidence(value) for value in (0.00012, 0.5, 12.34, 4321.0, 3e9)]
+    ['<0.001', '0.5', '12.3', '4,321', '>1e6']
+    """
+    if math.isnan(value):
+        return "–"
+    if value < 1e-3:
+        return "<0.001"
+    if value > 1e6:
+        return ">1e6"
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def figure(value: float | None, *, signed: bool = True) -> str:
+    """A mean or a bound: three significant digits, no finer than 1e-4; – where there is none.
+
+    >>> figure(0.01234), figure(-0.000004), figure(None), figure(0.1, signed=False), figure(100.0, signed=False)
+    ('+0.0123', '0', '–', '0.1', '100')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) < 5e-5:
+        return "0"
+    digits = max(0, min(4, 2 - math.floor(math.log10(abs(value)))))
+    if signed:
+        return f"{value:+.{digits}f}"
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if digits else text
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    """Both ends of a confidence interval."""
+    return "–" if bounds is None else f"[{figure(bounds[0])}, {figure(bounds[1])}]"
+
+
+def seconds(value: float | None) -> str:
+    """A latency in milliseconds; – where the quantile is infinite or there is none.
+
+    >>> seconds(0.00423), seconds(None)
+    ('4.23 ms', '–')
+    """
+    return "–" if value is None or not math.isfinite(value) else f"{value * 1000:.3g} ms"
+
+
+def counts(parts: Iterable[tuple[str, int]]) -> str:
+    """`kind n` for each, in order; `none` where there is nothing."""
+    return ", ".join(f"{plain(kind)} {count:,}" for kind, count in parts if count) or "none"
+
+
+def findings(cells: Iterable[Cell]) -> str:
+    """How many of the cells say what: `7 safe, 1 harmful`."""
+    cells = tuple(cells)
+    order = (Finding.HARMFUL, Finding.UNDECIDED, Finding.SAFE)
+    return ", ".join(
+        f"{number} {finding}" for finding in order if (number := sum(cell.finding == finding for cell in cells))
+    )
+
+
+def telling(cell: Cell) -> str:
+    """The e-value that matters for the cell: of harm where it is proven or near, else of safety."""
+    if _badness(cell)[:2] > (False, 0.0):
+        return f"harm {evidence(cell.e_rollback)}"
+    return f"safe {evidence(cell.e_promote)}"
+
+
+def worst(cells: Iterable[Cell]) -> Cell | None:
+    """The cell nearest to a rollback; among those that are nowhere near, the one furthest from being proven safe."""
+    return max(cells, key=_badness, default=None)
+
+
+def _badness(cell: Cell) -> tuple[bool, float, float]:
+    near = cell.e_rollback / cell.rollback_at
+    return cell.finding is Finding.HARMFUL, near if near >= 1e-2 else 0.0, -cell.e_promote / cell.promote_at
+
+
+def accounting(account: Accounting) -> str:
+    """Where every request went, as the identity that must hold.
+
+    >>> accounting(Accounting(requests=10, eligible=9, recorded=8, skipped={"method": 1}))
+    '10 requests = 1 skipped (method 1) + 9 eligible; 9 eligible = 8 recorded + 0 dropped + 1 in flight'
+    """
+    skipped, dropped = sum(account.skipped.values()), sum(account.dropped.values())
+    why_skipped = f" ({counts(account.skipped.items())})" if skipped else ""
+    why_dropped = f" ({counts(account.dropped.items())})" if dropped else ""
+    return (
+        f"{account.requests:,} requests = {skipped:,} skipped{why_skipped} + {account.eligible:,} eligible; "
+        f"{account.eligible:,} eligible = {account.recorded:,} recorded + {dropped:,} dropped{why_dropped} "
+        f"+ {account.in_flight:,} in flight"
+    )
+
+
+def rests_on(verdict: Verdict) -> str:
+    """The pairs that the verdict counts, and those it doesn't."""
+    text = f"{verdict.pairs:,} pairs counted, {verdict.open_pairs:,} waiting for their bucket to close"
+    return f"{text}, {verdict.late_pairs:,} came late" if verdict.late_pairs else text
+
+
+def cells(verdict: Verdict) -> tuple[Cell, ...]:
+    """Every cell: overall first, then cohort by cohort."""
+    return (*verdict.guardrails, *(cell for report in verdict.cohorts.values() for cell in report.guardrails))
+
+
+def harmed(verdict: Verdict) -> tuple[str, ...]:
+    """The cohorts with a proven harm, `all` left out, in the verdict's order."""
+    return tuple(
+        name
+        for name, report in verdict.cohorts.items()
+        if name != OVERALL and any(cell.finding is Finding.HARMFUL for cell in report.guardrails)
+    )
