@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+import orjson
 import typer
 import uvloop
 
 from shadowproxy import __version__
 from shadowproxy.config import Settings, experiment_id, load
 from shadowproxy.errors import ApiUnavailable, ShadowproxyError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from shadowproxy.demo.scenarios import Scenario
 
 EXIT_USAGE = 2
 EXIT_CODES: Mapping[str, int] = {"promote": 0, "rollback": 1, "continue": 3}
@@ -124,13 +130,13 @@ def run(config: Config) -> None:
     _log_to_stderr(settings.log_level)
 
     async def work() -> None:
-        from shadowproxy.pairs.connect import server
+        from shadowproxy.pairs.connect import resolve
         from shadowproxy.processes import stop_signals
         from shadowproxy.supervisor import Supervisor
 
         grace = max(settings.proxy.grace, settings.comparator.grace) + 5.0
         with stop_signals() as stop:
-            async with server(settings.redis) as url:
+            async with resolve(settings.redis) as url:
                 supervisor = Supervisor(config, url, grace=grace)
                 await supervisor.start()
                 for what, where in supervisor.urls.items():
@@ -189,11 +195,11 @@ def check_config(
     from rich.console import Console
 
     from shadowproxy.report.configuration import configuration_table
-    from shadowproxy.verdict.rules import resolve, warnings
+    from shadowproxy.verdict.rules import rules, warnings
 
     console = Console()
     console.print(f"{config}: good. experiment {experiment_id(settings)}")
-    console.print(configuration_table(settings, resolve(settings)))
+    console.print(configuration_table(settings, rules(settings)))
     for warning in warnings(settings):
         console.print(f"warning: {warning}", style="yellow", markup=False)
 
@@ -241,7 +247,67 @@ def verdict(
     else:
         from rich.console import Console
 
-        from shadowproxy.report.terminal import verdict_view
+        from shadowproxy.report.terminal import verdict_report
 
-        Console().print(verdict_view(got))
+        Console().print(verdict_report(got))
     raise SystemExit(EXIT_CODES[got.state.value])
+
+
+@app.command()
+def demo(
+    scenario: Annotated[
+        str, typer.Option("--scenario", "-s", help="What the candidate is: see --list.", show_default=True)
+    ] = "better",
+    seed: Annotated[int, typer.Option("--seed", help="Fixes everything random.")] = 7,
+    rate: Annotated[float, typer.Option("--rate", min=1, max=2000, help="Requests a second.")] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running after the verdict.")] = False,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="MovieLens 100k: a directory, or the recbole wheel.", show_default=False)
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the scenarios.")] = False,
+) -> None:
+    """Watch a real recommender being compared with a changed one, and the verdict arrive.
+
+    Ends with the exit code of the verdict: 0 promote, 1 rollback, 3 continue.
+
+    [bold]Example[/bold]: shadowproxy demo --scenario cohort-regression
+    """
+    from shadowproxy.demo.scenarios import SCENARIOS
+
+    if list_:
+        for known in SCENARIOS.values():
+            blame = f", because of {known.cohort}" if known.cohort else ""
+            typer.echo(f"{known.name:18} {known.title} (must reach {known.expected.value}{blame})")
+        return
+    if scenario not in SCENARIOS:
+        _fail(f"there is no scenario {scenario!r}; there are {', '.join(SCENARIOS)}")
+    _log_to_stderr("warning")
+    raise SystemExit(_run(_demo(SCENARIOS[scenario], seed, rate, as_json, keep, data)))
+
+
+async def _demo(scenario: Scenario, seed: int, rate: float, as_json: bool, keep: bool, data: Path | None) -> int:
+    from rich.console import Console
+
+    from shadowproxy.demo import run as demonstration
+    from shadowproxy.demo import view
+    from shadowproxy.demo.stack import ProcessStack
+    from shadowproxy.processes import stop_signals
+
+    # Whoever reads --json gets progress on the other stream, where a terminal is there to show it.
+    console = Console(stderr=as_json)
+    with stop_signals() as stop, tempfile.TemporaryDirectory(prefix="shadowproxy-demo-") as folder:
+
+        async def until_stopped(result: demonstration.Result) -> None:
+            console.print(view.kept(result))
+            await stop.wait()
+
+        plan = demonstration.Plan(scenario, seed=seed, rate=rate, data=data, data_dir=f"{folder}/redis")
+        events = demonstration.run(
+            plan, ProcessStack(Path(folder)), stop=stop, keep=until_stopped if keep else None
+        )
+        async with contextlib.aclosing(events):
+            result = await view.watch(events, console)
+        if as_json:
+            typer.echo(orjson.dumps(demonstration.as_json(result)))
+        return result.exit_code

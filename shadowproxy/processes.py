@@ -17,6 +17,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from shadowproxy import metrics
 from shadowproxy.config import Settings, experiment_id, frozen
 from shadowproxy.model import Side
@@ -76,13 +78,13 @@ def unique_name() -> str:
 @contextlib.asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Store]:
     """The experiment's store, on the configured server or an embedded one that lives as long as this."""
-    from shadowproxy.pairs.connect import server
+    from shadowproxy.pairs.connect import resolve
     from shadowproxy.pairs.store import Store
 
-    async with server(settings.redis) as url:
+    async with resolve(settings.redis) as url:
         store = await Store.open(url, experiment_id(settings), max_entries=settings.redis.max_entries)
         try:
-            await store.describe(frozen(settings))
+            await store.experiment(orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS))
             yield store
         finally:
             await store.close()

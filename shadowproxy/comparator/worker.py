@@ -20,7 +20,7 @@ from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
 from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.model import Pair, Side
 from shadowproxy.pairs.codec import decode
-from shadowproxy.pairs.store import Entry, Store
+from shadowproxy.pairs.store import Entry, Store, Superseded
 from shadowproxy.stats.state import State
 from shadowproxy.verdict.plan import Plan
 
@@ -61,7 +61,7 @@ class Worker:
         self._max_cohorts = max_cohorts
         self._monotonic = monotonic
         self._jitter = jitter
-        self._state = plan.empty_state()
+        self._state = plan.empty()
         self._slots: Mapping[str, int] = {}
         self._stop = asyncio.Event()
         self.connected = False
@@ -83,12 +83,12 @@ class Worker:
                 self.connected = True
                 delay = _RETRY_FIRST
                 await self._work()
-            except StoreUnavailable as error:
+            except (StoreUnavailable, Superseded) as error:
                 self.connected = False
                 if self._stop.is_set():
-                    log.warning("stopped without Redis; what is not committed stays in the stream: %s", error)
+                    log.warning("stopped in doubt; what is not committed stays in the stream: %s", error)
                     return
-                log.warning("Redis is not there, next try in %.1f s at the latest: %s", delay, error)
+                log.warning("starting over from what is committed, in %.1f s at the latest: %s", delay, error)
                 await self._pause(delay * (0.5 + 0.5 * self._jitter()))
                 delay = min(delay * 2, _RETRY_LAST)
             else:
@@ -103,7 +103,7 @@ class Worker:
     async def _recover(self) -> None:
         """Take the store's word for what this worker has counted, and finish what it had read."""
         stored = await self._store.load_state(self._name)
-        self._state = self._plan.empty_state() if stored is None else State.from_bytes(stored)
+        self._state = self._plan.empty() if stored is None else State.from_bytes(stored)
         while entries := await self._store.own_pending(self._name, self._read):
             await self._count(entries)
 
@@ -132,6 +132,8 @@ class Worker:
             while entries:
                 try:
                     await self._commit(entries)
+                except Superseded:
+                    raise
                 except Fenced as fenced:
                     self._metrics.fenced.inc()
                     log.info("%s", fenced)
@@ -146,11 +148,10 @@ class Worker:
         columns = self._comparer(pairs) if pairs else None
         if columns is not None:
             slots = await self._slots_for(columns)
-            for bucket, (tally, count) in self._plan.tally(columns, slots).items():
-                state = state.with_added(bucket, tally, count)
+            state = state.with_added(self._plan.tally(columns, slots))
         watermark = await self._store.commit(self._name, [entry.id for entry in entries], state.to_bytes(), dead=dead)
         # Folding is left out of what was stored: whoever reads a state closes it by the watermark of that moment.
-        self._state = state.closed(watermark)
+        self._state = state.close(watermark)
         self._tell(len(entries), columns, len(dead))
 
     async def _slots_for(self, columns: Columns) -> Mapping[str, int]:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from shadowproxy.config import Settings
-from shadowproxy.pairs.connect import server
+from shadowproxy.demo.run import StackUrls
+from shadowproxy.pairs.connect import resolve
 from shadowproxy.serve.client import fetch_verdict
 from shadowproxy.supervisor import Supervisor
 from shadowproxy.verdict.record import Verdict
-
-
-@dataclass(frozen=True, slots=True)
-class StackUrls:
-    """Where the running parts answer."""
-
-    proxy: str
-    api: str
 
 
 class ProcessStack:
@@ -52,7 +44,7 @@ class ProcessStack:
         self._folder.mkdir(parents=True, exist_ok=True)
         # JSON is YAML, and the loader reads back exactly what the settings say.
         self.config.write_text(settings.model_dump_json(indent=2), encoding="utf-8")
-        url = await self._held.enter_async_context(server(settings.redis))
+        url = await self._held.enter_async_context(resolve(settings.redis))
         grace = max(settings.proxy.grace, settings.comparator.grace) + 5.0
         self._supervisor = Supervisor(self.config, url, grace=grace)
         self._held.push_async_callback(self._supervisor.stop)

@@ -85,6 +85,11 @@ class Recorder:
         self._writer: asyncio.Task[None] | None = None
 
     @property
+    def ledger(self) -> Ledger:
+        """The account that this recorder and whoever offers pairs keep together."""
+        return self._ledger
+
+    @property
     def waiting_pairs(self) -> int:
         """Pairs taken and not yet acknowledged by the store."""
         return len(self._queue) + self._under_way_pairs

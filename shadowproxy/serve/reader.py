@@ -52,13 +52,11 @@ class VerdictReader:
             await self._store.latch(
                 orjson.dumps({"at": verdict.at, "evidence": verdict.evidence_rollback, "reasons": verdict.reasons})
             )
-        return Reading(verdict, snapshot.lag, snapshot.lost_entries, snapshot.dead_letters)
+        return Reading(verdict, snapshot.pending + snapshot.undelivered, snapshot.lost_entries, snapshot.dead_entries)
 
     def _judge(self, snapshot: Snapshot) -> Verdict:
-        merged = self._plan.empty_state()
-        for stored in snapshot.states.values():
-            merged = merged.merged(State.from_bytes(stored))
-        merged = merged.closed(snapshot.watermark)
+        states = [State.from_bytes(stored) for stored in snapshot.states.values()]
+        merged = self._plan.empty().merge(states).close(snapshot.watermark)
         facts = Facts(
             at=self._clock(),
             experiment=self._experiment,
@@ -66,7 +64,7 @@ class VerdictReader:
             open_pairs=merged.open_pairs,
             late_pairs=merged.late,
             lost_entries=snapshot.lost_entries,
-            dead_letters=snapshot.dead_letters,
+            dead_letters=snapshot.dead_entries,
             latched=snapshot.latch is not None,
         )
         return self._plan.judge(merged.total, snapshot.slots, facts)

@@ -9,7 +9,6 @@ import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from proxy.harness import (
     answering,
     ask,

@@ -16,7 +16,8 @@ import pytest
 from aiohttp import web
 
 from shadowproxy.config import Settings, loads
-from shadowproxy.demo.stack import ProcessStack, StackUrls
+from shadowproxy.demo.run import StackUrls
+from shadowproxy.demo.stack import ProcessStack
 from shadowproxy.verdict.record import State, Verdict
 
 Upstream = Callable[[web.Request], Awaitable[web.StreamResponse]]
