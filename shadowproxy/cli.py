@@ -17,7 +17,7 @@ import typer
 import uvloop
 
 from shadowproxy import __version__
-from shadowproxy.config import Settings, experiment_id, load
+from shadowproxy.config import Settings, load
 from shadowproxy.errors import ApiUnavailable, ShadowproxyError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -129,23 +129,27 @@ def run(config: Config) -> None:
     settings = _settings(config)
     _log_to_stderr(settings.log_level)
 
+    from shadowproxy.supervisor import PartFailed, Supervisor
+
     async def work() -> None:
-        from shadowproxy.pairs.connect import resolve
-        from shadowproxy.processes import stop_signals
-        from shadowproxy.supervisor import Supervisor
+        from shadowproxy.processes import open_store, stop_signals
 
         grace = max(settings.proxy.grace, settings.comparator.grace) + 5.0
         with stop_signals() as stop:
-            async with resolve(settings.redis) as url:
-                supervisor = Supervisor(config, url, grace=grace)
+            # Opened here first, so that a wrong URL is said once and not by every part.
+            async with open_store(settings) as store:
+                supervisor = Supervisor(config, store.url, grace=grace)
                 await supervisor.start()
                 for what, where in supervisor.urls.items():
                     typer.echo(f"{what}: {where}")
-                typer.echo(f"experiment: {experiment_id(settings)}")
+                typer.echo(f"experiment: {store.name}")
                 await stop.wait()
                 await supervisor.stop()
 
-    _run(work())
+    try:
+        _run(work())
+    except PartFailed:
+        raise SystemExit(EXIT_USAGE) from None
 
 
 @app.command()
@@ -194,11 +198,12 @@ def check_config(
     settings = load(config)
     from rich.console import Console
 
+    from shadowproxy.config import experiment_id
     from shadowproxy.report.configuration import configuration_table
     from shadowproxy.verdict.rules import rules, warnings
 
     console = Console()
-    console.print(f"{config}: good. experiment {experiment_id(settings)}")
+    console.print(f"{config}: good; experiment {experiment_id(settings)}")
     console.print(configuration_table(settings, rules(settings)))
     for warning in warnings(settings):
         console.print(f"warning: {warning}", style="yellow", markup=False)
@@ -263,7 +268,8 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running after the verdict.")] = False,
     data: Annotated[
-        Path | None, typer.Option("--data", help="MovieLens 100k: a directory, or the recbole wheel.", show_default=False)
+        Path | None,
+        typer.Option("--data", help="MovieLens 100k: a folder, or the recbole wheel.", show_default=False),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the scenarios.")] = False,
 ) -> None:
@@ -303,9 +309,7 @@ async def _demo(scenario: Scenario, seed: int, rate: float, as_json: bool, keep:
             await stop.wait()
 
         plan = demonstration.Plan(scenario, seed=seed, rate=rate, data=data, data_dir=f"{folder}/redis")
-        events = demonstration.run(
-            plan, ProcessStack(Path(folder)), stop=stop, keep=until_stopped if keep else None
-        )
+        events = demonstration.run(plan, ProcessStack(Path(folder)), stop=stop, keep=until_stopped if keep else None)
         async with contextlib.aclosing(events):
             result = await view.watch(events, console)
         if as_json:

@@ -27,6 +27,10 @@ PARTS = ("proxy", "compare", "serve")
 _RESTART_FIRST, _RESTART_LAST = 0.2, 5.0
 
 
+class PartFailed(StartError):  # noqa: N818  (read as an event at the call site)
+    """A part ended before it was ready. It has said why, in a line of its own, where the user reads it."""
+
+
 @dataclass(slots=True)
 class Part:
     """One child process. `urls` is what it announced when it was ready."""
@@ -55,7 +59,6 @@ class Supervisor:
         self._ready_within = ready_within
         self._parts: dict[str, Part] = {}
         self._tasks = Tasks()
-        self._stopping = False
 
     def __repr__(self) -> str:
         return f"<Supervisor {', '.join(f'{part.name}={part.pid}' for part in self._parts.values())}>"
@@ -73,7 +76,8 @@ class Supervisor:
     async def start(self, names: Sequence[str] = PARTS) -> None:
         """Start all parts and wait until each is ready.
 
-        Raises StartError with a part's own line where one can't start; what was started is stopped again.
+        Raises PartFailed where a part can't start, StartError where one isn't ready in time; what was started is
+        stopped again.
         """
         try:
             parts = await asyncio.gather(*(self._spawn(name) for name in names))
@@ -106,7 +110,7 @@ class Supervisor:
             raise StartError(f"{name}: not ready within {self._ready_within:.0f} s; see its messages above") from None
         if not line:
             await process.wait()
-            raise StartError(f"{name} could not start; its reason stands above")
+            raise PartFailed(f"{name} could not start; it said why on standard error")
         part.urls = json.loads(line)
         return part
 
@@ -116,8 +120,6 @@ class Supervisor:
         while True:
             started = loop.time()
             code = await self._parts[name].process.wait()
-            if self._stopping:
-                return
             log.error("%s ended with code %d; starting it again", name, code)
             delay = _RESTART_FIRST if loop.time() - started > 10 * _RESTART_LAST else min(delay * 2, _RESTART_LAST)
             await asyncio.sleep(delay)
@@ -126,12 +128,12 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Drain and end the parts in the order of the data; what outlives its grace is killed."""
-        self._stopping = True
+        # The watchers first: none may start a part again that has had its turn.
+        await self._tasks.cancel()
         for name in PARTS:
             part = self._parts.get(name)
             if part is not None and part.process.returncode is None:
                 await self._end(part)
-        await self._tasks.cancel()
 
     async def _end(self, part: Part) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -18,6 +18,7 @@ from aiohttp import web
 from shadowproxy.config import Settings, loads
 from shadowproxy.demo.run import StackUrls
 from shadowproxy.demo.stack import ProcessStack
+from shadowproxy.tasks import Tasks
 from shadowproxy.verdict.record import State, Verdict
 
 Upstream = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -87,27 +88,44 @@ async def started(stack: ProcessStack, upstream: str, folder: Path, cohorts: int
     return await stack.start(settings(upstream, folder, cohorts))
 
 
+async def kill_comparators(stack: ProcessStack, times: int) -> None:
+    """kill -9 whatever comparator runs, `times` times, each as soon as it has counted something."""
+    killed: set[int] = set()
+    for _ in range(times):
+
+        def ready(_: Verdict) -> bool:
+            part = stack.supervisor.parts["compare"]
+            return part.pid not in killed and bool(part.urls)
+
+        before = (await until(stack, ready)).pairs
+        await until(stack, lambda verdict, before=before: verdict.pairs > before)  # type: ignore[misc]
+        pid = stack.supervisor.parts["compare"].pid
+        os.kill(pid, signal.SIGKILL)
+        killed.add(pid)
+
+
 async def test_kill_9_of_the_comparator_counts_every_pair_once(upstream: str, tmp_path: Path) -> None:
-    requests = 400
+    most = 1000
     stack = ProcessStack(tmp_path)
+    tasks = Tasks()
     try:
-        urls = await started(stack, upstream, tmp_path, requests)
-        killed: set[int] = set()
+        urls = await started(stack, upstream, tmp_path, most)
+        killing = tasks.start(kill_comparators(stack, 3), name="killing")
+        sent = 0
         async with aiohttp.ClientSession() as session:
-            for at in range(requests):
-                await send(session, urls.proxy, at)
-                if at % 80 == 40:
-                    # The comparator is somewhere between reading and committing: entries come every few requests.
-                    pid = stack.supervisor.parts["compare"].pid
-                    os.kill(pid, signal.SIGKILL)
-                    killed.add(pid)
-        assert len(killed) >= 3
-        verdict = await until(stack, lambda verdict: verdict.pairs >= requests and verdict.accounting.balanced)
-        assert counted(verdict) == {f"id={at}": 1 for at in range(requests)}
-        assert (verdict.pairs, verdict.open_pairs) == (requests, 0)
-        assert verdict.accounting.recorded == verdict.accounting.requests == requests
-        assert verdict.accounting.balanced
+            # Paced, so that entries are read, compared and committed all the while that comparators die.
+            while not killing.done() and sent < most:
+                await send(session, urls.proxy, sent)
+                sent += 1
+                await asyncio.sleep(0.015)
+        assert killing.done(), f"fewer than three comparators counted something before {most} requests were sent"
+        killing.result()
+        verdict = await until(stack, lambda verdict: verdict.pairs >= sent and verdict.accounting.balanced)
+        assert counted(verdict) == {f"id={at}": 1 for at in range(sent)}
+        assert (verdict.pairs, verdict.open_pairs, verdict.accounting.dropped) == (sent, 0, {})
+        assert verdict.accounting.recorded == verdict.accounting.requests == sent
     finally:
+        await tasks.cancel()
         await stack.stop()
 
 
