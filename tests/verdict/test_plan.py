@@ -430,3 +430,10 @@ def test_false_decisions_of_a_whole_plan_are_rare() -> None:
                 wrong += 1
                 break
     assert wrong <= 6
+
+
+def test_a_value_out_of_its_range_is_held_to_it() -> None:
+    verdict = judged(plan((FAIL, 0.01)), columns(3, {FAIL: [math.inf, -math.inf, 0.5]}))
+    (summary,) = verdict.summaries
+    assert summary.mean == pytest.approx(0.5 / 3)
+    assert verdict.guardrails[0].estimate == pytest.approx(0.5 / 3)
