@@ -112,7 +112,7 @@ def test_sums_are_those_of_a_plain_loop(seed) -> None:
 
 
 @given(st.integers(0, 50), st.permutations(list(range(6))))
-@hypothesis_settings(max_examples=20)
+@hypothesis_settings(max_examples=20, deadline=None)
 def test_batches_in_any_order_come_to_the_same(seed, order) -> None:
     one, batch = plan((FAIL, 0.01), (RBO, 0.2), max_cohorts=2), random_batch(seed)
     parts = [take(batch, np.arange(len(batch))[k::6]) for k in order]
