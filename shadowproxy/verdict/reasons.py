@@ -31,11 +31,7 @@ def reasons(
     if decision.state is State.ROLLBACK:
         return tuple(_rollback(decision, rules, pairs, latched, alpha_rollback))
     if decision.state is State.PROMOTE:
-        return tuple(
-            f"{_figure(cell, rules)}: proven within it {_proof(cell.pairs, cell.e_promote, cell.promote_at)}"
-            for cell in cells
-            if cell.required
-        )
+        return tuple(_promote(cells, rules))
     return tuple(_continue(decision, checks, rules, pairs, alpha_rollback, forecast))
 
 
@@ -44,7 +40,7 @@ def _rollback(decision: Decision, rules: Mapping[str, Rule], pairs: int, latched
         f"{_figure(cell, rules)}: proven harmful {_proof(cell.pairs, cell.e_rollback, cell.rollback_at)}"
         for cell in decision.harmful[:_LISTED]
     ]
-    lines += _rest(len(decision.harmful), "are proven harmful")
+    lines += _rest(len(decision.harmful), "proven harmful")
     if decision.contributors:
         proof = _proof(pairs, decision.evidence, 1 / alpha)
         lines.append(f"no guardrail is proven harmful by itself, but all together are, {proof}; the largest parts:")
@@ -58,6 +54,19 @@ def _rollback(decision: Decision, rules: Mapping[str, Rule], pairs: int, latched
     return lines
 
 
+def _promote(cells: Sequence[Cell], rules: Mapping[str, Rule]) -> list[str]:
+    lines = []
+    for cell in cells:
+        if cell.cohort == OVERALL:
+            line = f"{_figure(cell, rules)}: proven within it {_proof(cell.pairs, cell.e_promote, cell.promote_at)}"
+            large = [one for one in cells if one.required and one is not cell and one.guardrail == cell.guardrail]
+            if large:
+                names = ", ".join(one.cohort for one in large)
+                line += f", and within {_bare(large[0].margin, cell.unit)} in every large cohort ({names})"
+            lines.append(line)
+    return lines
+
+
 def _continue(
     decision: Decision,
     checks: Sequence[Check],
@@ -66,6 +75,9 @@ def _continue(
     alpha: float,
     forecast: float,
 ) -> list[str]:
+    alarming = {(cell.guardrail, cell.cohort) for cell in decision.alarming}
+    open_cells = [cell for cell in decision.unproven if (cell.guardrail, cell.cohort) not in alarming]
+    open_cells.sort(key=lambda cell: cell.cohort != OVERALL)
     lines = []
     if decision.exhausted:
         lines.append(f"the horizon is reached with {pairs:,} pairs and nothing is proven either way")
@@ -75,36 +87,34 @@ def _continue(
         "enough to hold a promote back"
         for cell in decision.alarming[:_LISTED]
     ]
-    lines += _rest(len(decision.alarming), "may be harmful")
+    lines += _rest(len(decision.alarming), "that may be harmful")
     lines += [
         f"{_figure(cell, rules)}: not proven within it yet (e-value {number(cell.e_promote)}, "
         f"{number(cell.promote_at)} needed) on {cell.pairs:,} pairs"
         if cell.pairs
-        else f"{_name(cell, rules)}: no data"
-        for cell in decision.unproven[:_LISTED]
+        else f"{_title(rules[cell.guardrail])}, {_cohort(cell.cohort)}: no data"
+        for cell in open_cells[:_LISTED]
     ]
-    lines += _rest(len(decision.unproven), "are not proven yet")
+    lines += _rest(len(open_cells), "not proven yet")
     if decision.unproven and math.isfinite(forecast) and forecast > 0:
         lines.append(f"if things go on like this, a promote takes about {_rough(forecast)} more pairs")
     return lines
 
 
 def _rest(count: int, what: str) -> list[str]:
-    return [f"{count - _LISTED} more cells {what}"] if count > _LISTED else []
+    return [f"and {count - _LISTED} more {what}"] if count > _LISTED else []
 
 
-def _name(cell: Cell, rules: Mapping[str, Rule]) -> str:
-    rule = rules[cell.guardrail]
-    where = f" on {', '.join(rule.routes)}" if rule.routes else ""
-    return f"{rule.metric.title}{where} {_cohort(cell.cohort)}"
+def _title(rule: Rule) -> str:
+    direction = f" ({rule.direction})" if len(rule.metric.worse) > 1 else ""
+    return rule.metric.title + direction + (f" on {', '.join(rule.routes)}" if rule.routes else "")
 
 
 def _figure(cell: Cell, rules: Mapping[str, Rule]) -> str:
     rule = rules[cell.guardrail]
-    where = f" on {', '.join(rule.routes)}" if rule.routes else ""
     sign = -1.0 if rule.direction == "lower" else 1.0
     shift = "unknown" if cell.estimate is None else _amount(sign * cell.estimate, cell.unit)
-    return f"{rule.metric.title}{where}: {shift} {_cohort(cell.cohort)}, margin {_bare(cell.margin, cell.unit)}"
+    return f"{_title(rule)}: {shift} {_cohort(cell.cohort)}, margin {_bare(cell.margin, cell.unit)}"
 
 
 def _cohort(cohort: str) -> str:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from verdict.synthetic import columns, facts, settings, take
 
 from shadowproxy.model import Side
-from shadowproxy.stats.betting import COUNT, SQUARES, SUM, UNDEFINED
+from shadowproxy.stats.additive import Grouping
+from shadowproxy.stats.betting import COUNT, SQUARES, SUM, UNDEFINED, MeanGrid
 from shadowproxy.stats.state import State as Counted
 from shadowproxy.verdict.plan import FAILURES, Plan
 from shadowproxy.verdict.record import Finding, State, Verdict
@@ -111,7 +112,7 @@ def test_sums_are_those_of_a_plain_loop(seed) -> None:
 
 
 @given(st.integers(0, 50), st.permutations(list(range(6))))
-@hypothesis_settings(max_examples=20)
+@hypothesis_settings(max_examples=20, deadline=None)
 def test_batches_in_any_order_come_to_the_same(seed, order) -> None:
     one, batch = plan((FAIL, 0.01), (RBO, 0.2), max_cohorts=2), random_batch(seed)
     parts = [take(batch, np.arange(len(batch))[k::6]) for k in order]
@@ -229,7 +230,7 @@ def test_a_guardrail_without_data_holds_the_others_back() -> None:
     batch = columns(2000, {FAIL: 0.0, RBO: np.nan}, applicable={RBO: False})
     verdict = judged(plan((FAIL, 0.01), (RBO, 0.2)), batch)
     assert verdict.state is State.CONTINUE
-    assert verdict.reasons == ("rank-biased overlap (extrapolated) of the two lists over all: no data",)
+    assert verdict.reasons == ("rank-biased overlap (extrapolated) of the two lists, over all: no data",)
 
 
 def test_undefined_values_hold_a_promote_back() -> None:
@@ -276,7 +277,42 @@ def test_a_large_cohort_needs_its_own_proof_and_a_small_one_does_not() -> None:
         verdict = judged(plan((FAIL, 0.05)), columns(n, {FAIL: losses}, cohorts=cohorts), {"gender=F": 1})
         assert verdict.state is state
         assert verdict.cohorts["gender=F"].guardrails[0].required is (state is State.CONTINUE)
-    assert plan((FAIL, 0.05)).judge
+
+
+def test_a_cell_is_judged_at_its_own_margin() -> None:
+    """Cells against grids made by hand: 2% over all, 7% in a cohort."""
+    rng, n = np.random.default_rng(6), 400
+    losses, of_f = rng.choice([-1.0, 0.0, 1.0], n, p=[0.02, 0.94, 0.04]), rng.random(n) < 0.4
+    one = Plan(
+        settings(routes=ROUTES, verdict={"guardrails": [{"metric": FAIL, "margin": 0.02, "cohort_margin": 0.07}]})
+    )
+    batch = columns(n, {FAIL: losses}, cohorts=[("gender=F",) if f else () for f in of_f])
+    verdict = judged(one, batch, {"gender=F": 1})
+    for cell, own, margin, weight in (
+        (verdict.guardrails[0], losses, 0.02, 0.5),
+        (verdict.cohorts["gender=F"].guardrails[0], losses[of_f], 0.07, 0.5 / 33),
+    ):
+        grid = MeanGrid(-1, 1, margin)
+        ni, harm = grid.get(grid.fold(own, Grouping.single(len(own))))
+        assert (cell.e_promote, cell.e_rollback) == pytest.approx((math.exp(ni[0]), math.exp(harm[0])))
+        assert (cell.pairs, cell.margin, cell.estimate) == (len(own), margin, pytest.approx(own.mean()))
+        assert (cell.promote_at, cell.rollback_at) == pytest.approx((20, 20 / weight))
+        low, high = cell.interval
+        assert low < cell.estimate < high
+
+
+def test_a_promote_names_the_large_cohorts_that_are_proven_too() -> None:
+    cohorts = [("gender=F",) if i % 2 else ("gender=M",) for i in range(2000)]
+    verdict = judged(plan((FAIL, 0.01)), columns(2000, {FAIL: 0.0}, cohorts=cohorts), {"gender=F": 1, "gender=M": 2})
+    (reason,) = verdict.reasons
+    assert reason.endswith(", and within 2% in every large cohort (gender=F, gender=M)")
+
+
+def test_buckets_settle_after_the_longest_deadline_and_the_grace() -> None:
+    one = Plan(settings(candidate={"url": "http://b:1", "deadline": 25}, verdict={"settle": 2, "bucket": 0.5}))
+    assert (one.empty().settle, one.empty().width) == (27.0, 0.5)
+    state = one.empty().with_added(one.tally(columns(1, started=100.1), {}))
+    assert (state.close(127.4).pairs, state.close(127.5).pairs) == (0, 1)
 
 
 def test_the_pool_of_other_cohorts_is_never_required() -> None:
@@ -321,6 +357,20 @@ def test_undecided_says_what_is_missing_and_how_much() -> None:
     assert verdict.state is State.CONTINUE
     assert "not proven within it yet" in verdict.reasons[0]
     assert verdict.reasons[-1] == "if things go on like this, a promote takes about 200 more pairs"
+
+
+def test_a_forecast_counts_all_pairs_where_only_some_bear_on_what_is_missing() -> None:
+    batch = columns(800, {FAIL: 0.0}, applicable={FAIL: np.arange(800) % 4 == 0})
+    verdict = judged(plan((FAIL, 0.01)), batch)
+    assert verdict.reasons[-1] == "if things go on like this, a promote takes about 800 more pairs"
+
+
+def test_directions_are_told_apart() -> None:
+    one = plan(("ranking.length", 0.05))
+    verdict = judged(one, columns(500, {"ranking.length": -0.2}))
+    assert verdict.state is State.ROLLBACK
+    (reason,) = verdict.reasons
+    assert "over the longer (lower): -20% of the list over all, margin 5%: proven harmful" in reason
 
 
 def test_exhausted_at_the_horizon() -> None:
@@ -380,3 +430,10 @@ def test_false_decisions_of_a_whole_plan_are_rare() -> None:
                 wrong += 1
                 break
     assert wrong <= 6
+
+
+def test_a_value_out_of_its_range_is_held_to_it() -> None:
+    verdict = judged(plan((FAIL, 0.01)), columns(3, {FAIL: [math.inf, -math.inf, 0.5]}))
+    (summary,) = verdict.summaries
+    assert summary.mean == pytest.approx(0.5 / 3)
+    assert verdict.guardrails[0].estimate == pytest.approx(0.5 / 3)
