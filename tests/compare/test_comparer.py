@@ -283,6 +283,25 @@ def test_a_request_body_that_was_not_captured_whole_is_null() -> None:
     assert columns.cohorts == (("c=1",), ())
 
 
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 4300, "1e400", "-1e400", "nan", "inf", "1e308"])
+def test_numbers_that_an_expression_makes_may_be_beyond_any_float(text: str) -> None:
+    route = Route(
+        name="r",
+        ids="map(&to_number(@), response.body.ids)",
+        scores="map(&to_number(@), response.body.scores)",
+        truth="{a: to_number(annotations.n), b: sum([to_number(annotations.n), to_number(annotations.n)])}",
+        account="sum([to_number(annotations.n), to_number(annotations.n)])",
+        cohorts={"c": "sum([to_number(annotations.n), to_number(annotations.n)])"},
+    )
+    small = answer({"ids": ["1", "2"], "scores": ["1", "2"]})
+    odd = answer({"ids": ["1", "2"], "scores": [text, "2"]})
+    worse = answer({"ids": [text, "2"], "scores": ["1", "2"]})
+    columns = Comparer([route])([pair(small, odd, annotations={"n": text}), pair(odd, worse, annotations={"n": text})])
+    assert columns.failure == {A: ("", ""), B: ("", "bad_body")}
+    expected = 0.0 if text != "1e308" else 0.5
+    assert value(columns, "scores.relative_delta") == pytest.approx(expected)
+
+
 def test_the_replica_is_left_alone() -> None:
     good = answer(items(["a"]))
     made = Pair("id", 1.0, Request("GET", "/"), good, good, replica=failure())
