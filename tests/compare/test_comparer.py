@@ -148,7 +148,7 @@ def test_what_is_applicable_is_what_the_catalogue_says_a_route_offers(offers: se
         assert bool(np.isnan(columns.values[name][0])) != bool(columns.applicable[name][0]), name
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(pairs_of_any_kind, max_size=6), st.randoms(use_true_random=False))
 def test_any_content_is_compared_and_changes_no_other_row(pairs: list[Pair], rng: random.Random) -> None:
     whole = COMPARER(pairs)
@@ -160,7 +160,7 @@ def test_any_content_is_compared_and_changes_no_other_row(pairs: list[Pair], rng
     assert [row(shuffled, at) for at in range(len(pairs))] == [alone[at] for at in order]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pairs_of_any_kind)
 def test_values_are_in_the_catalogues_range_and_undefined_only_where_they_may_be(made: Pair) -> None:
     columns = COMPARER([made])
@@ -185,7 +185,7 @@ SYMMETRIC = {"ranking.rbo", "ranking.top1", "ranking.kendall", "ranking.spearman
 ANTISYMMETRIC = set(CATALOGUE) - SYMMETRIC - {"ranking.overlap"}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pairs_of_any_kind)
 def test_swapping_the_sides_swaps_the_result(made: Pair) -> None:
     swapped = Pair(made.id, made.started, made.request, made.candidate, made.baseline, annotations=made.annotations)
