@@ -2,15 +2,17 @@
 
 **Ids** are strings, or integers in their decimal form: 1 and "1" are the same item, since one service writes what the
 other quotes. A float that holds an integer exactly (1.0, below 2^53) is that integer. Nothing else is an id: no null,
-boolean, fraction, list or object. Of items with the same id the first counts; later ones are left out, and the list is
+boolean, fraction, list or object, and no integer beyond 64 bits (JSON has none here; an expression can make one).
+Of items with the same id the first counts; later ones are left out, and the list is
 shorter by them.
 
-**Scores** are numbers. Anything else, booleans included, leaves that item's score undefined (NaN); the item keeps its
-place.
+**Scores** are finite numbers. Anything else, booleans included, leaves that item's score undefined (NaN); the item
+keeps its place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ LONGEST = 100_000
 """Items that a list may have. No ranking that is served is longer; 16 MiB of JSON could hold eight million."""
 
 _EXACT = 2.0**53
+_LEAST, _GREATEST = -(2**63), 2**64 - 1
 _LABEL_LENGTH = 64
 
 
@@ -38,7 +41,7 @@ def ids_of(value: Any) -> list[str]:
     kinds = set(map(type, value))
     if kinds <= {str}:
         return value
-    if kinds == {int}:
+    if kinds == {int} and min(value) >= _LEAST and max(value) <= _GREATEST:
         return list(map(str, value))
     names = []
     for inner in value:
@@ -53,9 +56,21 @@ def scores_of(value: Any, length: int) -> list[float]:
     """The scores in a list of `length` values, NaN where undefined. Raises BodyError (`bad_body`) where it is none."""
     if not isinstance(value, list) or len(value) != length:
         raise BodyError("bad_body")
-    if set(map(type, value)) <= {float, int}:
-        return value
-    return [float("nan") if isinstance(inner, bool) or not isinstance(inner, int | float) else inner for inner in value]
+    with contextlib.suppress(OverflowError):  # of an integer that no float can hold
+        if set(map(type, value)) <= {float, int} and all(map(math.isfinite, value)):
+            return value
+    return [_number(inner) for inner in value]
+
+
+def _number(value: Any) -> float:
+    """`value` as a finite float; NaN where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def ranking_of(ids: list[str], scores: list[float] | None = None, *, by_score: bool = False) -> Ranking:
@@ -89,7 +104,7 @@ def canonical(value: Any) -> str | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
-        return str(value)
+        return str(value) if _LEAST <= value <= _GREATEST else None
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         return str(int(value))
     return None
@@ -104,7 +119,7 @@ def truth_of(value: Any) -> dict[str, float] | None:
     ({'a': 1.0, '2': 1.0}, {'a': 0.25, 'b': 1.0}, None)
     """
     if isinstance(value, dict):
-        gains = {name: float(gain) for name, gain in value.items() if _is_gain(gain)}
+        gains = {name: gain for name, given in value.items() if (gain := _number(given)) > 0}
         if not gains:
             return None
         # NDCG knows no unit of gain; without this the sum of large ones overflows.
@@ -113,10 +128,6 @@ def truth_of(value: Any) -> dict[str, float] | None:
     entries = value if isinstance(value, list) else [value]
     names = {name: 1.0 for entry in entries if (name := canonical(entry)) is not None}
     return names or None
-
-
-def _is_gain(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def cohorts_of(values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -86,12 +86,12 @@ def test_what_can_not_be_read_says_why(coding: str, body: bytes, kind: str) -> N
 
 @pytest.mark.parametrize("coding", ["", "gzip", "deflate", "zstd", "gzip, gzip"])
 def test_a_bomb_is_refused_without_its_memory(coding: str) -> None:
-    plain = b" " * (64 * 1024**2)
+    plain = b" " * (24 * 1024**2)
     body = {
         "": lambda: plain,
         "gzip": lambda: gzip.compress(plain, 9),
         "deflate": lambda: zlib.compress(plain, 9),
-        "zstd": lambda: zstandard.compress(plain, 19),
+        "zstd": lambda: zstandard.compress(plain, 3),
         "gzip, gzip": lambda: gzip.compress(gzip.compress(plain, 9), 9),
     }[coding]()
     tracemalloc.start()

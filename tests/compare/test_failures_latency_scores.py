@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -161,8 +162,6 @@ def test_relative_delta_by_definition() -> None:
 
 
 def by_definition(a: dict[str, object], b: dict[str, object]) -> float:
-    from fractions import Fraction
-
     deltas = []
     for name in a.keys() & b.keys():
         x, y = a[name], b[name]
