@@ -59,7 +59,7 @@ def own_valkey() -> Iterator[EmbeddedServer]:
 
 @contextmanager
 def debian_redis(*options: str) -> Iterator[str]:
-    """A `redis-server` of the distribution; the test is skipped where there is none, and fails in CI. Yields its URL."""
+    """A `redis-server` of the distribution; skips the test where there is none, fails it in CI. Yields its URL."""
     binary = shutil.which("redis-server")
     if binary is None:
         if os.environ.get("CI"):

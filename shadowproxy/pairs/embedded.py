@@ -309,7 +309,7 @@ def _options(data_dir: Path, path: Path, log_path: Path) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(data_dir),
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always",
         # Its append-only file is all there is to keep; a second copy on the way out would only take time.
         "save": "",
         "logfile": str(log_path),
