@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -240,6 +242,13 @@ async def client(address: Address) -> AsyncIterator[tuple[asyncio.StreamReader, 
             yield reader, writer
     finally:
         await closed(writer)
+
+
+def go_away(writer: asyncio.StreamWriter) -> None:
+    """Cut a client's connection with a reset: it will not read an answer."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 async def talk(address: Address, data: bytes, *, half_close: bool = False) -> bytes:
