@@ -44,8 +44,8 @@ class Sink(Protocol):
         """A 1xx response came."""
         ...
 
-    def begin(self, head: ResponseHead, body: Body) -> None:
-        """The head of the final response came; `body` will decode what follows."""
+    def begin(self, head: ResponseHead, raw: bytes, payload: bytes) -> None:
+        """The head of the final response came, with what came of the body in the same read (see `data`)."""
         ...
 
     def data(self, raw: bytes, payload: bytes) -> None:
@@ -147,14 +147,19 @@ class Call:
         if self.sink is not None:
             self.sink.interim(head)
 
-    def begin(self, head: ResponseHead, body: Body) -> None:
-        """The head of the final response came."""
-        self._heads_up = True
+    def note(self, head: ResponseHead) -> None:
+        """The head of the final response came; what follows it has not been looked at."""
         if self._watch is not None:
             self._watch.status = head.status
             self._watch.head = head.received[2:]
+
+    def begin(self, head: ResponseHead, raw: bytes, payload: bytes) -> None:
+        """The response begins, with the first part of its body (often all of it)."""
+        self._heads_up = True
+        if payload and self._watch is not None and self._settled is not None:
+            self._watch.capture.feed(payload)
         if self.sink is not None:
-            self.sink.begin(head, body)
+            self.sink.begin(head, raw, payload)
 
     def data(self, raw: bytes, payload: bytes) -> None:
         """A part of the response's body came."""
@@ -386,15 +391,17 @@ class Connection(asyncio.Protocol):
         self._heard = True
         try:
             if self._body is None:
-                data = self._heads(call, data)
-            if self._body is not None:
-                self._content(call, self._body, data)
+                self._heads(call, data)
+            else:
+                raw, payload, surplus = _part(self._body, data)
+                call.data(raw, payload)
+                self._check_end(call, self._body, surplus)
         except (MalformedResponseError, BadFramingError) as error:
             self.drop()
             call.lost(Outcome.PROTOCOL, str(error))
 
-    def _heads(self, call: Call, data: bytes) -> bytes:
-        """Read heads until that of the final response; returns what follows it."""
+    def _heads(self, call: Call, data: bytes) -> None:
+        """Read heads until that of the final response, and what follows it."""
         while data:
             if not self._partial:
                 call.first_byte()
@@ -407,30 +414,27 @@ class Connection(asyncio.Protocol):
                     raise MalformedResponseError(f"the head is larger than {RESPONSE_HEAD_LIMIT} bytes")
                 if not b"HTTP/1.".startswith(data[:7]):
                     raise MalformedResponseError("the status line is not that of HTTP/1")
-                return b""
+                return
             self._partial = b""
             head = parse_response(data[:end])
             data = data[end + 4 :]
             if head.status >= 200:
-                self._body = head.body(call.method)
+                body = self._body = head.body(call.method)
                 self._reusable = head.keep_alive
-                call.begin(head, self._body)
-                return data
+                call.note(head)
+                raw, payload, surplus = _part(body, data)
+                call.begin(head, raw, payload)
+                self._check_end(call, body, surplus)
+                return
             if head.status == 101:
                 raise MalformedResponseError("101 Switching Protocols was not asked for")
             if head.status != 100:
                 call.interim(head)
-        return b""
 
-    def _content(self, call: Call, body: Body, data: bytes) -> None:
-        if not body.done and data:
-            payload, rest = body.feed(data)
-            raw = data if not rest else data[: len(data) - len(rest)]
-            data = rest
-            call.data(raw, payload)
+    def _check_end(self, call: Call, body: Body, surplus: bytes) -> None:
         if body.done and self._call is call:
             # Bytes after the end belong to no request: the response stands, the connection can't be trusted.
-            self._complete(call, keep=not data)
+            self._complete(call, keep=not surplus)
 
     def _complete(self, call: Call, *, keep: bool) -> None:
         self._call = None
@@ -460,6 +464,14 @@ class Connection(asyncio.Protocol):
             call.lost(Outcome.RESET, "closed before any byte of a response", stale=self._used)
         else:
             call.lost(Outcome.RESET, "closed before the response was complete")
+
+
+def _part(body: Body, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """(raw, payload, surplus) of `data`, which is of `body` and perhaps beyond."""
+    if body.done or not data:
+        return b"", b"", data
+    payload, surplus = body.feed(data)
+    return data if not surplus else data[: len(data) - len(surplus)], payload, surplus
 
 
 class Pool:

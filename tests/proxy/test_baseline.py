@@ -8,10 +8,9 @@ import random
 from typing import Any
 
 import pytest
-
 from proxy.harness import (
-    Received,
     RawUpstream,
+    Received,
     answering,
     ask,
     client,
@@ -28,6 +27,7 @@ from proxy.harness import (
     until,
     upstream,
 )
+
 from shadowproxy.model import Outcome, Side
 
 BODY = random.Random(1).randbytes(5000)
@@ -75,27 +75,30 @@ async def test_status_and_body_are_those_of_the_baseline(
 
 
 async def test_a_chunked_response_keeps_its_chunks_and_trailers() -> None:
-    async with upstream(answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS)) as one:
-        async with proxy(one.url, one.url) as running:
-            assert (await ask(running.address, get())).raw_body == CHUNKS
-            plain = await talk(running.address, b"GET / HTTP/1.0\r\n\r\n")
-            head, _, body = plain.partition(b"\r\n\r\n")
-            assert body == b"abcdefg" + BODY
-            assert b"chunked" not in head
-            await running.recorded(2)
+    async with (
+        upstream(answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS)) as one,
+        proxy(one.url, one.url) as running,
+    ):
+        assert (await ask(running.address, get())).raw_body == CHUNKS
+        plain = await talk(running.address, b"GET / HTTP/1.0\r\n\r\n")
+        head, _, body = plain.partition(b"\r\n\r\n")
+        assert body == b"abcdefg" + BODY
+        assert b"chunked" not in head
+        await running.recorded(2)
 
 
 async def test_headers_keep_their_order_and_hop_by_hop_ones_stay_behind() -> None:
     response = (
-        b"HTTP/1.1 299 Quite Fine\r\nSet-Cookie: a=1\r\nConnection: X-Hop, Content-Length\r\nx-HOP: 1\r\nKeep-Alive: 5\r\n"
-        b"SET-cookie:b=2\r\nUpgrade: h2c\r\nContent-Length: 2\r\nX-Odd:  \xe9 \r\n\r\nok"
+        b"HTTP/1.1 299 Quite Fine\r\nSet-Cookie: a=1\r\nConnection: X-Hop, Content-Length\r\nx-HOP: 1\r\n"
+        b"Keep-Alive: 5\r\nSET-cookie:b=2\r\nUpgrade: h2c\r\nContent-Length: 2\r\nX-Odd:  \xe9 \r\n\r\nok"
     )
     async with upstream(answering(response)) as one, proxy(one.url, one.url) as running:
         async with client(running.address) as (reader, writer):
             writer.write(get())
             head = await reader.readuntil(b"\r\n\r\n")
         assert head == (
-            b"HTTP/1.1 299 Quite Fine\r\nSet-Cookie: a=1\r\nSET-cookie:b=2\r\nContent-Length: 2\r\nX-Odd:  \xe9 \r\n\r\n"
+            b"HTTP/1.1 299 Quite Fine\r\nSet-Cookie: a=1\r\nSET-cookie:b=2\r\nContent-Length: 2\r\n"
+            b"X-Odd:  \xe9 \r\n\r\n"
         )
         pair = (await running.recorded(1))[0]
         assert b"x-HOP: 1" in pair.baseline.head
@@ -219,18 +222,21 @@ FAILING: dict[str, tuple[Any, Outcome]] = {
 @pytest.mark.parametrize("name", FAILING)
 async def test_a_baseline_that_fails_before_its_head_is_502_and_recorded(name: str) -> None:
     handler, outcome = FAILING[name]
-    async with upstream(handler) as baseline, upstream(GOOD) as candidate:
-        async with proxy(baseline.url, candidate.url) as running:
-            async with client(running.address) as (reader, writer):
-                writer.write(post(b"a", "/", "X-Request-Id: r-1"))
-                response = await read_response(reader)
-                assert response.status == 502
-                content = json.loads(response.body)
-                assert content["where"] == "baseline"
-                assert content["request_id"] == "r-1"
-                assert content["detail"].startswith("baseline: ")
-            pair = (await running.recorded(1))[0]
-            assert sides(pair) == {Side.BASELINE: outcome, Side.CANDIDATE: Outcome.OK}
+    async with (
+        upstream(handler) as baseline,
+        upstream(GOOD) as candidate,
+        proxy(baseline.url, candidate.url) as running,
+    ):
+        async with client(running.address) as (reader, writer):
+            writer.write(post(b"a", "/", "X-Request-Id: r-1"))
+            response = await read_response(reader)
+            assert response.status == 502
+            content = json.loads(response.body)
+            assert content["where"] == "baseline"
+            assert content["request_id"] == "r-1"
+            assert content["detail"].startswith("baseline: ")
+        pair = (await running.recorded(1))[0]
+        assert sides(pair) == {Side.BASELINE: outcome, Side.CANDIDATE: Outcome.OK}
 
 
 async def test_an_unreachable_baseline_is_502_and_the_connection_stays() -> None:
@@ -249,37 +255,62 @@ async def test_an_unreachable_baseline_is_502_and_the_connection_stays() -> None
 
 
 async def test_a_baseline_past_its_deadline_is_504() -> None:
-    async with upstream(hang) as baseline, upstream(GOOD) as candidate:
-        async with proxy({"url": baseline.url, "deadline": "100ms"}, candidate.url) as running:
-            assert (await ask(running.address, get())).status == 504
-            assert sides((await running.recorded(1))[0])[Side.BASELINE] is Outcome.TIMEOUT
-            await until(lambda: running.server.in_flight[Side.BASELINE] == 0)
+    async with (
+        upstream(hang) as baseline,
+        upstream(GOOD) as candidate,
+        proxy({"url": baseline.url, "deadline": "100ms"}, candidate.url) as running,
+    ):
+        assert (await ask(running.address, get())).status == 504
+        assert sides((await running.recorded(1))[0])[Side.BASELINE] is Outcome.TIMEOUT
+        await until(lambda: running.server.in_flight[Side.BASELINE] == 0)
 
 
 TRUNCATED = {
     "length": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
     "chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nabc",
     "between chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
-    "bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nxx\r\n",
+    "bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc|\r\nxx\r\n",
 }
+
+
+async def in_two_parts(
+    self: RawUpstream, request: Received, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> bool:
+    """Sends what the request's body says, up to a bar and, when released, after it; then closes."""
+    first, _, second = request.body.partition(b"|")
+    writer.write(first)
+    await self.release.wait()
+    writer.write(second)
+    await writer.drain()
+    return False
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
 @pytest.mark.parametrize("name", TRUNCATED)
 async def test_a_truncated_response_is_never_passed_off_as_complete(name: str, version: bytes) -> None:
-    async with upstream(answering(TRUNCATED[name], keep=False)) as baseline, upstream(GOOD) as candidate:
-        async with proxy(baseline.url, candidate.url) as running:
-            async with client(running.address) as (reader, writer):
-                writer.write(b"GET / HTTP/%b\r\nHost: a\r\n\r\n" % version)
-                got = b""
-                with pytest.raises(ConnectionResetError):
-                    while data := await reader.read(1000):
-                        got += data
-                assert not got.endswith(b"0\r\n\r\n")
-            outcome = Outcome.PROTOCOL if name == "bad chunk" else Outcome.RESET
-            pair = (await running.recorded(1))[0]
-            assert sides(pair) == {Side.BASELINE: outcome, Side.CANDIDATE: Outcome.OK}
-            assert pair.baseline.status == 200
+    async with (
+        upstream(in_two_parts) as baseline,
+        upstream(GOOD) as candidate,
+        proxy(baseline.url, candidate.url) as running,
+    ):
+        async with client(running.address) as (reader, writer):
+            writer.write(post(TRUNCATED[name]).replace(b"HTTP/1.1", b"HTTP/" + version, 1))
+            await reader.readuntil(b"abc")
+            baseline.release.set()
+            with pytest.raises(ConnectionResetError):
+                await reader.readexactly(1000)
+        outcome = Outcome.PROTOCOL if name == "bad chunk" else Outcome.RESET
+        pair = (await running.recorded(1))[0]
+        assert sides(pair) == {Side.BASELINE: outcome, Side.CANDIDATE: Outcome.OK}
+        assert pair.baseline.status == 200
+
+
+async def test_a_response_that_is_broken_from_the_start_is_502() -> None:
+    broken = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxx\r\n")
+    async with upstream(broken) as baseline, upstream(GOOD) as candidate, proxy(baseline.url, candidate.url) as running:
+        assert (await ask(running.address, get())).status == 502
+        pair = (await running.recorded(1))[0]
+        assert (pair.baseline.outcome, pair.baseline.status) == (Outcome.PROTOCOL, 200)
 
 
 async def test_a_long_stream_outlives_the_deadline_for_the_client_but_is_recorded_as_late() -> None:
@@ -292,10 +323,13 @@ async def test_a_long_stream_outlives_the_deadline_for_the_client_but_is_recorde
             await asyncio.sleep(0.03)
         return True
 
-    async with upstream(drip) as baseline, upstream(GOOD) as candidate:
-        async with proxy({"url": baseline.url, "deadline": "200ms"}, candidate.url) as running:
-            assert (await ask(running.address, get())).body == b"." * 20
-            assert (await running.recorded(1))[0].baseline.outcome is Outcome.TIMEOUT
+    async with (
+        upstream(drip) as baseline,
+        upstream(GOOD) as candidate,
+        proxy({"url": baseline.url, "deadline": "200ms"}, candidate.url) as running,
+    ):
+        assert (await ask(running.address, get())).body == b"." * 20
+        assert (await running.recorded(1))[0].baseline.outcome is Outcome.TIMEOUT
 
 
 async def test_a_stream_that_falls_silent_is_cut() -> None:
@@ -306,13 +340,16 @@ async def test_a_stream_that_falls_silent_is_cut() -> None:
         await self.release.wait()
         return False
 
-    async with upstream(silent) as baseline, upstream(GOOD) as candidate:
-        async with proxy({"url": baseline.url, "deadline": "100ms"}, candidate.url) as running:
-            async with client(running.address) as (reader, writer):
-                writer.write(get())
-                with pytest.raises(ConnectionResetError):
-                    await reader.readexactly(1000)
-            assert (await running.recorded(1))[0].baseline.outcome is Outcome.TIMEOUT
+    async with (
+        upstream(silent) as baseline,
+        upstream(GOOD) as candidate,
+        proxy({"url": baseline.url, "deadline": "100ms"}, candidate.url) as running,
+    ):
+        async with client(running.address) as (reader, writer):
+            writer.write(get())
+            with pytest.raises(ConnectionResetError):
+                await reader.readexactly(1000)
+        assert (await running.recorded(1))[0].baseline.outcome is Outcome.TIMEOUT
 
 
 class _Stale:
@@ -334,23 +371,31 @@ class _Stale:
 async def test_a_stale_connection_is_retried_once_where_that_is_safe() -> None:
     for request, status, seen in ((get(), 200, 3), (post(b"a"), 502, 2)):
         stale = _Stale()
-        async with upstream(stale) as baseline, upstream(GOOD) as candidate:
-            async with proxy(baseline.url, candidate.url) as running:
-                assert (await ask(running.address, get())).status == 200
-                assert (await ask(running.address, request)).status == status
-                assert stale.seen == seen
-                await running.recorded(2)
+        async with (
+            upstream(stale) as baseline,
+            upstream(GOOD) as candidate,
+            proxy(baseline.url, candidate.url) as running,
+        ):
+            assert (await ask(running.address, get())).status == 200
+            assert (await ask(running.address, request)).status == status
+            assert stale.seen == seen
+            await running.recorded(2)
 
 
 async def test_a_fresh_connection_that_is_reset_is_not_retried() -> None:
-    async with upstream(reset) as baseline, upstream(GOOD) as candidate:
-        async with proxy(baseline.url, candidate.url) as running:
-            assert (await ask(running.address, get())).status == 502
-            assert len(baseline.requests) == 1
+    async with (
+        upstream(reset) as baseline,
+        upstream(GOOD) as candidate,
+        proxy(baseline.url, candidate.url) as running,
+    ):
+        assert (await ask(running.address, get())).status == 502
+        assert len(baseline.requests) == 1
 
 
 async def test_a_connection_with_surplus_bytes_is_not_used_again() -> None:
-    surplus = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+    surplus = answering(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+    )
     async with upstream(surplus) as one, proxy(one.url, one.url) as running:
         for _ in range(3):
             assert (await ask(running.address, get())).body == b"ok"
@@ -408,51 +453,54 @@ async def test_a_client_that_goes_away_amid_an_unmirrored_request_frees_the_base
 
 
 async def test_what_is_forwarded() -> None:
-    async with upstream(echo) as baseline, upstream(echo) as candidate:
-        async with proxy(baseline.url + "/v1/", candidate.url + "/v2") as running:
-            request = post(
-                b"hello",
-                "http://other.test/a%2Fb?q=1&q=2",
-                "Accept:  */*",
-                "Connection: keep-alive, X-Private",
-                "X-Private: 1",
-                "TE: trailers",
-                "Proxy-Connection: x",
-                "X-Forwarded-For: 10.0.0.1",
-                "x-forwarded-for: 10.0.0.2",
-                "X-Forwarded-Proto: https",
-                "Via: 1.0 edge",
-                "X-Shadow-Annotations: eyJhIjoxfQ",
-                "X-Shadow-Request: 1",
-                "Cookie: secret=1",
-                "Cookie: secret=2",
-                "X-Request-Id: abc",
-            )
-            response = await ask(running.address, request)
-            assert response.body == b"POST /v1/a%2Fb?q=1&q=2 HTTP/1.1\nhello"
-            pair = (await running.recorded(1))[0]
-            first, second = baseline.requests[0], candidate.requests[0]
-            assert second.line == b"POST /v2/a%2Fb?q=1&q=2 HTTP/1.1"
-            assert first.headers == [
-                (b"Host", baseline.url[7:].encode()),
-                (b"Content-Length", b"5"),
-                (b"Accept", b"*/*"),
-                (b"X-Forwarded-Proto", b"https"),
-                (b"Cookie", b"secret=1"),
-                (b"Cookie", b"secret=2"),
-                (b"X-Request-Id", b"abc"),
-                (b"X-Forwarded-For", b"10.0.0.1, 10.0.0.2, 127.0.0.1"),
-                (b"Via", b"1.0 edge, 1.1 shadowproxy"),
-                (b"X-Forwarded-Host", b"other.test"),
-            ]
-            own = [(b"Host", candidate.url[7:].encode())]
-            assert second.headers == own + first.headers[1:] + [(b"x-shadow-request", b"1")]
-            assert pair.id == "abc"
-            assert pair.annotations == b'{"a":1}'
-            assert pair.request.target == "/a%2Fb?q=1&q=2"
-            assert pair.request.body == b"hello"
-            assert b"secret" not in pair.request.head
-            assert b"X-Forwarded-Host: other.test" in pair.request.head
+    async with (
+        upstream(echo) as baseline,
+        upstream(echo) as candidate,
+        proxy(baseline.url + "/v1/", candidate.url + "/v2") as running,
+    ):
+        request = post(
+            b"hello",
+            "http://other.test/a%2Fb?q=1&q=2",
+            "Accept:  */*",
+            "Connection: keep-alive, X-Private",
+            "X-Private: 1",
+            "TE: trailers",
+            "Proxy-Connection: x",
+            "X-Forwarded-For: 10.0.0.1",
+            "x-forwarded-for: 10.0.0.2",
+            "X-Forwarded-Proto: https",
+            "Via: 1.0 edge",
+            "X-Shadow-Annotations: eyJhIjoxfQ",
+            "X-Shadow-Request: 1",
+            "Cookie: secret=1",
+            "Cookie: secret=2",
+            "X-Request-Id: abc",
+        )
+        response = await ask(running.address, request)
+        assert response.body == b"POST /v1/a%2Fb?q=1&q=2 HTTP/1.1\nhello"
+        pair = (await running.recorded(1))[0]
+        first, second = baseline.requests[0], candidate.requests[0]
+        assert second.line == b"POST /v2/a%2Fb?q=1&q=2 HTTP/1.1"
+        assert first.headers == [
+            (b"Host", baseline.url[7:].encode()),
+            (b"Content-Length", b"5"),
+            (b"Accept", b"*/*"),
+            (b"X-Forwarded-Proto", b"https"),
+            (b"Cookie", b"secret=1"),
+            (b"Cookie", b"secret=2"),
+            (b"X-Request-Id", b"abc"),
+            (b"X-Forwarded-For", b"10.0.0.1, 10.0.0.2, 127.0.0.1"),
+            (b"Via", b"1.0 edge, 1.1 shadowproxy"),
+            (b"X-Forwarded-Host", b"other.test"),
+        ]
+        own = [(b"Host", candidate.url[7:].encode())]
+        assert second.headers == own + first.headers[1:] + [(b"x-shadow-request", b"1")]
+        assert pair.id == "abc"
+        assert pair.annotations == b'{"a":1}'
+        assert pair.request.target == "/a%2Fb?q=1&q=2"
+        assert pair.request.body == b"hello"
+        assert b"secret" not in pair.request.head
+        assert b"X-Forwarded-Host: other.test" in pair.request.head
 
 
 async def test_unusable_request_ids_are_replaced() -> None:
