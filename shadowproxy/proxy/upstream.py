@@ -137,10 +137,15 @@ class Call:
         if self._watch is not None and (self.upload is None or self.upload.complete):
             self._watch.sent = self.pool.monotonic()
 
-    def first_byte(self) -> None:
-        """The first byte of the (next) head came."""
+    def arrived(self) -> None:
+        """Bytes came; nothing has been done with them."""
         if self._watch is not None:
-            self._watch.first = self.pool.monotonic()
+            self._watch.last = self.pool.monotonic()
+
+    def first_byte(self) -> None:
+        """What has arrived begins a head."""
+        if self._watch is not None:
+            self._watch.first = self._watch.last
 
     def interim(self, head: ResponseHead) -> None:
         """A 1xx response came."""
@@ -175,10 +180,11 @@ class Call:
     def complete(self) -> None:
         """The response is complete and its connection is no longer this call's."""
         self.connection = None
-        self._settle(Outcome.OK, "")
         self._finish()
+        # The client first: encoding or offering the pair must not delay, nor its failure hurt, the answer.
         if self.sink is not None:
             self.sink.end()
+        self._settle(Outcome.OK, "")
 
     def lost(self, outcome: Outcome, detail: str, *, stale: bool = False) -> None:
         """The connection is gone, or there never was one.
@@ -195,10 +201,10 @@ class Call:
                 self._watch.sent = None
             self.pool.connect(self)
             return
-        self._settle(outcome, detail)
         self._finish()
         if self.sink is not None:
             self.sink.fail(outcome, detail)
+        self._settle(outcome, detail)
 
     # What the client's side asks for
 
@@ -251,7 +257,7 @@ class Call:
         if watch is None:
             return
         self._watch = None
-        exchange = watch.conclude(outcome, detail, self.pool.monotonic())
+        exchange = watch.conclude(outcome, detail)
         if self.pool.observe is not None:
             self.pool.observe(self.pool.side.value, outcome, exchange.total)
         if self._settled is not None:
@@ -389,6 +395,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self._heard = True
+        call.arrived()
         try:
             if self._body is None:
                 self._heads(call, data)

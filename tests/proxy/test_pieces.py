@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 
 import pytest
 from hypothesis import given
@@ -129,12 +130,14 @@ def test_a_capture_keeps_a_prefix_and_digests_the_whole(pieces: list[bytes], cap
 
 def test_an_observation_measures_from_the_last_byte_sent() -> None:
     watch = Observation(10)
-    watch.sent, watch.first = 5.0, 5.25
-    exchange = watch.conclude(Outcome.OK, "", 6.0)
+    watch.sent, watch.first, watch.last = 5.0, 5.25, 6.0
+    exchange = watch.conclude(Outcome.OK, "")
     assert (exchange.ttfb, exchange.total) == (0.25, 1.0)
     early = Observation(10)
-    early.sent, early.first = 5.0, 4.0
-    assert early.conclude(Outcome.OK, "", 6.0).ttfb == 0.0
+    early.sent, early.first, early.last = 5.0, 4.0, 4.5
+    exchange = early.conclude(Outcome.OK, "")
+    assert (exchange.ttfb, exchange.total) == (0.0, 0.0)
+    assert watch.conclude(Outcome.RESET, "gone").total == math.inf
 
 
 def test_redaction_cuts_whole_lines_by_exact_name() -> None:

@@ -26,7 +26,7 @@ from proxy.harness import (
     upstream,
 )
 
-from shadowproxy.model import Outcome, Side
+from shadowproxy.model import Outcome, Pair, Side
 from shadowproxy.proxy.sink import MemoryRecorder
 
 
@@ -139,6 +139,7 @@ async def test_a_chunked_request_is_copied_as_the_baseline_got_it() -> None:
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n3;x\r\ndef\r\n0\r\nT: 1\r\n\r\n"
     )
     start = request[: request.index(b"\r\n\r\n") + 4]
+    start = request[: request.index(b"\r\n\r\n") + 4]
     async with upstream(echo) as baseline, upstream(echo) as candidate, proxy(baseline.url, candidate.url) as running:
         assert (await ask(running.address, request)).body == b"POST / HTTP/1.1\nabcdef"
         assert (await running.recorded(1))[0].request.body == b"abcdef"
@@ -200,3 +201,67 @@ async def test_a_disabled_mirror_only_proxies() -> None:
         await running.balanced()
         assert running.recorder.ledger.skipped == {"disabled": 1}
         assert candidate.connections == 0
+
+
+async def test_a_recorder_that_raises_does_not_reach_the_client() -> None:
+    class Broken(MemoryRecorder):
+        def offer(self, pair: Pair) -> bool:
+            super().offer(pair)
+            raise RuntimeError("broken")
+
+    async with upstream(echo) as baseline, upstream(echo) as candidate:
+        async with (
+            proxy(baseline.url, candidate.url, recorder=Broken(), tolerate=(RuntimeError,)) as running,
+            client(running.address) as (reader, writer),
+        ):
+            for _ in range(4):
+                writer.write(get())
+                assert (await read_response(reader)).status == 200
+            await running.recorded(4)
+
+
+async def test_a_slow_client_is_not_held_against_the_baseline() -> None:
+    size = 16 * 1024 * 1024
+    large = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+    async with (
+        upstream(large) as baseline,
+        upstream(echo) as candidate,
+        proxy({"url": baseline.url, "deadline": "200ms"}, candidate.url) as running,
+        client(running.address) as (reader, writer),
+    ):
+        writer.write(get())
+        await reader.readuntil(b"\r\n\r\n")
+        await running.balanced()
+        assert running.recorder.ledger.dropped == {"client_slow": 1}
+        assert await reader.readexactly(size) == bytes(size)
+
+
+async def test_a_client_that_takes_nothing_is_cut_after_the_idle_time() -> None:
+    size = 16 * 1024 * 1024
+    large = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+    async with (
+        upstream(large) as baseline,
+        upstream(echo) as candidate,
+        proxy(baseline.url, candidate.url, limits={"idle_timeout": 0.2}) as running,
+        client(running.address) as (reader, writer),
+    ):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(get())
+        await until(lambda: baseline.requests)
+        await until(lambda: running.server.connections == 0)
+        assert (await running.recorded(1))[0].baseline.body_size == size
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionResetError):
+            await reader.readexactly(size + 1000)
+
+
+async def test_idle_upstream_connections_are_bounded_in_number_and_time() -> None:
+    async with upstream(echo) as one, upstream(echo) as candidate:
+        side = {"url": one.url, "max_idle": 2, "idle_timeout": "100ms"}
+        async with proxy(side, candidate.url) as running:
+            await asyncio.gather(*(ask(running.address, get()) for _ in range(6)))
+            await running.recorded(6)
+            assert one.connections > 2
+            await until(lambda: one.open <= 2)
+            await until(lambda: one.open == 0)
+            assert (await ask(running.address, get())).status == 200
