@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from shadowproxy.model import Exchange, Outcome
 from shadowproxy.proxy.capture import Capture
@@ -12,9 +13,9 @@ class Observation:
     """Grows with an exchange; `conclude` makes it an `Exchange`.
 
     Three readings in monotonic seconds: `sent`, when the last byte of the request had been given to the kernel;
-    `first`, when the first byte of the final response came; `last`, when the latest byte came. They are taken as bytes arrive,
-    before anything is done with them: passing them to a client must not count against the baseline. A response that
-    begins before its request is fully sent counts from its own first byte, so that no duration is negative.
+    `first`, when the first byte of the final response came; `last`, when the latest byte came. They are taken as
+    bytes arrive, before anything is done with them: passing them to a client must not count against the baseline. A
+    response that begins before its request is fully sent counts from its own first byte: no duration is negative.
     """
 
     __slots__ = ("capture", "first", "head", "last", "sent", "status")
@@ -27,15 +28,15 @@ class Observation:
         self.head = b""
         self.capture = Capture(cap)
 
-    def conclude(self, outcome: Outcome, detail: str) -> Exchange:
-        """The exchange as it ended."""
+    def conclude(self, outcome: Outcome, detail: str, redact: Callable[[bytes], bytes]) -> Exchange:
+        """The exchange as it ended, its head redacted."""
         first = self.first
         sent = self.sent if self.sent is not None else first
         capture = self.capture
         return Exchange(
             outcome=outcome,
             status=self.status,
-            head=self.head,
+            head=redact(self.head),
             body=capture.body,
             body_size=capture.size,
             digest=capture.digest,

@@ -326,6 +326,7 @@ class ClientConnection(asyncio.Protocol):
             self._state = _State.ANSWER
         if call is not None and call.upload is not None and (payload or body.done):
             call.upload.write(call.connection, payload, last=body.done)
+            call.extend()
 
     def _dispatch(self, request: RequestHead, body: bytes | None) -> None:
         """Hand the request to the baseline and, where it is mirrored, to the shadow sides: all in this loop turn."""

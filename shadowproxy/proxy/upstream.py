@@ -33,6 +33,9 @@ OVERFLOW_TICK = 0.02
 of one upstream together get OVERFLOW_BUDGET bytes in OVERFLOW_TICK seconds, so that an endless answer can't take the
 loop's time from clients."""
 
+SLOTS = {side: slot for slot, side in enumerate(Side)}
+"""A number for each side: hashing an enum's member for every exchange is a Python call."""
+
 _HELD_BY_CLIENT = 1
 _HELD_BY_BUDGET = 2
 
@@ -219,6 +222,11 @@ class Call:
         if self.sink is not None:
             self.sink.hold_upload(hold)
 
+    def extend(self) -> None:
+        """A part of a streamed request came: the deadline runs anew. A long upload is the client's time."""
+        if not self.over:
+            self.pool.extend(self)
+
     def leave(self) -> None:
         """The client is gone. A recorded exchange is read to its end all the same, within its deadline; others stop."""
         self.sink = None
@@ -257,7 +265,7 @@ class Call:
         if watch is None:
             return
         self._watch = None
-        exchange = watch.conclude(outcome, detail)
+        exchange = watch.conclude(outcome, detail, self.pool.redact)
         if self.pool.observe is not None:
             self.pool.observe(self.pool.side.value, outcome, exchange.total)
         if self._settled is not None:
@@ -490,6 +498,7 @@ class Pool:
         upstream: Upstream,
         *,
         capture: int,
+        redact: Callable[[bytes], bytes],
         loop: asyncio.AbstractEventLoop,
         tasks: Tasks,
         monotonic: Callable[[], float],
@@ -497,12 +506,14 @@ class Pool:
     ) -> None:
         parts = urlsplit(upstream.url)
         self.side = side
+        self.slot = SLOTS[side]
         self.host = parts.hostname or ""
         self.port = parts.port or 80
         self.authority = parts.netloc.encode("ascii") if parts.netloc.isascii() else parts.netloc.encode("idna")
         self.prefix = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode("ascii").rstrip(b"/")
         self.deadline = upstream.deadline
         self.capture = capture
+        self.redact = redact
         self.monotonic = monotonic
         self.observe = observe
         self.in_flight = 0
@@ -560,6 +571,10 @@ class Pool:
                 call.lost(Outcome.RESET, "closed before any byte of a response")
             else:
                 connection.take(call)
+
+    def extend(self, call: Call) -> None:
+        """Let the deadline of `call` run from now."""
+        self._deadlines.add(call)
 
     def finished(self, call: Call) -> None:
         """`call` is over."""

@@ -513,3 +513,18 @@ async def test_unusable_request_ids_are_replaced() -> None:
         ids = [request.get(b"x-request-id") for request in one.requests]
         assert all(len(values) == 1 for values in ids)
         assert {values[0].decode() for values in ids} == {pair.id for pair in pairs}
+
+
+async def test_a_long_upload_is_not_held_against_the_baseline() -> None:
+    async with (
+        upstream(echo) as one,
+        proxy({"url": one.url, "deadline": "200ms"}, one.url, mirror={"max_body": 10}) as running,
+        client(running.address) as (reader, writer),
+    ):
+        request = post(b"0123456789" * 5)
+        writer.write(request[:-50])
+        for part in range(5):
+            await asyncio.sleep(0.07)
+            writer.write(request[len(request) - 50 + part * 10 :][:10])
+        assert (await read_response(reader)).body == b"POST / HTTP/1.1\n" + b"0123456789" * 5
+        await running.balanced()

@@ -131,13 +131,13 @@ def test_a_capture_keeps_a_prefix_and_digests_the_whole(pieces: list[bytes], cap
 def test_an_observation_measures_from_the_last_byte_sent() -> None:
     watch = Observation(10)
     watch.sent, watch.first, watch.last = 5.0, 5.25, 6.0
-    exchange = watch.conclude(Outcome.OK, "")
+    exchange = watch.conclude(Outcome.OK, "", bytes)
     assert (exchange.ttfb, exchange.total) == (0.25, 1.0)
     early = Observation(10)
     early.sent, early.first, early.last = 5.0, 4.0, 4.5
-    exchange = early.conclude(Outcome.OK, "")
+    exchange = early.conclude(Outcome.OK, "", bytes)
     assert (exchange.ttfb, exchange.total) == (0.0, 0.0)
-    assert watch.conclude(Outcome.RESET, "gone").total == math.inf
+    assert watch.conclude(Outcome.RESET, "gone", bytes).total == math.inf
 
 
 def test_redaction_cuts_whole_lines_by_exact_name() -> None:

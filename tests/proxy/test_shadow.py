@@ -209,15 +209,16 @@ async def test_a_recorder_that_raises_does_not_reach_the_client() -> None:
             super().offer(pair)
             raise RuntimeError("broken")
 
-    async with upstream(echo) as baseline, upstream(echo) as candidate:
-        async with (
-            proxy(baseline.url, candidate.url, recorder=Broken(), tolerate=(RuntimeError,)) as running,
-            client(running.address) as (reader, writer),
-        ):
-            for _ in range(4):
-                writer.write(get())
-                assert (await read_response(reader)).status == 200
-            await running.recorded(4)
+    async with (
+        upstream(echo) as baseline,
+        upstream(echo) as candidate,
+        proxy(baseline.url, candidate.url, recorder=Broken(), tolerate=(RuntimeError,)) as running,
+        client(running.address) as (reader, writer),
+    ):
+        for _ in range(4):
+            writer.write(get())
+            assert (await read_response(reader)).status == 200
+        await running.recorded(4)
 
 
 async def test_a_slow_client_is_not_held_against_the_baseline() -> None:
