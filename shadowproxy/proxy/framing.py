@@ -36,7 +36,6 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x8
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 _BLANK_LINES = re.compile(rb"(?:\r\n)*")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _HOP_BY_HOP = (
@@ -140,8 +139,7 @@ class RequestRules:
 
     def check_partial(self, head: bytes) -> None:
         """Refuse what can be told before the head is complete: it is too large, or its lines end with a bare LF."""
-        if _BARE_LF.search(head):
-            raise RefusalError(400, "a line of the head ends with a bare LF; HTTP lines end with CRLF")
+        _check_line_ends(head)
         if b"\r\n" not in head and len(head) > self._limits.target + 64:
             raise RefusalError(414, f"the request target is longer than {self._limits.target} bytes")
         if len(head) > self._limits.header_bytes + self._limits.target + 64:
@@ -152,6 +150,7 @@ class RequestRules:
 
         `peer` is the client's address for X-Forwarded-For. Raises RefusalError.
         """
+        _check_line_ends(head)
         line, crlf, _ = head.partition(b"\r\n")
         fields = head[len(line) :] if crlf else b""
         request = RequestHead()
@@ -220,6 +219,11 @@ class RequestRules:
 
 
 _KEPT = frozenset({b"content-length", b"x-request-id", b"x-forwarded-host", b"x-forwarded-proto"})
+
+
+def _check_line_ends(head: bytes) -> None:
+    if head.count(b"\n") != head.count(b"\r\n"):
+        raise RefusalError(400, "a line of the head ends with a bare LF; HTTP lines end with CRLF")
 
 
 def _check_host(request: RequestHead, found: dict[bytes, bytes]) -> None:

@@ -13,7 +13,7 @@ from typing import cast
 
 from shadowproxy.config import Limits
 from shadowproxy.model import Outcome
-from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, CloseBody, chunk
+from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, chunk
 from shadowproxy.proxy.framing import RefusalError, RequestHead, RequestRules, ResponseHead, skip_blank_lines
 from shadowproxy.proxy.mirror import Mirror
 from shadowproxy.proxy.timers import Deadlines
@@ -326,6 +326,7 @@ class ClientConnection(asyncio.Protocol):
             self._state = _State.ANSWER
         if call is not None and call.upload is not None and (payload or body.done):
             call.upload.write(call.connection, payload, last=body.done)
+            call.extend()
 
     def _dispatch(self, request: RequestHead, body: bytes | None) -> None:
         """Hand the request to the baseline and, where it is mirrored, to the shadow sides: all in this loop turn."""
@@ -348,28 +349,34 @@ class ClientConnection(asyncio.Protocol):
         if self._request is not None and self._request.minor == 1:
             self._transport.write(b"HTTP/1.1 %b%b\r\n\r\n" % (head.reason, head.fields))
 
-    def begin(self, head: ResponseHead, body: Body) -> None:
+    def begin(self, head: ResponseHead, raw: bytes, payload: bytes) -> None:
         """See `Sink`."""
         request = cast("RequestHead", self._request)
         self._response_begun = True
         framing, header = _frame(request, head)
         self._framing = framing
         keep = self._keep and not self._front.draining and self._state is _State.ANSWER
-        self._keep = keep and (framing is not _Framing.PLAIN or not isinstance(body, CloseBody))
-        if framing is _Framing.PLAIN and head.chunked:
-            self._keep = False
+        # Without a length, only the end of the connection can end a body that has no framing.
+        self._keep = keep and (framing is not _Framing.PLAIN or head.length is not None)
         if not self._keep:
             header += b"\r\nConnection: close"
         elif request.minor == 0:
             header += b"\r\nConnection: keep-alive"
-        self._transport.write(b"HTTP/1.1 %b%b%b\r\n\r\n" % (head.reason, head.fields, header))
+        # One write, so one system call, for a response that came in one piece.
+        self._transport.write(
+            b"HTTP/1.1 %b%b%b\r\n\r\n%b" % (head.reason, head.fields, header, self._framed(raw, payload))
+        )
 
     def data(self, raw: bytes, payload: bytes) -> None:
         """See `Sink`."""
+        framed = self._framed(raw, payload)
+        if framed:
+            self._transport.write(framed)
+
+    def _framed(self, raw: bytes, payload: bytes) -> bytes:
         if self._framing is _Framing.RAW:
-            self._transport.write(raw)
-        elif payload:
-            self._transport.write(chunk(payload) if self._framing is _Framing.CHUNKED else payload)
+            return raw
+        return chunk(payload) if payload and self._framing is _Framing.CHUNKED else payload
 
     def end(self) -> None:
         """See `Sink`."""

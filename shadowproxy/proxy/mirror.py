@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from shadowproxy.model import Exchange, Outcome, Pair, Request, Side
 from shadowproxy.proxy.admission import Admission
 from shadowproxy.proxy.framing import RequestHead
 from shadowproxy.proxy.redact import Redactor
 from shadowproxy.proxy.sink import RecorderProtocol
-from shadowproxy.proxy.upstream import Call, Pool
+from shadowproxy.proxy.upstream import SLOTS, Call, Pool
 
 CLIENT_SLOW = "client_slow"
 """The client took the response so slowly that the baseline's deadline passed: its timing would be the client's."""
@@ -96,7 +97,7 @@ class OpenPair:
         self._request = request
         self._body = body
         self._started = started
-        self._exchanges: dict[Side, Exchange] = {}
+        self._exchanges: list[Exchange | None] = [None] * len(SLOTS)
         self._waiting = 1 + len(mirror.shadows)
 
     def copy(self) -> None:
@@ -112,17 +113,17 @@ class OpenPair:
         exchange = Exchange(Outcome.SHED, detail=f"{self._mirror.max_in_flight} copies were under way")
         if self._mirror.observe is not None:
             self._mirror.observe(side.value, Outcome.SHED, exchange.total)
-        self._put(side, exchange)
+        self._put(SLOTS[side], exchange)
 
     def settled(self, call: Call, exchange: Exchange) -> None:
         """The exchange of one side is known."""
-        side = call.pool.side
-        if side is Side.BASELINE and call.held and exchange.outcome is Outcome.TIMEOUT:
+        pool = call.pool
+        if pool.side is Side.BASELINE and call.held and exchange.outcome is Outcome.TIMEOUT:
             self.dropped = self.dropped or CLIENT_SLOW
-        self._put(side, exchange)
+        self._put(pool.slot, exchange)
 
-    def _put(self, side: Side, exchange: Exchange) -> None:
-        self._exchanges[side] = exchange
+    def _put(self, slot: int, exchange: Exchange) -> None:
+        self._exchanges[slot] = exchange
         self._waiting -= 1
         if not self._waiting:
             self._mirror.finish(self)
@@ -130,10 +131,7 @@ class OpenPair:
     def build(self, redact: Redactor, baseline: Pool) -> Pair:
         """The pair, redacted. The request is as the baseline got it, but for the path prefix of its URL."""
         request = self._request
-        exchanges = {
-            side: exchange if not exchange.head else _with_head(exchange, redact(exchange.head))
-            for side, exchange in self._exchanges.items()
-        }
+        first, second, third = self._exchanges
         return Pair(
             id=request.request_id.decode("latin-1"),
             started=self._started,
@@ -144,27 +142,11 @@ class OpenPair:
                 body=self._body[: baseline.capture],
                 body_size=len(self._body),
             ),
-            baseline=exchanges[Side.BASELINE],
-            candidate=exchanges[Side.CANDIDATE],
-            replica=exchanges.get(Side.REPLICA),
+            baseline=cast("Exchange", first),
+            candidate=cast("Exchange", second),
+            replica=third,
             annotations=decode_annotations(request.annotations),
         )
-
-
-def _with_head(exchange: Exchange, head: bytes) -> Exchange:
-    if head == exchange.head:
-        return exchange
-    return Exchange(
-        outcome=exchange.outcome,
-        status=exchange.status,
-        head=head,
-        body=exchange.body,
-        body_size=exchange.body_size,
-        digest=exchange.digest,
-        ttfb=exchange.ttfb,
-        total=exchange.total,
-        detail=exchange.detail,
-    )
 
 
 def decode_annotations(value: bytes) -> bytes:

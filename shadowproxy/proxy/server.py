@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import time
-import uuid
 from collections.abc import Callable, Mapping
 
 from shadowproxy.config import Address, Settings
@@ -24,9 +24,18 @@ Observe = Callable[[str, Outcome, float], None]
 BACKLOG = 2048
 
 
-def random_id() -> str:
-    """A request id: 32 hexadecimal digits."""
-    return uuid.uuid4().hex
+class RandomIds:
+    """Request ids of 32 hexadecimal digits (128 random bits); the kernel is asked for many at a time."""
+
+    def __init__(self) -> None:
+        self._ready: list[str] = []
+
+    def __call__(self) -> str:
+        """The next id."""
+        if not self._ready:
+            digits = os.urandom(16 * 256).hex()
+            self._ready = [digits[at : at + 32] for at in range(0, len(digits), 32)]
+        return self._ready.pop()
 
 
 class ProxyServer:
@@ -45,7 +54,7 @@ class ProxyServer:
         tasks: Tasks,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.perf_counter,
-        new_id: Callable[[], str] = random_id,
+        new_id: Callable[[], str] | None = None,
         observe: Observe | None = None,
     ) -> None:
         self._settings = settings
@@ -53,7 +62,7 @@ class ProxyServer:
         self._tasks = tasks
         self._clock = clock
         self._monotonic = monotonic
-        self._new_id = new_id
+        self._new_id = RandomIds() if new_id is None else new_id
         self._observe = observe
         self._pools: dict[Side, Pool] = {}
         self._front: Front | None = None
@@ -90,11 +99,13 @@ class ProxyServer:
             Side.CANDIDATE: settings.candidate,
             Side.REPLICA: settings.replica,
         }
+        redact = Redactor(proxy.redact_headers)
         pools = self._pools = {
             side: Pool(
                 side,
                 upstream,
                 capture=proxy.capture,
+                redact=redact,
                 loop=loop,
                 tasks=self._tasks,
                 monotonic=self._monotonic,
@@ -110,7 +121,7 @@ class ProxyServer:
             pools[Side.BASELINE],
             {side: pool for side, pool in pools.items() if side is not Side.BASELINE},
             self._recorder,
-            Redactor(proxy.redact_headers),
+            redact,
             max_in_flight=proxy.mirror.max_in_flight,
             marker_header=proxy.marker_header,
             observe=self._observe,

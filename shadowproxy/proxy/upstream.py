@@ -33,6 +33,9 @@ OVERFLOW_TICK = 0.02
 of one upstream together get OVERFLOW_BUDGET bytes in OVERFLOW_TICK seconds, so that an endless answer can't take the
 loop's time from clients."""
 
+SLOTS = {side: slot for slot, side in enumerate(Side)}
+"""A number for each side: hashing an enum's member for every exchange is a Python call."""
+
 _HELD_BY_CLIENT = 1
 _HELD_BY_BUDGET = 2
 
@@ -44,8 +47,8 @@ class Sink(Protocol):
         """A 1xx response came."""
         ...
 
-    def begin(self, head: ResponseHead, body: Body) -> None:
-        """The head of the final response came; `body` will decode what follows."""
+    def begin(self, head: ResponseHead, raw: bytes, payload: bytes) -> None:
+        """The head of the final response came, with what came of the body in the same read (see `data`)."""
         ...
 
     def data(self, raw: bytes, payload: bytes) -> None:
@@ -137,24 +140,34 @@ class Call:
         if self._watch is not None and (self.upload is None or self.upload.complete):
             self._watch.sent = self.pool.monotonic()
 
-    def first_byte(self) -> None:
-        """The first byte of the (next) head came."""
+    def arrived(self) -> None:
+        """Bytes came; nothing has been done with them."""
         if self._watch is not None:
-            self._watch.first = self.pool.monotonic()
+            self._watch.last = self.pool.monotonic()
+
+    def first_byte(self) -> None:
+        """What has arrived begins a head."""
+        if self._watch is not None:
+            self._watch.first = self._watch.last
 
     def interim(self, head: ResponseHead) -> None:
         """A 1xx response came."""
         if self.sink is not None:
             self.sink.interim(head)
 
-    def begin(self, head: ResponseHead, body: Body) -> None:
-        """The head of the final response came."""
-        self._heads_up = True
+    def note(self, head: ResponseHead) -> None:
+        """The head of the final response came; what follows it has not been looked at."""
         if self._watch is not None:
             self._watch.status = head.status
             self._watch.head = head.received[2:]
+
+    def begin(self, head: ResponseHead, raw: bytes, payload: bytes) -> None:
+        """The response begins, with the first part of its body (often all of it)."""
+        self._heads_up = True
+        if payload and self._watch is not None and self._settled is not None:
+            self._watch.capture.feed(payload)
         if self.sink is not None:
-            self.sink.begin(head, body)
+            self.sink.begin(head, raw, payload)
 
     def data(self, raw: bytes, payload: bytes) -> None:
         """A part of the response's body came."""
@@ -170,10 +183,11 @@ class Call:
     def complete(self) -> None:
         """The response is complete and its connection is no longer this call's."""
         self.connection = None
-        self._settle(Outcome.OK, "")
         self._finish()
+        # The client first: encoding or offering the pair must not delay, nor its failure hurt, the answer.
         if self.sink is not None:
             self.sink.end()
+        self._settle(Outcome.OK, "")
 
     def lost(self, outcome: Outcome, detail: str, *, stale: bool = False) -> None:
         """The connection is gone, or there never was one.
@@ -190,10 +204,10 @@ class Call:
                 self._watch.sent = None
             self.pool.connect(self)
             return
-        self._settle(outcome, detail)
         self._finish()
         if self.sink is not None:
             self.sink.fail(outcome, detail)
+        self._settle(outcome, detail)
 
     # What the client's side asks for
 
@@ -207,6 +221,11 @@ class Call:
         """The upstream can't take more of the request, or can again."""
         if self.sink is not None:
             self.sink.hold_upload(hold)
+
+    def extend(self) -> None:
+        """A part of a streamed request came: the deadline runs anew. A long upload is the client's time."""
+        if not self.over:
+            self.pool.extend(self)
 
     def leave(self) -> None:
         """The client is gone. A recorded exchange is read to its end all the same, within its deadline; others stop."""
@@ -246,7 +265,7 @@ class Call:
         if watch is None:
             return
         self._watch = None
-        exchange = watch.conclude(outcome, detail, self.pool.monotonic())
+        exchange = watch.conclude(outcome, detail, self.pool.redact)
         if self.pool.observe is not None:
             self.pool.observe(self.pool.side.value, outcome, exchange.total)
         if self._settled is not None:
@@ -384,17 +403,20 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self._heard = True
+        call.arrived()
         try:
             if self._body is None:
-                data = self._heads(call, data)
-            if self._body is not None:
-                self._content(call, self._body, data)
+                self._heads(call, data)
+            else:
+                raw, payload, surplus = _part(self._body, data)
+                call.data(raw, payload)
+                self._check_end(call, self._body, surplus)
         except (MalformedResponseError, BadFramingError) as error:
             self.drop()
             call.lost(Outcome.PROTOCOL, str(error))
 
-    def _heads(self, call: Call, data: bytes) -> bytes:
-        """Read heads until that of the final response; returns what follows it."""
+    def _heads(self, call: Call, data: bytes) -> None:
+        """Read heads until that of the final response, and what follows it."""
         while data:
             if not self._partial:
                 call.first_byte()
@@ -407,30 +429,27 @@ class Connection(asyncio.Protocol):
                     raise MalformedResponseError(f"the head is larger than {RESPONSE_HEAD_LIMIT} bytes")
                 if not b"HTTP/1.".startswith(data[:7]):
                     raise MalformedResponseError("the status line is not that of HTTP/1")
-                return b""
+                return
             self._partial = b""
             head = parse_response(data[:end])
             data = data[end + 4 :]
             if head.status >= 200:
-                self._body = head.body(call.method)
+                body = self._body = head.body(call.method)
                 self._reusable = head.keep_alive
-                call.begin(head, self._body)
-                return data
+                call.note(head)
+                raw, payload, surplus = _part(body, data)
+                call.begin(head, raw, payload)
+                self._check_end(call, body, surplus)
+                return
             if head.status == 101:
                 raise MalformedResponseError("101 Switching Protocols was not asked for")
             if head.status != 100:
                 call.interim(head)
-        return b""
 
-    def _content(self, call: Call, body: Body, data: bytes) -> None:
-        if not body.done and data:
-            payload, rest = body.feed(data)
-            raw = data if not rest else data[: len(data) - len(rest)]
-            data = rest
-            call.data(raw, payload)
+    def _check_end(self, call: Call, body: Body, surplus: bytes) -> None:
         if body.done and self._call is call:
             # Bytes after the end belong to no request: the response stands, the connection can't be trusted.
-            self._complete(call, keep=not data)
+            self._complete(call, keep=not surplus)
 
     def _complete(self, call: Call, *, keep: bool) -> None:
         self._call = None
@@ -462,6 +481,14 @@ class Connection(asyncio.Protocol):
             call.lost(Outcome.RESET, "closed before the response was complete")
 
 
+def _part(body: Body, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """(raw, payload, surplus) of `data`, which is of `body` and perhaps beyond."""
+    if body.done or not data:
+        return b"", b"", data
+    payload, surplus = body.feed(data)
+    return data if not surplus else data[: len(data) - len(surplus)], payload, surplus
+
+
 class Pool:
     """The connections to one upstream. LIFO, so that a burst's surplus grows old and is closed."""
 
@@ -471,6 +498,7 @@ class Pool:
         upstream: Upstream,
         *,
         capture: int,
+        redact: Callable[[bytes], bytes],
         loop: asyncio.AbstractEventLoop,
         tasks: Tasks,
         monotonic: Callable[[], float],
@@ -478,12 +506,14 @@ class Pool:
     ) -> None:
         parts = urlsplit(upstream.url)
         self.side = side
+        self.slot = SLOTS[side]
         self.host = parts.hostname or ""
         self.port = parts.port or 80
         self.authority = parts.netloc.encode("ascii") if parts.netloc.isascii() else parts.netloc.encode("idna")
         self.prefix = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode("ascii").rstrip(b"/")
         self.deadline = upstream.deadline
         self.capture = capture
+        self.redact = redact
         self.monotonic = monotonic
         self.observe = observe
         self.in_flight = 0
@@ -541,6 +571,10 @@ class Pool:
                 call.lost(Outcome.RESET, "closed before any byte of a response")
             else:
                 connection.take(call)
+
+    def extend(self, call: Call) -> None:
+        """Let the deadline of `call` run from now."""
+        self._deadlines.add(call)
 
     def finished(self, call: Call) -> None:
         """`call` is over."""
