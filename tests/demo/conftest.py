@@ -5,7 +5,6 @@ import pytest
 from shadowproxy.demo import data
 from shadowproxy.demo.models import Trained, read, train_or_load
 
-
 # Looked for before any test changes the environment or the working directory.
 LOCATION = data.find_data()
 

@@ -95,9 +95,13 @@ class MiniStack:
     async def verdict(self) -> Verdict:
         if not self.rows:
             return self._verdict(State.CONTINUE, (), {})
-        values = np.array(self.rows)
-        names = sorted(set().union(*self.cohorts))
-        member = np.array([[True, *(name in own for name in names)] for own in self.cohorts])
+        # In a thread: a loop that is held up would time the candidate later than the baseline.
+        return await asyncio.to_thread(self._judge, list(self.rows), list(self.cohorts))
+
+    def _judge(self, rows: list[tuple[float, ...]], own_cohorts: list[set[str]]) -> Verdict:
+        values = np.array(rows)
+        names = sorted(set().union(*own_cohorts))
+        member = np.array([[True, *(name in own for name in names)] for own in own_cohorts])
         guardrails, safe, harm = log_e_values(values, member, every=len(values))
         safe, harm = safe[:, :, 0], harm[:, :, 0]
         share = member.mean(axis=0)
@@ -136,9 +140,11 @@ class MiniStack:
             for c, name in enumerate(names, start=1)
         }
         overall = tuple(cell(g, 0) for g in range(len(guardrails)))
-        return self._verdict(decide(safe, harm, share, len(values)), overall, cohorts)
+        return self._verdict(decide(safe, harm, share, len(values)), overall, cohorts, len(values))
 
-    def _verdict(self, state: State, overall: tuple[Cell, ...], cohorts: dict[str, CohortReport]) -> Verdict:
+    def _verdict(
+        self, state: State, overall: tuple[Cell, ...], cohorts: dict[str, CohortReport], pairs: int = 0
+    ) -> Verdict:
         seen = len(self.requests)
         return Verdict(
             state=state,
@@ -146,12 +152,12 @@ class MiniStack:
             reasons=(f"{state} by the small stack",),
             experiment=self.settings.experiment,
             at=0.0,
-            pairs=len(self.rows),
-            open_pairs=seen - len(self.rows),
+            pairs=pairs,
+            open_pairs=seen - pairs,
             late_pairs=0,
             guardrails=overall,
             cohorts=cohorts,
-            accounting=Accounting(requests=seen, eligible=seen, recorded=len(self.rows)),
+            accounting=Accounting(requests=seen, eligible=seen, recorded=pairs),
             checks=(),
             failures={},
             summaries=(),
