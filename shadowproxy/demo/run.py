@@ -385,7 +385,8 @@ async def _start_services(plan: Plan, models: Path, held: contextlib.AsyncExitSt
     for service in (baseline, candidate):
         if isinstance(service, Service):
             held.push_async_callback(service.stop)
-    for service in (baseline, candidate):
-        if isinstance(service, BaseException):
-            raise service
+    if isinstance(baseline, BaseException):
+        raise baseline
+    if isinstance(candidate, BaseException):
+        raise candidate
     return baseline, candidate

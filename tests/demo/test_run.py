@@ -121,7 +121,7 @@ def test_the_running_view_reads_at_80_columns(regressed: list[Event]) -> None:
 
 
 async def test_a_better_model_is_promoted_over_sockets(plan: Plan) -> None:
-    result = ended(await collect(replace(plan, scenario=SCENARIOS["better"]), MiniStack()))
+    result = ended(await collect(replace(plan, scenario=SCENARIOS["better"], rate=300), MiniStack()))
     assert (result.verdict.state, result.reached, result.exit_code) == (State.PROMOTE, True, 0)
 
 
@@ -134,23 +134,24 @@ class Undecided(MiniStack):
         return msgspec.structs.replace(await super().verdict(), state=State.CONTINUE, exhausted=self.exhausted)
 
 
-@pytest.mark.parametrize("bound", ["pairs", "seconds", "exhausted", "stop"])
-async def test_an_undecided_run_ends_at_its_bounds(plan: Plan, bound: str) -> None:
-    stack, stop = Undecided(), asyncio.Event()
-    match bound:
-        case "pairs":
-            plan = replace(plan, max_pairs=50)
-        case "seconds":
-            plan = replace(plan, max_seconds=0.6)
-        case "exhausted":
-            stack.exhausted = True
-        case "stop":
-            stop.set()
-    async with asyncio.timeout(30):
-        result = (await collect(plan, stack, stop))[-1]
-    assert isinstance(result, Result)
-    assert (result.verdict.state, result.reached, result.exit_code) == (State.CONTINUE, False, 3)
-    assert stack.stopped == 1
+async def test_an_undecided_run_ends_at_its_bounds(plan: Plan) -> None:
+    stacks = [Undecided() for _ in range(4)]
+    stacks[2].exhausted = True
+    stop = asyncio.Event()
+    stop.set()
+    async with asyncio.timeout(60):
+        runs = await asyncio.gather(
+            collect(replace(plan, max_pairs=50), stacks[0]),
+            collect(replace(plan, max_seconds=0.6), stacks[1]),
+            collect(plan, stacks[2]),
+            collect(plan, stacks[3], stop),
+        )
+    for events, stack in zip(runs, stacks, strict=True):
+        result = ended(events)
+        assert (result.verdict.state, result.reached, result.exit_code) == (State.CONTINUE, False, 3)
+        assert stack.stopped == 1
+    assert ended(runs[0]).verdict.pairs >= 50
+    assert ended(runs[1]).seconds >= 0.6
 
 
 class Refusing(MiniStack):

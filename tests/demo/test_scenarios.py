@@ -6,8 +6,8 @@ from shadowproxy.demo.models import Trained, train
 from shadowproxy.demo.scenarios import BASELINE, SCENARIOS
 from shadowproxy.verdict.record import State
 
-PROMISED = 6000
-"""Pairs within which every scenario decides: 20 s at 300 requests a second."""
+PROMISED = 3000
+"""Pairs within which every scenario decides: 10 s at 300 requests a second."""
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,9 @@ def check(simulation: Simulation, name: str, seed: int) -> None:
         assert ended.blamed[0][1] == "all"
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("name", list(SCENARIOS))
-def test_reaches_what_it_promises(simulation: Simulation, name: str, seed: int) -> None:
-    check(simulation, name, seed)
+def test_reaches_what_it_promises(simulation: Simulation, name: str) -> None:
+    check(simulation, name, 1)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def test_reaches_what_it_promises_on_movielens(on_movielens: Simulation, name: s
 
 
 def test_the_same_seed_gives_the_same_pairs(simulation: Simulation) -> None:
-    ended = [simulation.run(SCENARIOS["flaky"], seed, 3000) for seed in (5, 5)]
+    ended = [simulation.run(SCENARIOS["flaky"], seed, 1500) for seed in (5, 5)]
     assert ended[0] == ended[1]
 
 
