@@ -169,8 +169,9 @@ def _at(path: Path) -> Location | None:
 
 
 def _cached() -> Location | None:
-    wheels = sorted(CACHE.glob(f"{_PACKAGE}-1.2.1-*.whl"))
-    return _at(wheels[-1]) if wheels else _at(CACHE)
+    folder = CACHE.absolute()
+    wheels = sorted(folder.glob(f"{_PACKAGE}-1.2.1-*.whl"))
+    return _at(wheels[-1]) if wheels else _at(folder)
 
 
 def _installed() -> Location | None:

@@ -264,7 +264,7 @@ def _write(path: Path, trained: Trained) -> None:
 def read(path: Path) -> Trained:
     """The models from a file that `train_or_load` wrote. Raises StartError if it can't be read."""
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             columns = {name: held[name] for name in held.files}
         dimensions = columns["dimensions"].tolist()
         return Trained(
@@ -279,5 +279,5 @@ def read(path: Path) -> Trained:
             },
             (columns["cold.items"], columns["cold.scores"]),
         )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise StartError(f"{path} can't be read as trained models ({error}); delete it and start again") from None

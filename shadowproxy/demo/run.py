@@ -333,15 +333,24 @@ class Service:
             raise StartError(f"the {self._name} service was not ready within {_START_WITHIN:g} s") from None
         if not line:
             await self._process.wait()
-            raise self._ended()
+            raise self._failure()
         self.url = f"http://127.0.0.1:{orjson.loads(line)['port']}"
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    async def ended(self) -> None:
+        """Wait until the process has ended."""
+        await self._process.wait()
 
     def check(self) -> None:
         """Raises StartError if the process has ended."""
         if self._process.returncode is not None:
-            raise self._ended()
+            raise self._failure()
 
-    def _ended(self) -> StartError:
+    def _failure(self) -> StartError:
         code = self._process.returncode
         return StartError(f"the {self._name} service ended with code {code}: {self._said()}; start again")
 
@@ -367,10 +376,17 @@ class Service:
 
 async def _start_services(plan: Plan, models: Path, held: contextlib.AsyncExitStack) -> tuple[Service, Service]:
     scenario = plan.scenario
-    baseline = await Service.start("baseline", BASELINE, models=models, seed=plan.seed)
-    held.push_async_callback(baseline.stop)
-    candidate = await Service.start(
-        "candidate", scenario.candidate, models=models, fault=scenario.fault.name, seed=plan.seed
+    starting = (
+        Service.start("baseline", BASELINE, models=models, seed=plan.seed),
+        Service.start("candidate", scenario.candidate, models=models, fault=scenario.fault.name, seed=plan.seed),
     )
-    held.push_async_callback(candidate.stop)
+    # Both at once, and both to their end: one that can't start must not leave the other behind.
+    baseline, candidate = await asyncio.gather(*starting, return_exceptions=True)
+    for service in (baseline, candidate):
+        if isinstance(service, Service):
+            held.push_async_callback(service.stop)
+    if isinstance(baseline, BaseException):
+        raise baseline
+    if isinstance(candidate, BaseException):
+        raise candidate
     return baseline, candidate

@@ -5,7 +5,7 @@
 "pid": …}`. It ends at SIGTERM, and with `--with-parent` also when its standard input does.
 
 Every list is worked out beforehand, so an answer costs a fraction of a millisecond; the *service time* on top of it
-is drawn from a log-normal (median 4 ms, σ 0.4), keyed by request id. Most of it is shared by all services (a long
+is drawn from a log-normal (median 8 ms, σ 0.4), keyed by request id. Most of it is shared by all services (a long
 request is long for either model), so that baseline and candidate correlate as real ones do.
 """
 
@@ -32,7 +32,7 @@ from shadowproxy.demo.faults import FAULTS, Answer, Asked, Draws, Fault
 from shadowproxy.demo.models import DEPTH, Model, Trained, read, train_or_load
 from shadowproxy.errors import ShadowproxyError
 
-MEDIAN = 0.004
+MEDIAN = 0.008
 """Median service time, seconds."""
 SPREAD = 0.4
 """Standard deviation of the logarithm of the service time."""

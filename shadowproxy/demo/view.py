@@ -19,6 +19,9 @@ from shadowproxy.report.terminal import STYLES, accounting_line, verdict_report
 from shadowproxy.verdict.record import OVERALL, Cell, Verdict
 
 _BAR = 14
+_NARROW_BAR = 11
+_WIDE = 110
+"""Columns from which the weakest cohort is named too."""
 _PLAIN_EVERY = 5.0
 """Seconds between two lines where the output is not a terminal."""
 
@@ -66,7 +69,7 @@ class DemoView:
         else:
             yield Text()
             yield progress_line(self._observed)
-            yield evidence_table(self._observed.verdict)
+            yield evidence_table(self._observed.verdict, wide=options.max_width >= _WIDE)
             yield accounting_line(self._observed.verdict)
 
 
@@ -101,23 +104,26 @@ def progress_line(observed: Observed) -> Text:
     return text
 
 
-def evidence_table(verdict: Verdict) -> Table:
-    """Per guardrail two e-values on their way to their thresholds: that it is safe where it is least proven so, and
-    that it does harm where it is most proven so; each with the cohort.
+def evidence_table(verdict: Verdict, *, wide: bool = True) -> Table:
+    """Per guardrail two e-values on their way to their thresholds, with the cohort that each is of.
+
+    They are that of safety in the cell that promote needs and that has the least of it, and that of harm in the cell
+    that has the most.
     """
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
-    for name in ("guardrail", "proof of safe", "weakest", "proof of harm", "strongest"):
+    for name in ("guardrail", "proven safe", *(["weakest"] if wide else []), "proven harm", "strongest"):
         table.add_column(name, header_style="dim", overflow="ellipsis", no_wrap=True)
     everywhere = words.cells(verdict)
+    width = _BAR if wide else _NARROW_BAR
     for overall in verdict.guardrails:
         same = [cell for cell in everywhere if cell.guardrail == overall.guardrail]
         weakest = min((cell for cell in same if cell.required), key=_safe, default=overall)
         strongest = max(same, key=_harm)
         table.add_row(
             Text(words.plain(overall.guardrail)),
-            Text(bar(weakest.e_promote, weakest.promote_at), style="green"),
-            _where(weakest),
-            Text(bar(strongest.e_rollback, strongest.rollback_at), style="red"),
+            Text(bar(weakest.e_promote, weakest.promote_at, width=width), style="green"),
+            *([_where(weakest)] if wide else []),
+            Text(bar(strongest.e_rollback, strongest.rollback_at, width=width), style="red"),
             _where(strongest) if strongest.e_rollback > 1 else Text("–", style="dim"),
         )
     return table

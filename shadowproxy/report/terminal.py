@@ -35,7 +35,7 @@ class _ByWidth:
             yield Text("no guardrail has data yet", style="dim")
         if self._verdict.cohorts:
             yield Text()
-            yield _cohorts(self._verdict)
+            yield _cohorts(self._verdict, wide=wide)
         if self._every_cell and self._verdict.cohorts:
             yield Text()
             for name, report in self._verdict.cohorts.items():
@@ -51,7 +51,15 @@ def verdict_table(verdict: Verdict, *, every_cell: bool = False) -> RenderableTy
 
 
 def _grid(title: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text(title),
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for name in columns:
         # The findings and names may wrap at 80 columns; figures may not, since half a figure misleads.
         wraps = name in {"guardrail", "cohort", "findings", "worst of them"}
@@ -87,20 +95,20 @@ def _overall(cells: tuple[Cell, ...], *, wide: bool, title: str = "All pairs") -
     return table
 
 
-def _cohorts(verdict: Verdict) -> Table:
-    table = _grid("Cohorts", "cohort", "pairs", "findings", "worst of them", "mean loss", "margin", "evidence")
+def _cohorts(verdict: Verdict, *, wide: bool) -> Table:
+    names = ("cohort", "pairs", "findings", "worst of them", "mean loss", *(["margin"] if wide else []), "evidence")
+    table = _grid("Cohorts", *names)
     for name, report in verdict.cohorts.items():
         worst = words.worst(report.guardrails)
-        row: list[RenderableType] = [
-            Text(words.plain(name)),
-            f"{report.pairs:,}",
-            Text(words.findings(report.guardrails) or "–"),
-        ]
+        row: list[RenderableType] = [Text(words.plain(name)), f"{report.pairs:,}"]
         if worst is not None:
+            style = FINDING_STYLES[worst.finding]
+            found = words.findings(report.guardrails) if wide else worst.finding.value
             row += [
-                Text(words.plain(worst.guardrail), style=FINDING_STYLES[worst.finding]),
+                Text(found, style="" if wide else style),
+                Text(words.plain(worst.guardrail), style=style),
                 words.figure(worst.estimate),
-                words.figure(worst.margin, signed=False),
+                *([words.figure(worst.margin, signed=False)] if wide else []),
                 words.telling(worst),
             ]
         table.add_row(*row)
