@@ -10,6 +10,9 @@ import orjson
 from shadowproxy.config.catalogue import CATALOGUE
 from shadowproxy.config.settings import Settings
 
+EVIDENCE = 1
+"""Raised whenever what workers store comes to mean something else: the e-processes' grids, the losses, the columns."""
+
 # These only hold back a decision that the counted evidence would allow; changing them reinterprets nothing.
 _FREE = {"min_recorded", "horizon"}
 
@@ -17,6 +20,7 @@ _FREE = {"min_recorded", "horizon"}
 def frozen(settings: Settings) -> dict[str, Any]:
     """The settings that the counted evidence rests on: who is compared, how, and by which guardrails."""
     return {
+        "evidence": EVIDENCE,
         "upstreams": {
             side: upstream.url
             for side in ("baseline", "candidate", "replica")
@@ -26,7 +30,8 @@ def frozen(settings: Settings) -> dict[str, Any]:
         "routes": [route.model_dump(mode="json") for route in settings.routes],
         "verdict": settings.verdict.model_dump(mode="json", exclude=_FREE),
         "catalogue": {
-            metric.name: [metric.low, metric.high, metric.ideal, *metric.worse] for metric in CATALOGUE.values()
+            metric.name: [metric.low, metric.high, metric.ideal, metric.margin, metric.default, *metric.worse]
+            for metric in CATALOGUE.values()
         },
     }
 

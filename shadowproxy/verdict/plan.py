@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,8 +44,6 @@ FAILURES: tuple[str, ...] = (
 )
 """The kinds of failure that are told apart. Appended to, never reordered: they are columns of stored states."""
 
-_GRID = "betting 1: stake .95, halving from the largest to d/(4(hi-d)(d-lo)), half the weight on the largest"
-"""The e-processes' grid in words: a change of it must change an experiment's digest."""
 _MOST_GROUPS = 4096
 """Buckets × slots that are summed at once: bounds the memory of a batch spread over many buckets."""
 _TIMINGS = ("ttfb", "total")
@@ -91,48 +87,7 @@ class Plan:
         self._dimensions = {rule.name: _dimensions(rule, settings) for rule in self.rules}
 
     def __repr__(self) -> str:
-        return f"Plan({self.experiment}: {', '.join(rule.name for rule in self.rules)})"
-
-    def frozen(self) -> dict[str, Any]:
-        """What must not change within an experiment, as JSON values: sums counted under another of it don't add up."""
-        settings, policy = self.settings, self.settings.verdict
-        sides = {Side.BASELINE: settings.baseline, Side.CANDIDATE: settings.candidate, Side.REPLICA: settings.replica}
-        return {
-            "upstreams": {
-                side.value: {"url": upstream.url, "deadline": upstream.deadline}
-                for side, upstream in sides.items()
-                if upstream is not None
-            },
-            "routes": [route.model_dump(mode="json") for route in settings.routes],
-            "guardrails": [
-                {
-                    "name": rule.name,
-                    "metric": rule.metric.name,
-                    "direction": rule.direction,
-                    "margin": rule.margin,
-                    "cohort_margin": rule.cohort_margin,
-                    "range": [rule.lo, rule.hi],
-                    "routes": list(rule.routes),
-                }
-                for rule in self.rules
-            ],
-            "alpha_promote": policy.alpha_promote,
-            "alpha_rollback": policy.alpha_rollback,
-            "bucket": policy.bucket,
-            "settle": policy.settle,
-            "max_cohorts": policy.max_cohorts,
-            "grid": _GRID,
-        }
-
-    def digest(self) -> str:
-        """Twelve hexadecimal digits of `frozen`."""
-        text = json.dumps(self.frozen(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-    @property
-    def experiment(self) -> str:
-        """The experiment's id: its name and its digest."""
-        return f"{self.settings.experiment}-{self.digest()}"
+        return f"Plan({', '.join(rule.name for rule in self.rules)})"
 
     def empty(self) -> State:
         """The state of a worker that has counted nothing."""

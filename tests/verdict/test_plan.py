@@ -163,24 +163,6 @@ def test_sums_of_another_plan_are_refused() -> None:
         plan((FAIL, 0.4)).judge(counted.total, {}, facts())
 
 
-def test_digest_follows_what_is_frozen_and_nothing_else() -> None:
-    base = plan((FAIL, 0.01))
-    assert base.experiment == f"default-{base.digest()}"
-    assert base.digest() == plan((FAIL, 0.01), min_pairs=500, horizon=9).digest()
-    others = [
-        plan((FAIL, 0.02)),
-        plan((FAIL, 0.01), (RBO, 0.2)),
-        plan((FAIL, 0.01), alpha_promote=0.01),
-        plan((FAIL, 0.01), alpha_rollback=0.01),
-        plan((FAIL, 0.01), bucket=2),
-        plan((FAIL, 0.01), max_cohorts=3),
-        plan((FAIL, 0.01), routes=ROUTES[:1]),
-        Plan(base.settings.model_copy(update={"candidate": base.settings.baseline})),
-    ]
-    assert len({one.digest() for one in [base, *others]}) == len(others) + 1
-    assert json.loads(json.dumps(base.frozen(), allow_nan=False)) == base.frozen()
-
-
 def test_a_good_candidate_is_promoted_with_a_line_for_each_guardrail() -> None:
     rng = np.random.default_rng(1)
     batch = columns(1000, {FAIL: 0.0, RBO: 1 - 0.1 * rng.random(1000)}, started=1000 + np.arange(1000) / 50)
