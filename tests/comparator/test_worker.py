@@ -1,0 +1,220 @@
+"""A worker against a real Valkey: counted once, through restarts, takeovers, lost replies and bad payloads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+
+import pytest
+from servers import unique, until
+
+from shadowproxy import metrics
+from shadowproxy.comparator.worker import Worker
+from shadowproxy.compare.comparer import Comparer
+from shadowproxy.config import Settings, loads
+from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request
+from shadowproxy.pairs.codec import encode
+from shadowproxy.pairs.embedded import EmbeddedServer
+from shadowproxy.pairs.store import Store
+from shadowproxy.serve.reader import VerdictReader
+from shadowproxy.tasks import Tasks
+from shadowproxy.verdict.plan import Plan
+from shadowproxy.verdict.record import Verdict
+
+SETTINGS = loads(
+    """
+baseline: {url: http://127.0.0.1:1, deadline: 0.1}
+candidate: {url: http://127.0.0.1:2, deadline: 0.1}
+routes:
+  - {name: rank, path: /rank, ids: "response.body.ids", cohorts: {id: request.body.id}}
+comparator: {read: 3, claim_idle: 0.2}
+verdict:
+  bucket: 0.1
+  settle: 0.0
+  max_cohorts: 200
+  guardrails: [{metric: failures.difference, margin: 0.01}, {metric: ranking.rbo, margin: 0.1}]
+"""
+)
+
+
+def pair(at: int, *, body: bytes = b'{"ids":["a","b"]}') -> Pair:
+    request = Request("POST", "/rank", b"content-type: application/json\r\n", b'{"id":%d}' % at, 9)
+    baseline = Exchange(Outcome.OK, 200, b"", b'{"ids":["a","b"]}', 17, b"", 0.01, 0.02)
+    candidate = Exchange(Outcome.OK, 200, b"", body, len(body), b"", 0.01, 0.02)
+    return Pair(str(at), 1000.0 + at / 10, request, baseline, candidate)
+
+
+class Bench:
+    """A store in a real Valkey, what writes to it, and workers on it."""
+
+    def __init__(self, store: Store, url: str) -> None:
+        self.store = store
+        self.url = url
+        self.tasks = Tasks()
+        self.written = 0
+
+    async def write(self, pairs: Iterable[Pair]) -> None:
+        batch = list(pairs)
+        await self.write_raw(encode(batch), len(batch))
+
+    async def write_raw(self, payload: bytes, pairs: int) -> None:
+        self.written += 1
+        account = Accounting(requests=self.written, eligible=self.written, recorded=self.written)
+        await self.store.append("producer", self.written, payload, pairs, account)
+
+    async def another_store(self) -> Store:
+        return await Store.open(self.url, self.store.name, max_entries=1000)
+
+    def worker(self, name: str, store: Store | None = None, settings: Settings = SETTINGS) -> Worker:
+        return Worker(
+            store or self.store,
+            Comparer(settings.routes),
+            Plan(settings),
+            metrics.ComparatorMetrics(metrics.registry()),
+            name=name,
+            read=settings.comparator.read,
+            claim_idle=settings.comparator.claim_idle,
+            max_cohorts=settings.verdict.max_cohorts,
+        )
+
+    async def verdict(self) -> Verdict:
+        return (await VerdictReader(self.store, SETTINGS).read()).verdict
+
+    async def all_counted(self, worker: Worker) -> Verdict:
+        """Run a worker until it has counted what there is."""
+        worker.stop()
+        await worker.run()
+        return await self.verdict()
+
+
+@pytest.fixture
+async def bench(valkey: EmbeddedServer) -> AsyncIterator[Bench]:
+    store = await Store.open(valkey.url, unique("worker"), max_entries=1000)
+    made = Bench(store, valkey.url)
+    yield made
+    await made.tasks.cancel()
+    await store.close()
+
+
+def once(verdict: Verdict, numbers: Iterable[int]) -> None:
+    assert {name: report.pairs for name, report in verdict.cohorts.items()} == {f"id={at}": 1 for at in numbers}
+
+
+async def test_what_is_in_the_stream_is_counted_before_a_stop(bench: Bench) -> None:
+    for first in range(0, 40, 4):
+        await bench.write(pair(at) for at in range(first, first + 4))
+    verdict = await bench.all_counted(bench.worker("one"))
+    once(verdict, range(40))
+    assert (verdict.pairs, verdict.open_pairs, verdict.late_pairs) == (40, 0, 0)
+    snapshot = await bench.store.snapshot()
+    assert (snapshot.pending, snapshot.undelivered, snapshot.lost_entries) == (0, 0, 0)
+
+
+async def test_a_payload_that_cannot_be_read_is_a_dead_letter_and_harms_no_neighbour(bench: Bench) -> None:
+    await bench.write([pair(0)])
+    await bench.write_raw(b"not a batch", 7)
+    await bench.write([pair(1, body=b"\xff{"), pair(2)])
+    verdict = await bench.all_counted(bench.worker("one"))
+    once(verdict, range(3))
+    assert verdict.failures["candidate"]["bad_body"] == 1
+    letters = await bench.store.dead_letters(10)
+    assert [(entry.payload, entry.pairs) for entry, _ in letters] == [(b"not a batch", 7)]
+    assert any(check.name == "no_dead_letters" and not check.passed for check in verdict.checks)
+
+
+async def test_a_frozen_worker_that_thaws_counts_nothing_twice(bench: Bench) -> None:
+    """The race of a takeover: read, frozen, entries claimed and counted by another, thawed, committed."""
+    await bench.write([pair(0)])
+    await bench.write([pair(1)])
+    frozen_store = await bench.another_store()
+    frozen = bench.worker("frozen", frozen_store)
+    await frozen_store.load_state("frozen")
+    entries = await frozen_store.read("frozen", 10, 0.0)
+    assert len(entries) == 2
+
+    other = bench.worker("other")
+    running = bench.tasks.start(other.run(), name="other")
+
+    async def taken() -> bool:
+        return (await bench.store.snapshot()).committed_pairs == 2
+
+    await until(taken, "the takeover")
+    await frozen._count(entries)  # it goes on where it was: between reading and committing
+    other.stop()
+    await running
+    once(await bench.verdict(), range(2))
+    await frozen_store.close()
+
+
+async def test_a_worker_goes_on_from_its_own_state(bench: Bench) -> None:
+    for at in range(6):
+        await bench.write([pair(at)])
+    store = await bench.another_store()
+    assert len(await store.read("one", 4, 0.0)) == 4  # and dies
+    await store.close()
+    once(await bench.all_counted(bench.worker("one")), range(6))
+    for at in range(6, 9):
+        await bench.write([pair(at)])
+    once(await bench.all_counted(bench.worker("one")), range(9))
+
+
+async def test_two_of_one_name_still_count_once(bench: Bench) -> None:
+    """Against the rule that a worker's name is its own; the store notices and both start over."""
+    stores = [await bench.another_store() for _ in range(2)]
+    workers = [bench.worker("same", store) for store in stores]
+    running = [bench.tasks.start(worker.run(), name="twin") for worker in workers]
+    for at in range(60):
+        await bench.write([pair(at)])
+
+    async def all_committed() -> bool:
+        return (await bench.store.snapshot()).committed_pairs == 60
+
+    await until(all_committed, "all counted")
+    for worker in workers:
+        worker.stop()
+    await asyncio.gather(*running)
+    once(await bench.verdict(), range(60))
+    for store in stores:
+        await store.close()
+
+
+async def test_the_states_of_dead_workers_count(bench: Bench) -> None:
+    for number in range(3):
+        for at in range(number * 5, number * 5 + 5):
+            await bench.write([pair(at)])
+        await bench.all_counted(bench.worker(f"worker-{number}"))
+    once(await bench.verdict(), range(15))
+
+
+async def test_cohorts_past_the_maximum_are_pooled(bench: Bench) -> None:
+    settings = SETTINGS.model_copy(update={"verdict": SETTINGS.verdict.model_copy(update={"max_cohorts": 3})})
+    await bench.write(pair(at) for at in range(8))
+    worker = bench.worker("one", settings=settings)
+    worker.stop()
+    await worker.run()
+    verdict = (await VerdictReader(bench.store, settings).read()).verdict
+    assert sorted(verdict.cohorts) == ["id=0", "id=1", "id=2", "other"]
+    assert verdict.cohorts["other"].pairs == 5
+
+
+async def test_a_server_that_comes_back_is_worked_with_again(own_valkey: EmbeddedServer) -> None:
+    store = await Store.open(own_valkey.url, unique("worker"), max_entries=1000, reply_within=2.0)
+    bench = Bench(store, own_valkey.url)
+    worker = bench.worker("one")
+    running = bench.tasks.start(worker.run(), name="one")
+    try:
+        await bench.write([pair(0)])
+        await until(lambda: worker.connected, "the worker")
+        own_valkey.stop()
+        await until(lambda: not worker.connected, "the worker to notice")
+        own_valkey.start()
+        await until(lambda: worker.connected, "the worker to come back")
+        await bench.write([pair(1)])
+        worker.stop()
+        await running
+        once(await bench.verdict(), range(2))
+    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await bench.tasks.cancel()
+        await store.close()
