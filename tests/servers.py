@@ -47,6 +47,9 @@ async def until(
 def valkey() -> Iterator[EmbeddedServer]:
     """One Valkey for the whole run. Take a `unique` experiment in it; don't stop, flush or reconfigure it."""
     with tempfile.TemporaryDirectory(prefix="sp-test-") as folder, EmbeddedServer(folder) as server:
+        with Redis.from_url(server.url) as client:
+            # Nobody may kill this one, so nothing is gained by waiting for the disk.
+            client.config_set("appendfsync", "no")
         yield server
 
 

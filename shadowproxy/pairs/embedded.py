@@ -34,7 +34,7 @@ class EmbeddedServer:
 
     The first process starts it and stops it; while that one runs, others only use it. A server that outlived its owner
     (killed with SIGKILL) is adopted by the next. Ownership is a file lock, so that it ends with the process however it
-    ends. Data stay in the directory: an append-only file, synced every second.
+    ends. Data stay in the directory: an append-only file, synced before anything is acknowledged.
 
     Use as a context manager, or as an asynchronous one (the waiting is then done in a thread).
     """
@@ -309,6 +309,9 @@ def _options(data_dir: Path, path: Path, log_path: Path) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(data_dir),
         "appendonly": "yes",
+        # Not `everysec`: while its background sync runs, Valkey puts off even the *write* of what it has acknowledged
+        # already, for up to two seconds, and a SIGKILL then loses it. A recorder's batches are few enough to pay for
+        # the sync of each.
         "appendfsync": "always",
         # Its append-only file is all there is to keep; a second copy on the way out would only take time.
         "save": "",

@@ -83,6 +83,15 @@ class Snapshot:
         """The accounts of all producers in one."""
         return sum(self.accounts.values(), Accounting())
 
+    @property
+    def missing_pairs(self) -> int:
+        """Pairs that the producers saw acknowledged and of which the store knows nothing.
+
+        More than zero after a fail-over to a replica that was behind, or a crash of a server that doesn't sync:
+        acknowledged writes were undone. Such pairs are lost as `lost_pairs` are.
+        """
+        return max(0, self.accounting.recorded - self.pairs)
+
 
 class Superseded(Fenced):
     """A commit was refused because the worker's state was written by somebody else since it was loaded here.
@@ -430,7 +439,7 @@ class Store:
             except ResponseError as error:
                 if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                     raise
-                log.error("%s: the stream or its consumer group was deleted; what it held is lost", self)
+                log.warning("%r has no stream or no consumer group (never made, deleted or evicted); making it", self)
                 await self._make_group()
                 return await ask()
 

@@ -47,7 +47,7 @@ def test_every_truncation_is_refused(payload: bytes) -> None:
 
 
 @given(BATCHES.filter(bool), st.data())
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_any_mutation_gives_pairs_or_a_payload_error(batch: list[Pair], data: st.DataObject) -> None:
     payload = bytearray(codec.encode(batch))
     for _ in range(data.draw(st.integers(1, 4))):

@@ -49,7 +49,7 @@ def alive(pid: int) -> bool:
 def test_it_listens_on_a_socket_only_and_keeps_its_data(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path / "new" / "dir") as server, Redis.from_url(server.url) as client:
         assert client.config_get("port") == {"port": "0"}
-        assert client.config_get("append*")["appendfsync"] == "everysec"
+        assert client.config_get("append*")["appendfsync"] == "always"
         client.set("kept", "yes")
         pid = server.pid
         assert pid is not None

@@ -191,17 +191,6 @@ async def test_the_bound_holds_for_any_sizes(sizes: list[int], bound: int) -> No
         await rig.finish(grace=0)
 
 
-async def test_memory_is_free_again_once_delivered(store: Store) -> None:
-    rig = Rig(store, max_bytes=50_000)
-    rig.recorder.start()
-    for _ in range(5):
-        rig.offer(*numbered(4), body=bytes(10_000))
-        await until(lambda: rig.recorder.waiting_pairs == 0)
-        assert rig.recorder.waiting_bytes == 0
-    await rig.finish()
-    assert rig.ledger.snapshot() == Accounting(requests=20, eligible=20, recorded=20)
-
-
 class Watched(Store):
     """A store that remembers when it was asked to append."""
 
@@ -213,6 +202,29 @@ class Watched(Store):
         self.attempts.append(asyncio.get_running_loop().time())
         assert account.recorded == pairs * sequence
         await super().append(producer, sequence, payload, pairs, account)
+
+
+async def test_a_batch_under_way_counts_towards_the_bound() -> None:
+    async with Watched(NOWHERE, "e", max_entries=10) as store:
+        rig = Rig(store, batch=4, max_bytes=100_000)
+        rig.recorder.start()
+        rig.offer(*numbered(4), body=bytes(10_000))
+        await until(lambda: len(store.attempts) > 0)
+        rig.offer(*numbered(20), body=bytes(10_000))
+        assert 80_000 < rig.recorder.waiting_bytes <= 100_000
+        assert rig.recorder.waiting_pairs == len(rig.taken) < 10
+        await rig.finish(grace=0)
+
+
+async def test_memory_is_free_again_once_delivered(store: Store) -> None:
+    rig = Rig(store, max_bytes=50_000)
+    rig.recorder.start()
+    for _ in range(5):
+        rig.offer(*numbered(4), body=bytes(10_000))
+        await until(lambda: rig.recorder.waiting_pairs == 0)
+        assert rig.recorder.waiting_bytes == 0
+    await rig.finish()
+    assert rig.ledger.snapshot() == Accounting(requests=20, eligible=20, recorded=20)
 
 
 async def test_a_store_that_comes_late_gets_everything(own_valkey: EmbeddedServer) -> None:

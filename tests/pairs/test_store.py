@@ -444,6 +444,14 @@ async def test_the_stream_is_bounded_and_says_what_it_lost(server: str) -> None:
         assert snapshot.lost_pairs == 3 * snapshot.lost_entries
 
 
+async def test_acknowledged_batches_that_a_server_forgot_are_missed(store: Store) -> None:
+    await fill(store, 2)
+    assert (await store.snapshot()).missing_pairs == 0
+    # What a fail-over looks like: the third batch was acknowledged by a server whose replica never got it.
+    await store.publish("p", Accounting(requests=35, eligible=35, recorded=30))
+    assert (await store.snapshot()).missing_pairs == 10
+
+
 async def test_a_deleted_stream_is_a_loss_and_not_the_end(store: Store, raw: Any) -> None:
     await fill(store, 3)
     entries = await store.read("w", 1, 0)
