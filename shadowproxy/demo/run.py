@@ -214,7 +214,7 @@ def _prepared(plan: Plan, dataset: data.Dataset, trained: Trained, accounts: int
 class _Watch:
     """Replays through the proxy and reads the verdict until it is time to stop."""
 
-    def __init__(self, plan: Plan, stack: Stack, services: tuple[Service, ...], stop: asyncio.Event) -> None:
+    def __init__(self, plan: Plan, stack: Stack, services: tuple[ServiceProcess, ...], stop: asyncio.Event) -> None:
         self._plan = plan
         self._stack = stack
         self._services = services
@@ -287,7 +287,7 @@ async def _pause(stop: asyncio.Event) -> None:
             await stop.wait()
 
 
-class Service:
+class ServiceProcess:
     """A model's process. Its standard input stays open: when this process dies, it ends and the service with it."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: IO[bytes]) -> None:
@@ -297,7 +297,9 @@ class Service:
         self.url = ""
 
     @classmethod
-    async def start(cls, name: str, model: Model, *, models: Path, fault: str = "none", seed: int = 7) -> Service:
+    async def start(
+        cls, name: str, model: Model, *, models: Path, fault: str = "none", seed: int = 7
+    ) -> ServiceProcess:
         """Start `python -m shadowproxy.demo.service` on a free loopback port and wait until it answers.
 
         Raises StartError with what it wrote to standard error if it ends, or says nothing for 30 s.
@@ -374,16 +376,18 @@ class Service:
         self._log.close()
 
 
-async def _start_services(plan: Plan, models: Path, held: contextlib.AsyncExitStack) -> tuple[Service, Service]:
+async def _start_services(
+    plan: Plan, models: Path, held: contextlib.AsyncExitStack
+) -> tuple[ServiceProcess, ServiceProcess]:
     scenario = plan.scenario
     starting = (
-        Service.start("baseline", BASELINE, models=models, seed=plan.seed),
-        Service.start("candidate", scenario.candidate, models=models, fault=scenario.fault.name, seed=plan.seed),
+        ServiceProcess.start("baseline", BASELINE, models=models, seed=plan.seed),
+        ServiceProcess.start("candidate", scenario.candidate, models=models, fault=scenario.fault.name, seed=plan.seed),
     )
     # Both at once, and both to their end: one that can't start must not leave the other behind.
     baseline, candidate = await asyncio.gather(*starting, return_exceptions=True)
     for service in (baseline, candidate):
-        if isinstance(service, Service):
+        if isinstance(service, ServiceProcess):
             held.push_async_callback(service.stop)
     if isinstance(baseline, BaseException):
         raise baseline

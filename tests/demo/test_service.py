@@ -13,13 +13,13 @@ import pytest
 
 from shadowproxy.demo.faults import FAULTS, Answer, Asked, Draws
 from shadowproxy.demo.models import Model, Trained
-from shadowproxy.demo.run import Service
+from shadowproxy.demo.run import ServiceProcess
 from shadowproxy.errors import StartError
 
 
 @contextlib.asynccontextmanager
 async def running(models: Path, model: Model = Model.ITEM_CF, fault: str = "none") -> AsyncIterator[str]:
-    service = await Service.start("candidate", model, models=models, fault=fault, seed=7)
+    service = await ServiceProcess.start("candidate", model, models=models, fault=fault, seed=7)
     try:
         yield service.url
     finally:
@@ -163,11 +163,11 @@ async def test_ends_at_sigterm_and_with_its_parent(models_file: Path, how: str) 
 async def test_a_service_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "broken.npz").write_bytes(b"no models")
     with pytest.raises(StartError, match=r"candidate service ended with code 2: .*broken\.npz can't be read"):
-        await Service.start("candidate", Model.EASE, models=tmp_path / "broken.npz")
+        await ServiceProcess.start("candidate", Model.EASE, models=tmp_path / "broken.npz")
 
 
 async def test_a_service_that_died_is_noticed(models_file: Path) -> None:
-    service = await Service.start("baseline", Model.EASE, models=models_file)
+    service = await ServiceProcess.start("baseline", Model.EASE, models=models_file)
     service.check()
     async with aiohttp.ClientSession() as client, client.get(f"{service.url}/healthz") as health:
         assert health.status == 200
