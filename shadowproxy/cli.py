@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from shadowproxy.demo.scenarios import Scenario
 
 EXIT_USAGE = 2
-EXIT_CODES: Mapping[str, int] = {"promote": 0, "rollback": 1, "continue": 3}
 EXIT_UNREACHABLE = 4
 
 app = typer.Typer(
@@ -226,7 +225,7 @@ def verdict(
 
     [bold]Example[/bold]: shadowproxy verdict --url http://127.0.0.1:9100 || echo not yet
     """
-    from shadowproxy.verdict.record import Verdict
+    from shadowproxy.verdict.record import EXIT_CODES, Verdict
 
     settings = None if config is None else _settings(config)
 
@@ -255,7 +254,7 @@ def verdict(
         from shadowproxy.report.terminal import verdict_report
 
         Console().print(verdict_report(got))
-    raise SystemExit(EXIT_CODES[got.state.value])
+    raise SystemExit(EXIT_CODES[got.state])
 
 
 @app.command()
@@ -308,8 +307,8 @@ async def _demo(scenario: Scenario, seed: int, rate: float, as_json: bool, keep:
             console.print(view.kept(result))
             await stop.wait()
 
-        plan = demonstration.Plan(scenario, seed=seed, rate=rate, data=data, data_dir=f"{folder}/redis")
-        events = demonstration.run(plan, ProcessStack(Path(folder)), stop=stop, keep=until_stopped if keep else None)
+        options = demonstration.Options(scenario, seed=seed, rate=rate, data=data, data_dir=f"{folder}/redis")
+        events = demonstration.run(options, ProcessStack(Path(folder)), stop=stop, keep=until_stopped if keep else None)
         async with contextlib.aclosing(events):
             result = await view.watch(events, console)
         if as_json:

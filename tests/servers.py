@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from programs import program
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -63,11 +63,7 @@ def own_valkey() -> Iterator[EmbeddedServer]:
 @contextmanager
 def debian_redis(*options: str) -> Iterator[str]:
     """A `redis-server` of the distribution; skips the test where there is none, fails it in CI. Yields its URL."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI has no redis-server: install it")
-        pytest.skip("there is no redis-server on PATH")
+    binary = program("redis-server")
     with tempfile.TemporaryDirectory(prefix="sp-test-") as folder:
         path = Path(folder) / "redis.sock"
         command = [binary, "--port", "0", "--unixsocket", str(path), "--dir", folder, "--save", "", *options]

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 _BLOCK = 0.5
 """Seconds that a read waits for entries: the longest a stop or a takeover has to wait for its turn."""
 _RETRY_FIRST, _RETRY_LAST = 0.05, 2.0
+_MOST_DELIVERIES = 8
+_END_OF_TIME = 1e11
+"""Unix seconds; the year 5138."""
 
 
 class Worker:
@@ -177,8 +180,19 @@ def _decode(entries: Sequence[Entry]) -> tuple[list[Pair], dict[str, str]]:
     dead: dict[str, str] = {}
     for entry in entries:
         try:
-            pairs += decode(entry.payload)
+            pairs += _readable(entry)
         except PayloadError as error:
             log.error("entry %s goes to the dead-letter stream: %s", entry.id, error)
             dead[entry.id] = str(error)
     return pairs, dead
+
+
+def _readable(entry: Entry) -> list[Pair]:
+    if entry.deliveries > _MOST_DELIVERIES:
+        # Whatever it is that ends a worker on this entry, memory it needs or a fault of ours, it must not end them all.
+        raise PayloadError(f"was given to workers {entry.deliveries - 1} times and none of them committed it")
+    pairs = decode(entry.payload)
+    for pair in pairs:
+        if not 0 <= pair.started < _END_OF_TIME:
+            raise PayloadError(f"pair {pair.id!r} starts at {pair.started}, which is no Unix time")
+    return pairs

@@ -13,8 +13,8 @@ from shadowproxy.compare.align import SIDES, align, hits
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.families import FAMILIES
 from shadowproxy.compare.latency import times
-from shadowproxy.compare.plan import Plan, Reading, read_unrouted
 from shadowproxy.compare.ragged import Ints
+from shadowproxy.compare.reader import Reading, RouteReader, read_unrouted
 from shadowproxy.compare.routes import Router, request_path
 from shadowproxy.compare.view import Truth, View
 from shadowproxy.config import CATALOGUE, Route
@@ -31,7 +31,7 @@ class Comparer:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._router = Router([route.path for route in routes])
-        self._plans = tuple(Plan(route) for route in routes)
+        self._readers = tuple(RouteReader(route) for route in routes)
 
     def __call__(self, pairs: Sequence[Pair]) -> Columns:
         """Compare a batch, of any size. Every metric of the catalogue has its column, in the pairs' order."""
@@ -44,9 +44,9 @@ class Comparer:
         items = 0
         for pair in pairs:
             at = self._router(request_path(pair.request.target))
-            plan = self._plans[at] if at >= 0 else None
-            reading = read_unrouted(pair) if plan is None else plan.read(pair)
-            part.append(_Row(pair, at, plan, reading))
+            reader = self._readers[at] if at >= 0 else None
+            reading = read_unrouted(pair) if reader is None else reader.read(pair)
+            part.append(_Row(pair, at, reader, reading))
             items += sum(len(ranking.ids) for ranking in reading.rankings.values() if ranking is not None)
             if items >= _ITEMS:
                 yield part
@@ -63,7 +63,7 @@ and a bound on memory however long the lists are."""
 class _Row(NamedTuple):
     pair: Pair
     route: int
-    plan: Plan | None
+    reader: RouteReader | None
     reading: Reading
 
 
@@ -90,7 +90,7 @@ def _compare(part: Sequence[_Row]) -> Columns:
     )
     for route in np.unique(columns.route):
         rows = np.flatnonzero(columns.route == route)
-        _fill(columns, rows, _view(part[rows[0]].plan, [readings[row] for row in rows], columns, rows))
+        _fill(columns, rows, _view(part[rows[0]].reader, [readings[row] for row in rows], columns, rows))
     return columns
 
 
@@ -112,19 +112,19 @@ def _joined(parts: Sequence[Columns]) -> Columns:
     )
 
 
-def _view(plan: Plan | None, readings: Sequence[Reading], columns: Columns, rows: Ints) -> View:
+def _view(reader: RouteReader | None, readings: Sequence[Reading], columns: Columns, rows: Ints) -> View:
     lists = truth = None
-    if plan is not None and plan.route.ids is not None:
+    if reader is not None and reader.route.ids is not None:
         rankings = {side: [reading.rankings[side] for reading in readings] for side in SIDES}
         lists = align(rankings)
-        if plan.route.truth is not None:
+        if reader.route.truth is not None:
             truths = [reading.truth for reading in readings]
             truth = Truth(
                 known=np.array([truth is not None for truth in truths], np.bool_),
                 ideal=tuple(tuple(sorted((truth or {}).values(), reverse=True)) for truth in truths),
-                hits={side: hits(rankings[side], truths, by_score=plan.by_score) for side in SIDES},
+                hits={side: hits(rankings[side], truths, by_score=reader.by_score) for side in SIDES},
             )
-    route = None if plan is None else plan.route
+    route = None if reader is None else reader.route
     return View(
         failed={side: columns.failed[side][rows] for side in SIDES},
         ttfb={side: columns.ttfb[side][rows] for side in SIDES},

@@ -23,11 +23,21 @@ undefined. STATISTICS §5.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import get_args
 
 import numpy as np
 
+from shadowproxy.compare.bodies import BodyFault
 from shadowproxy.compare.view import Values, View
 from shadowproxy.model import Exchange, Outcome, Pair, Side
+
+KINDS: tuple[str, ...] = (
+    *(outcome.value for outcome in Outcome if outcome is not Outcome.OK),
+    "http_4xx",
+    "http_5xx",
+    *get_args(BodyFault),
+)
+"""Every kind of failure there is. Appended to, never reordered: they are columns of stored counts."""
 
 
 def kinds(pair: Pair) -> tuple[str, str]:

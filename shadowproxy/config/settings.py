@@ -48,6 +48,10 @@ def _expression(text: Any) -> Any:
 Expression = Annotated[str, BeforeValidator(_expression)]
 
 
+def _reads_response(expression: str | None) -> bool:
+    return expression is not None and re.search(r"\bresponse\b", expression) is not None
+
+
 class Upstream(Section):
     """One service: the baseline, the candidate or the replica. A plain URL stands for `{url: URL}`."""
 
@@ -195,11 +199,19 @@ class Route(Section):
             raise ValueError(f"`{info.field_name}` needs `ids`: it is matched to them item by item")
         return expression
 
+    @field_validator("scores")
+    @classmethod
+    def _depends_on_the_answer(cls, scores: str | None, info: ValidationInfo) -> str | None:
+        ids = info.data.get("ids")
+        if ids is not None and not any(_reads_response(expression) for expression in (ids, scores)):
+            raise ValueError("neither `ids` nor `scores` reads the response: the rankings would always agree")
+        return scores
+
     @field_validator("cohorts")
     @classmethod
     def _outcome_free(cls, cohorts: dict[str, str]) -> dict[str, str]:
         for name, expression in cohorts.items():
-            if re.search(r"\bresponse\b", expression):
+            if _reads_response(expression):
                 raise ValueError(f"{name!r} reads the response: a cohort must not depend on the outcome")
         return cohorts
 

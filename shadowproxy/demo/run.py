@@ -28,9 +28,8 @@ from shadowproxy.report.words import cells, harmed
 from shadowproxy.tasks import Tasks
 from shadowproxy.traffic.accounts import Account, requests
 from shadowproxy.traffic.replay import Progress, ReplaySummary, replay
-from shadowproxy.verdict.record import State, Verdict
+from shadowproxy.verdict.record import EXIT_CODES, State, Verdict
 
-EXIT_CODES: Mapping[State, int] = {State.PROMOTE: 0, State.ROLLBACK: 1, State.CONTINUE: 3}
 _POLL = 0.5
 _START_WITHIN = 30.0
 _STOP_WITHIN = 3.0
@@ -58,7 +57,7 @@ class Stack(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Options:
     """What to show and how much of it."""
 
     scenario: Scenario
@@ -166,37 +165,37 @@ def accounts(dataset: data.Dataset) -> tuple[Account, ...]:
 
 
 async def run(
-    plan: Plan,
+    options: Options,
     stack: Stack,
     *,
     stop: asyncio.Event,
     keep: Callable[[Result], Awaitable[None]] | None = None,
 ) -> AsyncGenerator[Event, None]:
-    """Run the plan and yield what happens; the last event is the `Result`.
+    """Run the options and yield what happens; the last event is the `Result`.
 
     It ends at promote or rollback, when the verdict calls itself exhausted, at `max_pairs` or `max_seconds`, or when
     `stop` is set. With `keep`, everything stays up after the result until what `keep(result)` returns is done. Close
     the generator (`contextlib.aclosing`) if it isn't read to the end: that stops what was started.
     Raises StartError if a service can't start or dies, and whatever ShadowproxyError the stack raises.
     """
-    dataset = await asyncio.to_thread(data.load, plan.data, seed=plan.seed)
-    path, trained = await asyncio.to_thread(train_or_load, dataset, plan.models)
+    dataset = await asyncio.to_thread(data.load, options.data, seed=options.seed)
+    path, trained = await asyncio.to_thread(train_or_load, dataset, options.models)
     population = accounts(dataset)
-    yield _prepared(plan, dataset, trained, len(population))
+    yield _prepared(options, dataset, trained, len(population))
     async with contextlib.AsyncExitStack() as held:
-        data_dir = plan.data_dir or held.enter_context(tempfile.TemporaryDirectory(prefix="shadowproxy-demo-"))
-        services = await _start_services(plan, path, held)
+        data_dir = options.data_dir or held.enter_context(tempfile.TemporaryDirectory(prefix="shadowproxy-demo-"))
+        services = await _start_services(options, path, held)
         held.push_async_callback(stack.stop)
         urls = await stack.start(
             configuration.settings(
                 *(service.url for service in services),
-                experiment=f"demo-{plan.scenario.name}",
+                experiment=f"demo-{options.scenario.name}",
                 data_dir=data_dir,
-                redis_url=plan.redis_url,
+                redis_url=options.redis_url,
             )
         )
         yield Started(urls, *(service.url for service in services))
-        watch = _Watch(plan, stack, services, stop)
+        watch = _Watch(options, stack, services, stop)
         async with contextlib.aclosing(watch.observe(urls, population)) as observed:
             async for observation in observed:
                 yield observation
@@ -206,16 +205,18 @@ async def run(
             await keep(result)
 
 
-def _prepared(plan: Plan, dataset: data.Dataset, trained: Trained, accounts: int) -> Prepared:
+def _prepared(options: Options, dataset: data.Dataset, trained: Trained, accounts: int) -> Prepared:
     ndcg = {model: lists.ndcg for model, lists in trained.lists.items()}
-    return Prepared(plan.scenario, plan.seed, dataset.source, accounts, ndcg)
+    return Prepared(options.scenario, options.seed, dataset.source, accounts, ndcg)
 
 
 class _Watch:
     """Replays through the proxy and reads the verdict until it is time to stop."""
 
-    def __init__(self, plan: Plan, stack: Stack, services: tuple[ServiceProcess, ...], stop: asyncio.Event) -> None:
-        self._plan = plan
+    def __init__(
+        self, options: Options, stack: Stack, services: tuple[ServiceProcess, ...], stop: asyncio.Event
+    ) -> None:
+        self._options = options
         self._stack = stack
         self._services = services
         self._asked_to_stop = stop
@@ -226,16 +227,16 @@ class _Watch:
     async def observe(self, urls: StackUrls, population: tuple[Account, ...]) -> AsyncGenerator[Observed, None]:
         enough = asyncio.Event()
         tasks = Tasks()
-        stream = requests(population, self._plan.seed, path=configuration.route().path, k=configuration.LIST_LENGTH)
+        stream = requests(population, self._options.seed, path=configuration.route().path, k=configuration.LIST_LENGTH)
         began = time.monotonic()
         sending = tasks.start(
             replay(
                 urls.proxy,
                 stream,
-                self._plan.rate,
+                self._options.rate,
                 stop=enough,
                 on_progress=self._note,
-                seed=self._plan.seed,
+                seed=self._options.seed,
                 timeout=5 * configuration.DEADLINE,
             ),
             name="demo replay",
@@ -268,8 +269,8 @@ class _Watch:
         return (
             verdict.state is not State.CONTINUE
             or verdict.exhausted
-            or verdict.pairs >= self._plan.max_pairs
-            or time.monotonic() - began >= self._plan.max_seconds
+            or verdict.pairs >= self._options.max_pairs
+            or time.monotonic() - began >= self._options.max_seconds
             or self._asked_to_stop.is_set()
         )
 
@@ -277,8 +278,8 @@ class _Watch:
         if self._last is None or self._summary is None:
             raise StartError("the demo ended before a verdict could be read")
         last = self._last
-        plan = self._plan
-        return Result(plan.scenario, plan.seed, dataset, last.elapsed, last.verdict, self._summary, urls)
+        options = self._options
+        return Result(options.scenario, options.seed, dataset, last.elapsed, last.verdict, self._summary, urls)
 
 
 async def _pause(stop: asyncio.Event) -> None:
@@ -377,12 +378,13 @@ class ServiceProcess:
 
 
 async def _start_services(
-    plan: Plan, models: Path, held: contextlib.AsyncExitStack
+    options: Options, models: Path, held: contextlib.AsyncExitStack
 ) -> tuple[ServiceProcess, ServiceProcess]:
-    scenario = plan.scenario
+    scenario = options.scenario
+    seed, fault = options.seed, scenario.fault.name
     starting = (
-        ServiceProcess.start("baseline", BASELINE, models=models, seed=plan.seed),
-        ServiceProcess.start("candidate", scenario.candidate, models=models, fault=scenario.fault.name, seed=plan.seed),
+        ServiceProcess.start("baseline", BASELINE, models=models, seed=seed),
+        ServiceProcess.start("candidate", scenario.candidate, models=models, fault=fault, seed=seed),
     )
     # Both at once, and both to their end: one that can't start must not leave the other behind.
     baseline, candidate = await asyncio.gather(*starting, return_exceptions=True)

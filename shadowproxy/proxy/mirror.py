@@ -9,19 +9,32 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Protocol, cast
 
 from shadowproxy.model import Exchange, Outcome, Pair, Request, Side
+from shadowproxy.pairs.ledger import Ledger
 from shadowproxy.proxy.admission import Admission
 from shadowproxy.proxy.framing import RequestHead
 from shadowproxy.proxy.redact import Redactor
-from shadowproxy.proxy.sink import RecorderProtocol
-from shadowproxy.proxy.upstream import SLOTS, Call, Pool
+from shadowproxy.proxy.upstream import SLOTS, Call, Observe, Pool
 
 CLIENT_SLOW = "client_slow"
 """The client took the response so slowly that the baseline's deadline passed: its timing would be the client's."""
 STOPPED = "proxy_stopped"
 """The proxy stopped before every side had answered, and its grace was over."""
+
+
+class PairRecorder(Protocol):
+    """What takes finished pairs, and holds the account that the proxy keeps with it (see `pairs.recorder`)."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where every request is accounted for."""
+        ...
+
+    def offer(self, pair: Pair) -> bool:
+        """Take a pair without ever blocking. On False it has been counted as dropped already."""
+        ...
 
 
 class Mirror:
@@ -32,12 +45,12 @@ class Mirror:
         admission: Admission,
         baseline: Pool,
         shadows: Mapping[Side, Pool],
-        recorder: RecorderProtocol,
+        recorder: PairRecorder,
         redact: Redactor,
         *,
         max_in_flight: int,
         marker_header: str,
-        observe: Callable[[str, Outcome, float], None] | None,
+        observe: Observe | None,
         emptied: Callable[[], None],
     ) -> None:
         self.baseline = baseline
@@ -112,7 +125,7 @@ class OpenPair:
     def _shed(self, side: Side) -> None:
         exchange = Exchange(Outcome.SHED, detail=f"{self._mirror.max_in_flight} copies were under way")
         if self._mirror.observe is not None:
-            self._mirror.observe(side.value, Outcome.SHED, exchange.total)
+            self._mirror.observe(side, Outcome.SHED, exchange.total)
         self._put(SLOTS[side], exchange)
 
     def settled(self, call: Call, exchange: Exchange) -> None:

@@ -10,17 +10,15 @@ from collections.abc import Callable, Mapping
 
 from shadowproxy.config import Address, Settings
 from shadowproxy.errors import StartError
-from shadowproxy.model import Outcome, Side
+from shadowproxy.model import Side
 from shadowproxy.proxy.admission import Admission
 from shadowproxy.proxy.framing import RequestRules
 from shadowproxy.proxy.listener import ClientConnection, Front
-from shadowproxy.proxy.mirror import Mirror
+from shadowproxy.proxy.mirror import Mirror, PairRecorder
 from shadowproxy.proxy.redact import Redactor
-from shadowproxy.proxy.sink import RecorderProtocol
-from shadowproxy.proxy.upstream import Pool
+from shadowproxy.proxy.upstream import Observe, Pool
 from shadowproxy.tasks import Tasks
 
-Observe = Callable[[str, Outcome, float], None]
 BACKLOG = 2048
 
 
@@ -49,7 +47,7 @@ class ProxyServer:
     def __init__(
         self,
         settings: Settings,
-        recorder: RecorderProtocol,
+        recorder: PairRecorder,
         *,
         tasks: Tasks,
         clock: Callable[[], float] = time.time,

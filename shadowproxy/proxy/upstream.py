@@ -39,6 +39,9 @@ SLOTS = {side: slot for slot, side in enumerate(Side)}
 _HELD_BY_CLIENT = 1
 _HELD_BY_BUDGET = 2
 
+Observe = Callable[[Side, Outcome, float], None]
+"""Told once of every exchange that ended: the side, how, and its total in seconds (infinite for a failure)."""
+
 
 class Sink(Protocol):
     """Who gets a response while it comes: a client's connection."""
@@ -267,7 +270,7 @@ class Call:
         self._watch = None
         exchange = watch.conclude(outcome, detail, self.pool.redact)
         if self.pool.observe is not None:
-            self.pool.observe(self.pool.side.value, outcome, exchange.total)
+            self.pool.observe(self.pool.side, outcome, exchange.total)
         if self._settled is not None:
             self._settled(self, exchange)
 
@@ -502,7 +505,7 @@ class Pool:
         loop: asyncio.AbstractEventLoop,
         tasks: Tasks,
         monotonic: Callable[[], float],
-        observe: Callable[[str, Outcome, float], None] | None,
+        observe: Observe | None,
     ) -> None:
         parts = urlsplit(upstream.url)
         self.side = side

@@ -64,6 +64,7 @@ class VerdictReader:
             open_pairs=merged.open_pairs,
             late_pairs=merged.late,
             lost_entries=snapshot.lost_entries,
+            missing_pairs=snapshot.missing_pairs,
             dead_letters=snapshot.dead_entries,
             latched=snapshot.latch is not None,
         )

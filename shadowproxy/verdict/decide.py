@@ -99,8 +99,9 @@ def checks(cells: Sequence[Cell], *, pairs: int, facts: Facts, policy: Policy) -
         _recorded(facts.accounting, policy.min_recorded),
         Check(
             name="nothing_lost",
-            passed=facts.lost_entries == 0,
-            detail=f"{facts.lost_entries:,} stream entries trimmed before they were read",
+            passed=facts.lost_entries == 0 and facts.missing_pairs == 0,
+            detail=f"{facts.lost_entries:,} stream entries trimmed before they were read, "
+            f"{facts.missing_pairs:,} pairs missing from the store",
         ),
         Check(
             name="no_dead_letters",

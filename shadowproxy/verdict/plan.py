@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shadowproxy.compare import failures
 from shadowproxy.compare.columns import Columns
 from shadowproxy.config.catalogue import CATALOGUE
 from shadowproxy.config.settings import Settings
-from shadowproxy.model import Outcome, Side
+from shadowproxy.model import Side
 from shadowproxy.stats import betting
 from shadowproxy.stats.additive import FloatArray, Grouping, IntArray
 from shadowproxy.stats.betting import MeanGrid
@@ -35,14 +36,8 @@ from shadowproxy.verdict.record import (
 )
 from shadowproxy.verdict.rules import Rule, rules
 
-FAILURES: tuple[str, ...] = (
-    *(outcome.value for outcome in Outcome if outcome is not Outcome.OK),
-    "http_4xx",
-    "http_5xx",
-    "bad_body",
-    "other",
-)
-"""The kinds of failure that are told apart. Appended to, never reordered: they are columns of stored states."""
+FAILURES: tuple[str, ...] = (*failures.KINDS, "other")
+"""The kinds of failure that are told apart; `other` for a kind that a newer version counted."""
 
 _MOST_GROUPS = 4096
 """Buckets × slots that are summed at once: bounds the memory of a batch spread over many buckets."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 import msgspec
 
@@ -18,6 +19,10 @@ class State(enum.StrEnum):
     PROMOTE = "promote"
     ROLLBACK = "rollback"
     CONTINUE = "continue"
+
+
+EXIT_CODES: Mapping[State, int] = {State.PROMOTE: 0, State.ROLLBACK: 1, State.CONTINUE: 3}
+"""What a command that was asked for the verdict ends with."""
 
 
 class Finding(enum.StrEnum):
@@ -108,6 +113,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Pairs that came after their bucket was closed; counted when they came."""
     lost_entries: int = 0
     """Stream entries that were trimmed before they were read."""
+    missing_pairs: int = 0
+    """Pairs that proxies were told are stored and that the store doesn't have, as after a fail-over."""
     dead_letters: int = 0
     latched: bool = False
     """Whether this experiment was rolled back before: a rollback stands."""

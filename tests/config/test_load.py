@@ -65,7 +65,7 @@ def test_contradictions_are_found_beside_bad_values() -> None:
 baseline: http://127.0.0.1:8080
 candidate: {url: http://b, deadlin: 3}
 serve: {listen: "127.0.0.1:9101"}
-routes: [{name: a, ids: x}, {name: a}]
+routes: [{name: a, ids: response.x}, {name: a}, {name: c, ids: request.body.ids}]
 verdict: {guardrails: [{metric: quality.ndcg, margin: 0.3, routes: [b]}, {metric: scores.relative_delta, margin: 0.3}]}
 """
     )
@@ -74,6 +74,7 @@ verdict: {guardrails: [{metric: quality.ndcg, margin: 0.3, routes: [b]}, {metric
         "$.candidate.deadlin",
         "$.serve.listen",
         "$.routes[1].name",
+        "$.routes[2].scores",
         "$.verdict.guardrails[0].routes",
         "$.verdict.guardrails[1].metric",
     }

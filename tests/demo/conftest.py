@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from programs import missing
 
 from shadowproxy.demo import data
 from shadowproxy.demo.models import Trained, read, train_or_load
@@ -28,5 +29,5 @@ def trained(models_file: Path) -> Trained:
 @pytest.fixture(scope="session")
 def movielens() -> data.Dataset:
     if LOCATION is None:
-        pytest.skip(f"MovieLens 100k is not at hand; set {data.VARIABLE}")
+        missing(f"MovieLens 100k is not at hand; set {data.VARIABLE}")
     return data.parse(LOCATION)

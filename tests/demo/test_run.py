@@ -13,24 +13,24 @@ from rich.console import Console
 
 from shadowproxy.config import Settings
 from shadowproxy.demo import data
-from shadowproxy.demo.run import EXIT_CODES, Event, Observed, Plan, Prepared, Result, StackUrls, Started, as_json, run
+from shadowproxy.demo.run import Event, Observed, Options, Prepared, Result, StackUrls, Started, as_json, run
 from shadowproxy.demo.scenarios import SCENARIOS
 from shadowproxy.demo.view import DemoView, bar, kept, watch
 from shadowproxy.errors import StartError
-from shadowproxy.verdict.record import State, Verdict
+from shadowproxy.verdict.record import EXIT_CODES, State, Verdict
 
 
 @pytest.fixture(scope="module")
-def plan(models_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan]:
+def options(models_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Options]:
     """Only the generated catalogue: small, and the same everywhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(data.VARIABLE, raising=False)
         patch.setattr(data, "CACHE", tmp_path_factory.mktemp("nothing"))
-        yield Plan(SCENARIOS["score-shift"], rate=200, max_seconds=60, models=models_file.parent)
+        yield Options(SCENARIOS["score-shift"], rate=200, max_seconds=60, models=models_file.parent)
 
 
-async def collect(plan: Plan, stack: MiniStack, stop: asyncio.Event | None = None) -> list[Event]:
-    async with contextlib.aclosing(run(plan, stack, stop=stop or asyncio.Event())) as events:
+async def collect(options: Options, stack: MiniStack, stop: asyncio.Event | None = None) -> list[Event]:
+    async with contextlib.aclosing(run(options, stack, stop=stop or asyncio.Event())) as events:
         return [event async for event in events]
 
 
@@ -45,14 +45,14 @@ def ended(events: list[Event]) -> Result:
 
 
 @pytest.fixture(scope="module")
-def shifted(plan: Plan) -> tuple[list[Event], MiniStack]:
+def shifted(options: Options) -> tuple[list[Event], MiniStack]:
     stack = MiniStack()
-    return asyncio.run(collect(plan, stack)), stack
+    return asyncio.run(collect(options, stack)), stack
 
 
 @pytest.fixture(scope="module")
-def regressed(plan: Plan) -> list[Event]:
-    return asyncio.run(collect(replace(plan, scenario=SCENARIOS["cohort-regression"]), MiniStack()))
+def regressed(options: Options) -> list[Event]:
+    return asyncio.run(collect(replace(options, scenario=SCENARIOS["cohort-regression"]), MiniStack()))
 
 
 def test_a_run_tells_what_happens_and_ends_with_the_expected_verdict(shifted: tuple[list[Event], MiniStack]) -> None:
@@ -120,8 +120,8 @@ def test_the_running_view_reads_at_80_columns(regressed: list[Event]) -> None:
     assert "█" in rbo
 
 
-async def test_a_better_model_is_promoted_over_sockets(plan: Plan) -> None:
-    result = ended(await collect(replace(plan, scenario=SCENARIOS["better"], rate=300), MiniStack()))
+async def test_a_better_model_is_promoted_over_sockets(options: Options) -> None:
+    result = ended(await collect(replace(options, scenario=SCENARIOS["better"], rate=300), MiniStack()))
     assert (result.verdict.state, result.reached, result.exit_code) == (State.PROMOTE, True, 0)
 
 
@@ -134,17 +134,17 @@ class Undecided(MiniStack):
         return msgspec.structs.replace(await super().verdict(), state=State.CONTINUE, exhausted=self.exhausted)
 
 
-async def test_an_undecided_run_ends_at_its_bounds(plan: Plan) -> None:
+async def test_an_undecided_run_ends_at_its_bounds(options: Options) -> None:
     stacks = [Undecided() for _ in range(4)]
     stacks[2].exhausted = True
     stop = asyncio.Event()
     stop.set()
     async with asyncio.timeout(60):
         runs = await asyncio.gather(
-            collect(replace(plan, max_pairs=50), stacks[0]),
-            collect(replace(plan, max_seconds=0.6), stacks[1]),
-            collect(plan, stacks[2]),
-            collect(plan, stacks[3], stop),
+            collect(replace(options, max_pairs=50), stacks[0]),
+            collect(replace(options, max_seconds=0.6), stacks[1]),
+            collect(options, stacks[2]),
+            collect(options, stacks[3], stop),
         )
     for events, stack in zip(runs, stacks, strict=True):
         result = ended(events)
@@ -159,17 +159,17 @@ class Refusing(MiniStack):
         raise StartError("port 80: in use")
 
 
-async def test_a_stack_that_cannot_start_is_stopped_and_its_error_passed_on(plan: Plan) -> None:
+async def test_a_stack_that_cannot_start_is_stopped_and_its_error_passed_on(options: Options) -> None:
     stack = Refusing()
     with pytest.raises(StartError, match="in use"):
-        await collect(plan, stack)
+        await collect(options, stack)
     assert stack.stopped == 1
 
 
-async def test_closing_early_stops_everything(plan: Plan) -> None:
+async def test_closing_early_stops_everything(options: Options) -> None:
     stack = MiniStack()
     services: list[str] = []
-    async with contextlib.aclosing(run(plan, stack, stop=asyncio.Event())) as events:
+    async with contextlib.aclosing(run(options, stack, stop=asyncio.Event())) as events:
         async for event in events:
             if isinstance(event, Started):
                 services += [event.baseline, event.candidate]
@@ -182,7 +182,7 @@ async def test_closing_early_stops_everything(plan: Plan) -> None:
             await asyncio.open_connection(host, int(port))
 
 
-async def test_keep_holds_everything_up_until_it_is_done(plan: Plan) -> None:
+async def test_keep_holds_everything_up_until_it_is_done(options: Options) -> None:
     stack = MiniStack()
     answered: list[bool] = []
 
@@ -194,7 +194,7 @@ async def test_keep_holds_everything_up_until_it_is_done(plan: Plan) -> None:
         answered.append(stack.stopped == 0)
 
     console = Console(file=io.StringIO(), width=100)
-    async with contextlib.aclosing(run(plan, stack, stop=asyncio.Event(), keep=held)) as events:
+    async with contextlib.aclosing(run(options, stack, stop=asyncio.Event(), keep=held)) as events:
         result = await watch(events, console)
     assert answered == [True]
     assert stack.stopped == 1

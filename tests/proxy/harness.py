@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.memory import MemoryRecorder
+
 from shadowproxy.config import Address, Settings
 from shadowproxy.model import Outcome, Pair, Side
 from shadowproxy.proxy.server import ProxyServer
-from shadowproxy.proxy.sink import MemoryRecorder
 from shadowproxy.tasks import Tasks
 
 DEADLINE = 10.0
@@ -178,7 +179,7 @@ class Running:
     server: ProxyServer
     address: Address
     recorder: MemoryRecorder
-    observed: list[tuple[str, Outcome, float]]
+    observed: list[tuple[Side, Outcome, float]]
 
     @property
     def pairs(self) -> list[Pair]:
@@ -221,7 +222,7 @@ async def proxy(
     recorder = recorder or MemoryRecorder()
     crashes: list[BaseException] = []
     tasks = Tasks(lambda _name, crash: crashes.append(crash))
-    observed: list[tuple[str, Outcome, float]] = []
+    observed: list[tuple[Side, Outcome, float]] = []
     server = ProxyServer(
         settings, recorder, tasks=tasks, observe=lambda side, outcome, total: observed.append((side, outcome, total))
     )

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 from proxy.harness import RawUpstream, Received, ask, client, echo, get, hang, proxy, read_response, until, upstream
+from proxy.memory import MemoryRecorder
 
 from shadowproxy.config import Settings
 from shadowproxy.errors import StartError
 from shadowproxy.model import Outcome, Side
 from shadowproxy.proxy.server import ProxyServer
-from shadowproxy.proxy.sink import MemoryRecorder
 from shadowproxy.tasks import Tasks
 
 

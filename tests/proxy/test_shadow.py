@@ -25,9 +25,9 @@ from proxy.harness import (
     until,
     upstream,
 )
+from proxy.memory import MemoryRecorder
 
 from shadowproxy.model import Outcome, Pair, Side
-from shadowproxy.proxy.sink import MemoryRecorder
 
 
 async def endless(

@@ -33,11 +33,11 @@ _NO_RANKINGS: Mapping[Side, Ranking | None] = dict.fromkeys(SIDES)
 
 
 def read_unrouted(pair: Pair) -> Reading:
-    """As `Plan.read`, for a pair of no route: there is nothing to look for in it but failures."""
+    """As `RouteReader.read`, for a pair of no route: there is nothing to look for in it but failures."""
     return Reading(comparable(pair), dict(zip(SIDES, kinds(pair), strict=True)), _NO_RANKINGS)
 
 
-class Plan:
+class RouteReader:
     """One route, compiled. `by_score` says that lists are ordered by their scores.
 
     That is so where the ids stand in the request and the scores in the response, as with a service that scores the

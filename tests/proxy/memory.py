@@ -1,0 +1,26 @@
+"""A recorder that keeps pairs in memory, with the real ledger."""
+
+from __future__ import annotations
+
+from shadowproxy.model import Pair
+from shadowproxy.pairs.ledger import Ledger
+
+
+class MemoryRecorder:
+    """Keeps up to `limit` pairs in a list; past it they are dropped as `recorder_full`."""
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self.ledger = Ledger()
+        self.pairs: list[Pair] = []
+        self._limit = limit
+
+    def offer(self, pair: Pair) -> bool:
+        if len(self.pairs) >= self._limit:
+            self.ledger.drop("recorder_full")
+            return False
+        self.pairs.append(pair)
+        self.ledger.record(1)
+        return True
+
+    def __repr__(self) -> str:
+        return f"<MemoryRecorder {len(self.pairs)} pairs, {self.ledger!r}>"
