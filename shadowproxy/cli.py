@@ -303,14 +303,15 @@ async def _demo(scenario: Scenario, seed: int, rate: float, as_json: bool, keep:
     console = Console(stderr=as_json)
     with stop_signals() as stop, tempfile.TemporaryDirectory(prefix="shadowproxy-demo-") as folder:
 
-        async def until_stopped(result: demonstration.Result) -> None:
-            console.print(view.kept(result))
-            await stop.wait()
+        async def concluded(result: demonstration.Result) -> None:
+            if as_json:
+                typer.echo(orjson.dumps(demonstration.as_json(result)))
+            if keep:
+                console.print(view.kept(result))
+                await stop.wait()
 
         options = demonstration.Options(scenario, seed=seed, rate=rate, data=data, data_dir=f"{folder}/redis")
-        events = demonstration.run(options, ProcessStack(Path(folder)), stop=stop, keep=until_stopped if keep else None)
+        events = demonstration.run(options, ProcessStack(Path(folder)), stop=stop, keep=concluded)
         async with contextlib.aclosing(events):
             result = await view.watch(events, console)
-        if as_json:
-            typer.echo(orjson.dumps(demonstration.as_json(result)))
         return result.exit_code

@@ -56,7 +56,7 @@ _TRUTH = frozenset({"ids", "truth"})
 _ALL = (
     Metric(
         "failures.difference",
-        "failures of the candidate less those of the baseline",
+        "failures, candidate less baseline",
         "share of requests",
         -1,
         1,
@@ -67,7 +67,7 @@ _ALL = (
     ),
     Metric(
         "latency.total_log2",
-        "log2 of candidate's over baseline's time to the last byte, clipped to ±1",
+        "time to the last byte, candidate over baseline (log2, clipped to ±1)",
         "doublings",
         -1,
         1,
@@ -78,7 +78,7 @@ _ALL = (
     ),
     Metric(
         "latency.ttfb_log2",
-        "log2 of candidate's over baseline's time to the first byte, clipped to ±1",
+        "time to the first byte, candidate over baseline (log2, clipped to ±1)",
         "doublings",
         -1,
         1,
@@ -88,7 +88,7 @@ _ALL = (
     ),
     Metric(
         "latency.total_slow",
-        "answers over the route's `slow` limit, candidate less baseline",
+        "slow answers, candidate less baseline",
         "share of requests",
         -1,
         1,
@@ -100,7 +100,7 @@ _ALL = (
     ),
     Metric(
         "ranking.rbo",
-        "rank-biased overlap (extrapolated) of the two lists",
+        "rank-biased overlap of the two lists",
         "overlap",
         0,
         1,
@@ -156,7 +156,7 @@ _ALL = (
     ),
     Metric(
         "ranking.length",
-        "length of the candidate's list less that of the baseline's, over the longer",
+        "list length, candidate less baseline",
         "share of the list",
         -1,
         1,
@@ -168,7 +168,7 @@ _ALL = (
     ),
     Metric(
         "scores.relative_delta",
-        "mean over common items of (candidate − baseline) / (|candidate| + |baseline|)",
+        "scores of common items, (candidate − baseline) / (|candidate| + |baseline|)",
         "relative",
         -1,
         1,

@@ -22,6 +22,8 @@ _BAR = 14
 _NARROW_BAR = 11
 _WIDE = 110
 """Columns from which the weakest cohort is named too."""
+_FEW = 0.01
+"""Share of requests that may leave late before it is worth a line."""
 _PLAIN_EVERY = 5.0
 """Seconds between two lines where the output is not a terminal."""
 
@@ -156,7 +158,7 @@ def outcome(result: Result) -> RenderableType:
     )
     client = f"the client: {replay.sent:,} requests, {words.counts(_answers(result))}; {quantiles}"
     parts: list[RenderableType] = [verdict_report(result.verdict), Text(client, style="dim")]
-    if replay.late or replay.throttled:
+    if replay.late + replay.throttled > _FEW * replay.sent:
         late = f"{replay.late:,} requests left late, {replay.throttled:,} waited for a place"
         held = f"{late}: for them the client was the bottleneck"
         parts.append(Text(held, style="yellow"))

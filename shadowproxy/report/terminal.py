@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from shadowproxy.report import words
-from shadowproxy.verdict.record import Cell, Finding, State, Verdict
+from shadowproxy.verdict.record import OVERALL, Cell, Finding, State, Verdict
 
 STYLES = {
     State.PROMOTE: "bold green",
@@ -16,6 +18,11 @@ STYLES = {
     State.CONTINUE: "bold yellow",
 }
 FINDING_STYLES = {Finding.SAFE: "green", Finding.HARMFUL: "bold red", Finding.UNDECIDED: "yellow"}
+_MARKS = {
+    Finding.SAFE: ("safe", FINDING_STYLES[Finding.SAFE]),
+    Finding.HARMFUL: ("HARM", FINDING_STYLES[Finding.HARMFUL]),
+    Finding.UNDECIDED: ("·", "dim"),
+}
 _WIDE = 110
 """Columns from which the confidence intervals are shown."""
 
@@ -35,7 +42,9 @@ class _ByWidth:
             yield Text("no guardrail has data yet", style="dim")
         if self._verdict.cohorts:
             yield Text()
-            yield _cohorts(self._verdict, wide=wide)
+            matrix = _matrix(self._verdict)
+            fits = console.measure(matrix, options=options.update(max_width=10_000)).minimum <= options.max_width
+            yield matrix if fits else _cohorts(self._verdict, wide=wide)
         if self._every_cell and self._verdict.cohorts:
             yield Text()
             for name, report in self._verdict.cohorts.items():
@@ -43,9 +52,10 @@ class _ByWidth:
 
 
 def verdict_table(verdict: Verdict, *, every_cell: bool = False) -> RenderableType:
-    """Guardrails × cohorts: every guardrail overall, then one row per cohort with the worst of its guardrails.
+    """Guardrails × cohorts: every guardrail overall, then a row per cohort.
 
-    With `every_cell`, each cohort's whole table follows.
+    Where there is room for it the row has the finding of every guardrail; else the worst of them. With `every_cell`,
+    each cohort's whole table follows.
     """
     return _ByWidth(verdict, every_cell=every_cell)
 
@@ -95,8 +105,22 @@ def _overall(cells: tuple[Cell, ...], *, wide: bool, title: str = "All pairs") -
     return table
 
 
+def _matrix(verdict: Verdict) -> Table:
+    table = _grid("Cohorts × guardrails", "cohort", "pairs")
+    names = [cell.guardrail for cell in verdict.guardrails]
+    for name in names:
+        # A name breaks where its parts do, so that a column is as narrow as what stands in it.
+        table.add_column(Text(re.sub(r"[._]", r"\n", words.plain(name))), no_wrap=True, vertical="bottom")
+    for cohort, report in verdict.cohorts.items():
+        found = {cell.guardrail: cell.finding for cell in report.guardrails}
+        marks = (_MARKS[found[name]] if name in found else ("", "") for name in names)
+        table.add_row(Text(words.plain(cohort)), f"{report.pairs:,}", *(Text(*mark) for mark in marks))
+    return table
+
+
 def _cohorts(verdict: Verdict, *, wide: bool) -> Table:
-    names = ("cohort", "pairs", "findings", "worst of them", "mean loss", *(["margin"] if wide else []), "evidence")
+    figures = ("mean loss", "margin") if wide else ()
+    names = ("cohort", "pairs", "findings", "worst of them", *figures, "evidence")
     table = _grid("Cohorts", *names)
     for name, report in verdict.cohorts.items():
         worst = words.worst(report.guardrails)
@@ -107,8 +131,7 @@ def _cohorts(verdict: Verdict, *, wide: bool) -> Table:
             row += [
                 Text(found, style="" if wide else style),
                 Text(words.plain(worst.guardrail), style=style),
-                words.figure(worst.estimate),
-                *([words.figure(worst.margin, signed=False)] if wide else []),
+                *([words.figure(worst.estimate), words.figure(worst.margin, signed=False)] if wide else []),
                 words.telling(worst),
             ]
         table.add_row(*row)
@@ -142,7 +165,8 @@ def verdict_report(verdict: Verdict, *, every_cell: bool = False) -> RenderableT
     if verdict.reasons:
         parts.append(reasons(verdict))
     parts += [Text(), verdict_table(verdict, every_cell=every_cell)]
-    failed = [check for check in verdict.checks if not check.passed]
+    # They hold a promote back; a rollback does not wait for them.
+    failed = [check for check in verdict.checks if not check.passed and verdict.state is not State.ROLLBACK]
     parts += [
         Text.assemble(("not sound: ", "yellow"), f"{words.plain(check.name)}: {words.plain(check.detail)}")
         for check in failed
@@ -157,9 +181,11 @@ def verdict_report(verdict: Verdict, *, every_cell: bool = False) -> RenderableT
 
 
 def _latencies(verdict: Verdict) -> Table:
-    table = _grid("Latency", "cohort", "side", "timing", "p50", "p90", "p99", "pairs")
+    table = _grid("Latency over all pairs", "side", "timing", "p50", "p90", "p99", "pairs")
     for row in verdict.latencies:
+        if row.cohort != OVERALL:
+            continue
         quantiles = (words.seconds(value) for value in (row.p50, row.p90, row.p99))
-        names = (Text(words.plain(name)) for name in (row.cohort, row.side, row.timing))
+        names = (Text(words.plain(name)) for name in (row.side, row.timing))
         table.add_row(*names, *quantiles, f"{row.pairs:,}")
     return table

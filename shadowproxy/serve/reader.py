@@ -66,6 +66,6 @@ class VerdictReader:
             lost_entries=snapshot.lost_entries,
             missing_pairs=snapshot.missing_pairs,
             dead_letters=snapshot.dead_entries,
-            latched=snapshot.latch is not None,
+            latched=None if snapshot.latch is None else tuple(orjson.loads(snapshot.latch)["reasons"]),
         )
         return self._plan.judge(merged.total, snapshot.slots, facts)

@@ -122,7 +122,7 @@ class Plan:
         places = {OVERALL: 0, **cohorts}
         cells = [cell for rule in self.rules for cell in self._cells(rule, total, places, large)]
         checks = decision_rules.checks(cells, pairs=pairs, facts=facts, policy=policy)
-        decision = decision_rules.decide(cells, checks, pairs=pairs, latched=facts.latched, policy=policy)
+        decision = decision_rules.decide(cells, checks, pairs=pairs, latched=facts.latched is not None, policy=policy)
         return Verdict(
             state=decision.state,
             exhausted=decision.exhausted,

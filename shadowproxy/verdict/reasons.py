@@ -23,7 +23,7 @@ def reasons(
     *,
     rules: Mapping[str, Rule],
     pairs: int,
-    latched: bool,
+    latched: tuple[str, ...] | None,
     alpha_rollback: float,
     forecast: float,
 ) -> tuple[str, ...]:
@@ -35,7 +35,9 @@ def reasons(
     return tuple(_continue(decision, checks, rules, pairs, alpha_rollback, forecast))
 
 
-def _rollback(decision: Decision, rules: Mapping[str, Rule], pairs: int, latched: bool, alpha: float) -> list[str]:
+def _rollback(
+    decision: Decision, rules: Mapping[str, Rule], pairs: int, latched: tuple[str, ...] | None, alpha: float
+) -> list[str]:
     lines = [
         f"{_figure(cell, rules)}: proven harmful {_proof(cell.pairs, cell.e_rollback, cell.rollback_at)}"
         for cell in decision.harmful[:_LISTED]
@@ -49,8 +51,9 @@ def _rollback(decision: Decision, rules: Mapping[str, Rule], pairs: int, latched
             f"on {cell.pairs:,} pairs"
             for cell in decision.contributors
         ]
-    if latched:
-        lines.append("this experiment was rolled back before, and a rollback stands: start a new one to try again")
+    if latched is not None and not lines:
+        lines = ["this experiment was rolled back, and a rollback stands: start a new one to try again; it was for:"]
+        lines += latched
     return lines
 
 
@@ -61,8 +64,7 @@ def _promote(cells: Sequence[Cell], rules: Mapping[str, Rule]) -> list[str]:
             line = f"{_figure(cell, rules)}: proven within it {_proof(cell.pairs, cell.e_promote, cell.promote_at)}"
             large = [one for one in cells if one.required and one is not cell and one.guardrail == cell.guardrail]
             if large:
-                names = ", ".join(one.cohort for one in large)
-                line += f", and within {_bare(large[0].margin, cell.unit)} in every large cohort ({names})"
+                line += f", and within {_bare(large[0].margin, cell.unit)} in each of {len(large)} large cohorts"
             lines.append(line)
     return lines
 

@@ -1,5 +1,6 @@
 import io
 
+import msgspec
 import pytest
 from report.verdicts import HOSTILE, cell, harmful, verdict
 from rich.console import Console, RenderableType
@@ -37,7 +38,7 @@ def test_report_says_everything_in_words_without_colour(width: int) -> None:
     assert lines_with(text, "quality.ndcg", "safe", "-0.0164", "0.02", "4,321", "0.25", "1,234")
     assert lines_with(text, "latency.total_slow", "undecided", "+0.0012", "0.01", "3.21")
     assert "• occupation=educator: quality.ndcg is beyond its margin" in text
-    assert "recorded: 98.8% of 1,295" in text
+    assert "recorded: 98.8% of 1,295" not in text  # a rollback does not wait for the checks
     assert "lost: nothing" not in text
     assert "failures of the candidate: timeout 3, http_5xx 2" in text
     assert "failures of the baseline" not in text
@@ -47,9 +48,16 @@ def test_report_says_everything_in_words_without_colour(width: int) -> None:
     assert "1,280 recorded + 5 dropped (recorder_full 5) + 10 in flight" in whole
 
 
-def test_a_cohort_is_shown_by_the_worst_of_its_guardrails() -> None:
-    text = shown(verdict_table(harmful()))
-    assert lines_with(text, "occupation=educator", "1 harmful, 1 undecided", "quality.ndcg", "+0.134", "harm 23,456")
+def test_every_finding_of_a_cohort_is_shown_where_there_is_room() -> None:
+    text = shown(verdict_table(harmful()), 120)
+    assert lines_with(text, "occupation=educator", "123", "HARM", "·")
+    assert lines_with(text, "gender=F", "400", "safe")
+
+
+def test_a_cohort_is_shown_by_the_worst_of_its_guardrails_where_there_is_not() -> None:
+    many = tuple(cell(f"ranking.metric_{number}") for number in range(20))
+    text = shown(verdict_table(msgspec.structs.replace(harmful(), guardrails=many)), 80)
+    assert lines_with(text, "occupation=educator", "harmful", "quality.ndcg", "harm 23,456")
     assert lines_with(text, "gender=F", "1 safe", "safe 4,321")
 
 
@@ -72,7 +80,7 @@ def test_every_cell_on_demand() -> None:
 def test_findings_have_their_colours() -> None:
     text = shown(verdict_table(harmful()), colour=True)
     assert "\x1b[32msafe" in text
-    assert "\x1b[1;31mquality.ndcg" in text
+    assert "\x1b[1;31mHARM" in text
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])

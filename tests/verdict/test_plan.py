@@ -170,9 +170,7 @@ def test_a_good_candidate_is_promoted_with_a_line_for_each_guardrail() -> None:
     assert verdict.state is State.PROMOTE
     assert [cell.finding for cell in verdict.guardrails] == [Finding.SAFE] * 2
     first, second = verdict.reasons
-    assert first.startswith(
-        "failures of the candidate less those of the baseline: +0% of requests over all, margin 1%: "
-    )
+    assert first.startswith("failures, candidate less baseline: +0% of requests over all, margin 1%: ")
     assert "proven within it on 1,000 pairs (e-value" in first
     assert "overlap over all, margin 0.2: proven within it" in second
     assert ": -0.0" in second
@@ -191,7 +189,7 @@ def test_a_failing_candidate_is_rolled_back_with_the_figures() -> None:
     assert cell.interval[0] > 0.01
     assert verdict.evidence_rollback >= 20
     assert verdict.reasons[0].startswith(
-        "failures of the candidate less those of the baseline: +10% of requests over all, margin 1%: "
+        "failures, candidate less baseline: +10% of requests over all, margin 1%: "
         "proven harmful on 2,140 pairs (e-value "
     )
     assert verdict.reasons[0].endswith(" ≥ 40)")
@@ -212,7 +210,7 @@ def test_a_guardrail_without_data_holds_the_others_back() -> None:
     batch = columns(2000, {FAIL: 0.0, RBO: np.nan}, applicable={RBO: False})
     verdict = judged(plan((FAIL, 0.01), (RBO, 0.2)), batch)
     assert verdict.state is State.CONTINUE
-    assert verdict.reasons == ("rank-biased overlap (extrapolated) of the two lists, over all: no data",)
+    assert verdict.reasons == ("rank-biased overlap of the two lists, over all: no data",)
 
 
 def test_undefined_values_hold_a_promote_back() -> None:
@@ -231,9 +229,10 @@ def test_lost_data_hold_a_promote_back(parts, word) -> None:
 
 
 def test_a_latched_rollback_stands_and_says_why() -> None:
-    verdict = judged(plan((FAIL, 0.01)), columns(2000, {FAIL: 0.0}), latched=True)
+    verdict = judged(plan((FAIL, 0.01)), columns(2000, {FAIL: 0.0}), latched=("it failed",))
     assert verdict.state is State.ROLLBACK
-    assert "a rollback stands" in verdict.reasons[-1]
+    assert "a rollback stands" in verdict.reasons[0]
+    assert verdict.reasons[1:] == ("it failed",)
 
 
 def test_a_harmed_cohort_is_named() -> None:
