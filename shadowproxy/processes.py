@@ -126,7 +126,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
             for side, wrong in (await server.probe()).items():
                 if wrong:
                     log.warning("%s is not reachable: %s; requests to it fail until it is", side.value, wrong)
-            announce({"proxy": f"http://{address}", "admin": f"http://{admin_address}"})
+            announce({"proxy": f"http://{address}", "proxy_admin": f"http://{admin_address}"})
             await stop.wait()
             log.info("draining, for %.0f s at most", settings.proxy.grace)
             await server.drain(settings.proxy.grace)
@@ -165,7 +165,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
         admin_address = await admin.start(settings.comparator.admin, "$.comparator.admin")
         try:
             running = tasks.start(worker.run(), name="worker")
-            announce({"admin": f"http://{admin_address}"})
+            announce({"comparator_admin": f"http://{admin_address}"})
             stopping = tasks.start(stop.wait(), name="stop")
             await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
             worker.stop()

@@ -70,8 +70,8 @@ class Supervisor:
 
     @property
     def urls(self) -> dict[str, str]:
-        """Where the proxy and the API answer."""
-        return {key: url for part in self._parts.values() for key, url in part.urls.items() if key in ("proxy", "api")}
+        """By name, where the parts answer: `proxy`, `proxy_admin`, `comparator_admin` and `api`."""
+        return {key: url for part in self._parts.values() for key, url in part.urls.items()}
 
     async def start(self, names: Sequence[str] = PARTS) -> None:
         """Start all parts and wait until each is ready.

@@ -170,7 +170,7 @@ def started(command: str, config: Path) -> Iterator[subprocess.Popen[str]]:
 def test_signals_end_everything_in_order(number: int, tmp_path: Path) -> None:
     with started("run", written(tmp_path, FREE)) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(3)]
+        lines = [process.stdout.readline() for _ in range(5)]
         assert lines[0].startswith("proxy: http://127.0.0.1:"), lines
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import sys
 import tempfile
@@ -37,10 +38,12 @@ _STOP_WITHIN = 3.0
 
 @dataclass(frozen=True, slots=True)
 class StackUrls:
-    """Where a running stack answers: base URLs without a trailing slash."""
+    """Where a running stack answers: base URLs without a trailing slash; empty where it has no such part."""
 
     proxy: str
     api: str
+    proxy_admin: str = ""
+    comparator_admin: str = ""
 
 
 class Stack(Protocol):
@@ -114,7 +117,7 @@ class Result:
     seconds: float
     verdict: Verdict
     replay: ReplaySummary
-    urls: StackUrls
+    started: Started
 
     @property
     def reached(self) -> bool:
@@ -137,6 +140,13 @@ def blamed(verdict: Verdict) -> frozenset[str]:
     return frozenset(harmed(verdict)) | (frozenset() if nearest is None else {nearest.cohort})
 
 
+def where(result: Result) -> dict[str, str]:
+    """By name, where everything answers, or answered."""
+    started = result.started
+    urls = dataclasses.asdict(started.urls) | {"baseline": started.baseline, "candidate": started.candidate}
+    return {name: url for name, url in urls.items() if url}
+
+
 def as_json(result: Result) -> dict[str, Any]:
     """The result as plain objects for `--json`. `reached` says whether what was expected came."""
     return {
@@ -150,6 +160,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "pairs": result.verdict.pairs,
         "seconds": round(result.seconds, 3),
         "dataset": result.dataset,
+        "urls": where(result),
         "traffic": msgspec.to_builtins(result.replay, str_keys=True),
         "verdict": msgspec.to_builtins(result.verdict),
     }
@@ -194,12 +205,13 @@ async def run(
                 redis_url=options.redis_url,
             )
         )
-        yield Started(urls, *(service.url for service in services))
+        started = Started(urls, *(service.url for service in services))
+        yield started
         watch = _Watch(options, stack, services, stop)
         async with contextlib.aclosing(watch.observe(urls, population)) as observed:
             async for observation in observed:
                 yield observation
-        result = watch.result(dataset.source, urls)
+        result = watch.result(dataset.source, started)
         yield result
         if keep is not None:
             await keep(result)
@@ -274,12 +286,12 @@ class _Watch:
             or self._asked_to_stop.is_set()
         )
 
-    def result(self, dataset: str, urls: StackUrls) -> Result:
+    def result(self, dataset: str, started: Started) -> Result:
         if self._last is None or self._summary is None:
             raise StartError("the demo ended before a verdict could be read")
         last = self._last
         options = self._options
-        return Result(options.scenario, options.seed, dataset, last.elapsed, last.verdict, self._summary, urls)
+        return Result(options.scenario, options.seed, dataset, last.elapsed, last.verdict, self._summary, started)
 
 
 async def _pause(stop: asyncio.Event) -> None:

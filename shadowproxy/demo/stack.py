@@ -49,8 +49,7 @@ class ProcessStack:
         self._supervisor = Supervisor(self.config, url, grace=grace)
         self._held.push_async_callback(self._supervisor.stop)
         await self._supervisor.start()
-        urls = self._supervisor.urls
-        return StackUrls(proxy=urls["proxy"], api=urls["api"])
+        return StackUrls(**self._supervisor.urls)
 
     async def verdict(self) -> Verdict:
         """The verdict, asked of the API. Raises ApiUnavailable."""

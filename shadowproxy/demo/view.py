@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shadowproxy.demo.models import Model
-from shadowproxy.demo.run import Event, Observed, Prepared, Result, Started
+from shadowproxy.demo.run import Event, Observed, Prepared, Result, Started, where
 from shadowproxy.demo.scenarios import BASELINE
 from shadowproxy.errors import StartError
 from shadowproxy.report import words
@@ -170,11 +170,13 @@ def _answers(result: Result) -> Iterable[tuple[str, int]]:
     yield from result.replay.errors.items()
 
 
-def kept(result: Result) -> Text:
+def kept(result: Result) -> RenderableType:
     """What to show while `--keep` leaves everything running."""
-    return Text(
-        f"still running: proxy {result.urls.proxy}, API {result.urls.api}/api/v1/verdict; Ctrl-C stops everything"
-    )
+    lines = Table.grid(padding=(0, 2))
+    for name, url in where(result).items():
+        path = {"api": "/api/v1/verdict", "proxy_admin": "/metrics", "comparator_admin": "/metrics"}.get(name, "")
+        lines.add_row(Text(name.replace("_", " "), style="dim"), Text(url + path))
+    return Group(Text("still running; Ctrl-C stops everything", style="bold"), lines)
 
 
 async def watch(events: AsyncIterator[Event], console: Console) -> Result:

@@ -187,7 +187,7 @@ async def test_keep_holds_everything_up_until_it_is_done(options: Options) -> No
     answered: list[bool] = []
 
     async def held(result: Result) -> None:
-        host, _, port = result.urls.proxy.removeprefix("http://").partition(":")
+        host, _, port = result.started.urls.proxy.removeprefix("http://").partition(":")
         _, writer = await asyncio.open_connection(host, int(port))
         writer.close()
         await writer.wait_closed()
@@ -198,7 +198,8 @@ async def test_keep_holds_everything_up_until_it_is_done(options: Options) -> No
         result = await watch(events, console)
     assert answered == [True]
     assert stack.stopped == 1
-    assert result.urls.proxy in kept(result).plain
+    console.print(kept(result))
+    assert result.started.urls.proxy in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_bar_is_logarithmic_and_full_at_its_threshold() -> None:

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,8 +85,7 @@ def test_a_running_demo_can_be_looked_at() -> None:
         assert through == direct
         assert len(json.loads(through)["items"]) == 20
 
-        with urllib.request.urlopen(f"{urls['api']}/api/v1/verdict") as answer:
-            verdict = json.load(answer)
+        verdict = json.loads(curl(f"{urls['api']}/api/v1/verdict"))
         assert {"state", "reasons", "guardrails", "cohorts", "pairs", "accounting"} <= verdict.keys()
         assert verdict["state"] == "rollback"
         assert re.search("list length", " ".join(verdict["reasons"]))
