@@ -3,7 +3,7 @@
 #   make demo            watch a candidate being compared with the baseline, and a verdict arrive
 #   make test            all tests
 #   make lint            ruff and mypy --strict
-#   make schema          write config/shadowproxy.schema.json anew
+#   make docs            write the schema and the pages of docs/ that are made from the code
 #   make clean           remove what the above made
 
 SCENARIO ?= better
@@ -18,7 +18,7 @@ CACHE := .cache
 STAMP := $(CACHE)/stamps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint schema clean
+.PHONY: demo test lint docs clean
 
 demo: $(STAMP)/installed-demo $(STAMP)/data
 	$(BIN)/shadowproxy demo --scenario $(SCENARIO) --seed $(SEED) $(DEMO_ARGS)
@@ -31,8 +31,9 @@ lint: $(STAMP)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-schema: $(STAMP)/installed-dev
+docs: $(STAMP)/installed-dev
 	$(BIN)/shadowproxy check-config --schema > config/shadowproxy.schema.json
+	$(BIN)/python tests/pages.py
 
 clean:
 	rm -rf $(VENV) $(CACHE) .shadowproxy
