@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -49,7 +50,11 @@ def test_targets_of_make_exist() -> None:
 
 def tool(line: str) -> list[str]:
     words = shlex.split(line)
-    return [sys.executable, "-m", *words] if words[0] == "shadowproxy" else words
+    if words[0] == "shadowproxy":
+        return [sys.executable, "-m", *words]
+    if words[0] == "curl" and shutil.which("curl") is None:
+        return [sys.executable, "-c", "import sys, urllib.request as u; u.urlopen(sys.argv[1]).read()", *words[1:]]
+    return words
 
 
 def environment() -> dict[str, str]:

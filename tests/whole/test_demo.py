@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,31 +73,34 @@ def kept(*arguments: str) -> Iterator[dict[str, Any]]:
         assert "Traceback" not in errors
 
 
-def curl(*arguments: str) -> bytes:
-    return subprocess.run([program("curl"), "--silent", "--fail", *arguments], capture_output=True, check=True).stdout
+def fetched(url: str, body: bytes | None = None) -> bytes:
+    """What is at a URL: GET, or POST with a JSON body. Raises HTTPError unless it is a 2xx."""
+    headers = {"content-type": "application/json"} if body else {}
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as answer:
+        return bytes(answer.read())
 
 
 def test_a_running_demo_can_be_looked_at() -> None:
     with kept("--scenario", "truncated", "--seed", "9") as said:
         urls = said["urls"]
-        asked = ("--header", "content-type: application/json", "--data", '{"user_id": "42", "k": 20}')
-        through = curl(*asked, f"{urls['proxy']}/recommend")
-        direct = curl(*asked, f"{urls['baseline']}/recommend")
+        asked = b'{"user_id": "42", "k": 20}'
+        through = fetched(f"{urls['proxy']}/recommend", asked)
+        direct = fetched(f"{urls['baseline']}/recommend", asked)
         assert through == direct
         assert len(json.loads(through)["items"]) == 20
 
-        verdict = json.loads(curl(f"{urls['api']}/api/v1/verdict"))
+        verdict = json.loads(fetched(f"{urls['api']}/api/v1/verdict"))
         assert {"state", "reasons", "guardrails", "cohorts", "pairs", "accounting"} <= verdict.keys()
         assert verdict["state"] == "rollback"
         assert re.search("list length", " ".join(verdict["reasons"]))
 
         for process in ("api", "proxy_admin", "comparator_admin"):
-            body = curl(f"{urls[process]}/metrics")
+            body = fetched(f"{urls[process]}/metrics")
             assert b"shadowproxy_" in body
             checked = subprocess.run([program("promtool"), "check", "metrics"], input=body, capture_output=True)
             assert checked.returncode == 0, checked.stderr.decode()
-            assert json.loads(curl(f"{urls[process]}/healthz"))["status"] == "ok"
-            assert json.loads(curl(f"{urls[process]}/readyz"))["ready"] is True
+            assert json.loads(fetched(f"{urls[process]}/healthz"))["status"] == "ok"
+            assert json.loads(fetched(f"{urls[process]}/readyz"))["ready"] is True
 
         asked_again = subprocess.run(
             [sys.executable, "-m", "shadowproxy", "verdict", "--url", urls["api"], "--json"],
