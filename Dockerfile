@@ -12,7 +12,7 @@ FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin shadowproxy \
     && install -d -o shadowproxy -g shadowproxy /etc/shadowproxy /var/lib/shadowproxy
 COPY --from=build /venv /venv
-COPY config/shadowproxy.yaml /etc/shadowproxy/shadowproxy.yaml
+COPY deploy/image.yaml /etc/shadowproxy/shadowproxy.yaml
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001
 # Relative paths of the configuration (redis.data_dir) are below here.

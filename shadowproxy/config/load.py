@@ -116,7 +116,7 @@ def _expand(value: Any, path: str, environ: Mapping[str, str], faults: list[Faul
     expanded = _VARIABLE.sub(replace, value)
     # A value that is nothing but a variable takes the type that YAML would read: `sample: ${SHARE}` is a number.
     if expanded != value and _VARIABLE.fullmatch(value) and path not in unset:
-        return yaml.safe_load(expanded) if re.fullmatch(r"[0-9.+-]+|true|false", expanded) else expanded
+        return yaml.safe_load(expanded) if re.fullmatch(r"[0-9.+-]+|true|false|null", expanded) else expanded
     return expanded
 
 

@@ -114,6 +114,15 @@ def test_variables_come_from_the_environment() -> None:
     assert settings.proxy.grace == 3.0
 
 
+def test_the_image_is_configured_by_its_environment() -> None:
+    urls = {"BASELINE_URL": "http://b:1", "CANDIDATE_URL": "http://c:1"}
+    path = ROOT / "deploy" / "image.yaml"
+    assert load(path, environ=urls).redis.url is None
+    assert load(path, environ=urls | {"REDIS_URL": "redis://r:6379"}).redis.url == "redis://r:6379"
+    with pytest.raises(ConfigError, match="BASELINE_URL is not set"):
+        load(path, environ={})
+
+
 def test_sections_are_frozen_and_closed() -> None:
     settings = loads(TWO)
     with pytest.raises(ValueError, match="frozen"):
