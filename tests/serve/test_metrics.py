@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from programs import program
@@ -44,6 +45,12 @@ def test_promtool_finds_no_fault(fill: Callable[[metrics.Registry], None]) -> No
     fill(registry)
     body, _ = metrics.render(registry, "")
     done = subprocess.run([program("promtool"), "check", "metrics"], input=body, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_promtool_accepts_the_scrape_configuration() -> None:
+    path = Path(__file__).parent.parent.parent / "deploy" / "prometheus.yml"
+    done = subprocess.run([program("promtool"), "check", "config", str(path)], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
 
