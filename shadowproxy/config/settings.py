@@ -163,6 +163,13 @@ class Redis(Section):
     def _kind(cls, url: str | None) -> str | None:
         if url is not None and not re.match(r"(rediss?|unix)://.", url):
             raise ValueError("write redis://host:port, rediss://host:port or unix:///path/to/socket")
+        try:
+            readable = url is None or urlsplit(url).port != 0
+        except ValueError:
+            readable = False
+        if not readable:
+            # Not quoted: a password with a character that ends the host is the likeliest reason.
+            raise ValueError("is not a URL: percent-encode what is special in user and password (`/` as %2F)")
         return url
 
 
