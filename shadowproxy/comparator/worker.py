@@ -104,7 +104,8 @@ class Worker:
             return
 
     async def _recover(self) -> None:
-        """Take the store's word for what this worker has counted, and finish what it had read."""
+        """Take the store's word for what this worker has counted and in which slots, and finish what it had read."""
+        self._slots = {}
         stored = await self._store.load_state(self._name)
         self._state = self._plan.empty() if stored is None else State.from_bytes(stored)
         while entries := await self._store.own_pending(self._name, self._read):
