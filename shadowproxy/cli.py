@@ -18,7 +18,7 @@ import uvloop
 
 from shadowproxy import __version__
 from shadowproxy.config import Settings, load
-from shadowproxy.errors import ApiUnavailable, ShadowproxyError, StoreUnavailable
+from shadowproxy.errors import ApiUnavailable, PayloadError, ShadowproxyError, StoreUnavailable
 
 if TYPE_CHECKING:
     from shadowproxy.demo.scenarios import Scenario
@@ -243,7 +243,7 @@ def verdict(
 
     try:
         got: Verdict = _run(ask())
-    except (ApiUnavailable, StoreUnavailable) as error:
+    except (ApiUnavailable, StoreUnavailable, PayloadError) as error:
         _fail(str(error), EXIT_UNREACHABLE)
     if as_json:
         import msgspec
