@@ -87,6 +87,7 @@ class VerdictReader:
             lost_entries=snapshot.lost_entries,
             missing_pairs=snapshot.missing_pairs,
             dead_letters=snapshot.dead_entries,
+            clock_behind=snapshot.clock_behind(self._settings.longest_deadline + self._settings.verdict.settle),
             latched=latched,
         )
         return self._plan.judge(merged.total, snapshot.slots, facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -272,3 +273,24 @@ async def test_no_verdict_is_served_by_an_api_that_reads_none_any_more(valkey: E
             await asyncio.wait_for(running, 20)
     finally:
         await tasks.cancel()
+
+
+@pytest.mark.parametrize(("behind", "held"), [(0.0, False), (-60.0, False), (3.0, True), (3600.0, True)])
+async def test_a_proxy_whose_clock_is_behind_holds_a_promote_back(
+    valkey: EmbeddedServer, behind: float, held: bool
+) -> None:
+    """Its buckets are closed before their timeouts have come: 3 s are enough for a candidate that hangs to pass."""
+    policy = SETTINGS.verdict.model_copy(update={"settle": 1.0})
+    settings = SETTINGS.model_copy(update={"verdict": policy})
+    async with await Store.open(
+        valkey.url, unique("clock"), max_entries=1000, clock=lambda: time.time() - behind
+    ) as store:
+        counted = Counted(store)
+        counted.plan = Plan(settings)
+        await counted.count("one", [pair(at) for at in range(1000)])
+        verdict = (await VerdictReader(store, settings).read()).verdict
+        assert [check.name for check in verdict.checks if not check.passed] == (["clocks"] if held else [])
+        assert verdict.state is (Decision.CONTINUE if held else Decision.PROMOTE)
+        snapshot = await store.snapshot()
+        assert snapshot.clock_behind(60.0) == pytest.approx(max(behind, 0.0), abs=1.0)
+        assert snapshot.clock_behind(-1.0) == 0.0
