@@ -187,6 +187,12 @@ def test_another_guardrail_is_another_experiment_and_another_port_is_not() -> No
     assert experiment_id(loads(TWO.replace("8002", "8003"))) != base
 
 
+def test_another_deadline_of_any_upstream_is_another_experiment() -> None:
+    """It says which answers are failures; the candidate's may be changed while the baseline's stays the longest."""
+    texts = [TWO.replace("http://127.0.0.1:8002", f"{{url: 'http://c', deadline: {seconds}}}") for seconds in (1, 5)]
+    assert len({experiment_id(loads(text)) for text in texts}) == 2
+
+
 @given(st.text(max_size=30))
 def test_units_refuse_with_value_error_only(text: str) -> None:
     for parse in (parse_duration, parse_size, parse_address, parse_http_url):
