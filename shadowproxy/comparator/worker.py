@@ -78,7 +78,10 @@ class Worker:
         self._stop.set()
 
     async def run(self) -> None:
-        """Work until stopped *and* nothing unread is left. Never raises for what a pair or the store does."""
+        """Work until stopped *and* nothing unread is left. Outages and bad pairs are dealt with here.
+
+        Raises PayloadError where what is stored under this worker's name is not its state.
+        """
         delay = _RETRY_FIRST
         while True:
             try:

@@ -149,6 +149,7 @@ class Redis(Section):
 
     url: str | None = Field(
         None,
+        repr=False,
         description="redis://[user:password@]host:port/db or unix:///path; `${VAR}` keeps secrets out of the file",
     )
     data_dir: str = Field(

@@ -230,6 +230,11 @@ def test_no_fault_shows_a_password(text: str) -> None:
     assert raised.value.faults[0].path.startswith(("$.redis", "$.replica"))
 
 
+def test_settings_that_are_printed_show_no_password() -> None:
+    settings = loads(TWO + "redis: {url: 'redis://:SECRET@store'}\n")
+    assert "SECRET" not in f"{settings!r} {settings} {settings.redis}"
+
+
 @pytest.mark.parametrize(
     "text",
     ["? [a]\n: 1\n", "? {a: 1}\n: 1\n", "experiment: &x {a: *x}\n", "experiment: a\0b\n", "x: " + "[" * 5000],
