@@ -18,7 +18,7 @@ import uvloop
 
 from shadowproxy import __version__
 from shadowproxy.config import Settings, load
-from shadowproxy.errors import ApiUnavailable, ShadowproxyError, StoreUnavailable
+from shadowproxy.errors import ApiUnavailable, PayloadError, ShadowproxyError, StoreUnavailable
 
 if TYPE_CHECKING:
     from shadowproxy.demo.scenarios import Scenario
@@ -133,7 +133,8 @@ def run(config: Config) -> None:
     async def work() -> None:
         from shadowproxy.processes import open_store, stop_signals
 
-        grace = max(settings.proxy.grace, settings.comparator.grace) + 5.0
+        # The proxy takes its grace twice at the most: for its clients, then for pairs that wait for the store.
+        grace = max(2 * settings.proxy.grace, settings.comparator.grace) + 5.0
         with stop_signals() as stop:
             # Opened here first, so that a wrong URL is said once and not by every part.
             async with open_store(settings) as store:
@@ -242,7 +243,7 @@ def verdict(
 
     try:
         got: Verdict = _run(ask())
-    except (ApiUnavailable, StoreUnavailable) as error:
+    except (ApiUnavailable, StoreUnavailable, PayloadError) as error:
         _fail(str(error), EXIT_UNREACHABLE)
     if as_json:
         import msgspec

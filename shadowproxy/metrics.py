@@ -142,7 +142,7 @@ class ComparatorMetrics:
         )
         self.dead_letters = Counter(
             "shadowproxy_dead_letters",
-            "Entries that could not be decoded, moved to the dead-letter stream.",
+            "Entries that could not be read, or ended every worker, moved to the dead-letter stream.",
             registry=into,
         )
         self.fenced = Counter(
@@ -180,7 +180,6 @@ class VerdictReading:
     lag: int
     lost_entries: int
     dead_letters: int
-    accounting: Accounting
     guardrails: tuple[GuardrailReading, ...]
 
 
@@ -216,7 +215,7 @@ class VerdictMetrics:
             value=reading.lost_entries,
         )
         yield GaugeMetricFamily(
-            "shadowproxy_stream_dead_letters", "Entries in the dead-letter stream.", value=reading.dead_letters
+            "shadowproxy_stream_dead_letters", "Entries moved to the dead-letter stream.", value=reading.dead_letters
         )
         for name, help_text in (
             ("estimate", "Mean loss, in the metric's unit; larger is worse."),

@@ -137,6 +137,14 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
             await admin.stop()
 
 
+async def _until_stop(stop: asyncio.Event, running: asyncio.Task[None], tasks: Tasks) -> None:
+    """Wait for the stop; raises what ends `running` before it: a process without its work must end, and be seen to."""
+    stopping = tasks.start(stop.wait(), name="stop")
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        running.result()
+
+
 async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
     """One comparator worker. Returns when it has counted what was in the stream at the stop."""
     from shadowproxy.comparator.worker import Worker
@@ -166,8 +174,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
         try:
             running = tasks.start(worker.run(), name="worker")
             announce({"comparator_admin": f"http://{admin_address}"})
-            stopping = tasks.start(stop.wait(), name="stop")
-            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await _until_stop(stop, running, tasks)
             worker.stop()
             await asyncio.wait({running}, timeout=settings.comparator.grace)
             if running.done():
@@ -192,9 +199,9 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()
-            tasks.start(api.run(), name="verdict")
+            running = tasks.start(api.run(), name="verdict")
             announce({"api": f"http://{address}"})
-            await stop.wait()
+            await _until_stop(stop, running, tasks)
         finally:
             await tasks.cancel()
             await admin.stop()

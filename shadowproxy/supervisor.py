@@ -107,6 +107,8 @@ class Supervisor:
         try:
             line = await asyncio.wait_for(process.stdout.readline(), self._ready_within)
         except TimeoutError:
+            # What hangs on the way up would be watched for ever: only its end starts another.
+            await self._kill(part)
             raise StartError(f"{name}: not ready within {self._ready_within:.0f} s; see its messages above") from None
         if not line:
             await process.wait()
@@ -123,8 +125,10 @@ class Supervisor:
             log.error("%s ended with code %d; starting it again", name, code)
             delay = _RESTART_FIRST if loop.time() - started > 10 * _RESTART_LAST else min(delay * 2, _RESTART_LAST)
             await asyncio.sleep(delay)
-            with contextlib.suppress(StartError):
+            try:
                 await self._spawn(name)
+            except (StartError, OSError) as error:
+                log.error("%s could not be started again: %s", name, error)
 
     async def stop(self) -> None:
         """Drain and end the parts in the order of the data; what outlives its grace is killed."""
@@ -142,6 +146,10 @@ class Supervisor:
             await asyncio.wait_for(part.process.wait(), self._grace)
         except TimeoutError:
             log.error("%s did not end within its grace of %.0f s and is killed", part.name, self._grace)
-            with contextlib.suppress(ProcessLookupError):
-                part.process.kill()
-            await part.process.wait()
+            await self._kill(part)
+
+    @staticmethod
+    async def _kill(part: Part) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            part.process.kill()
+        await part.process.wait()

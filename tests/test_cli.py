@@ -13,8 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
+from servers import unique
 
 from shadowproxy import __version__
+from shadowproxy.config import experiment_id, load
+from shadowproxy.pairs.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ("run", "proxy", "compare", "serve", "check-config", "verdict", "demo")
@@ -195,3 +199,15 @@ def test_a_verdict_without_data_is_continue(tmp_path: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert '"state":"continue"' in done.stdout
     assert shadowproxy("verdict", "--config", str(config)).returncode == 3
+
+
+def test_a_state_that_cannot_be_read_means_cannot_tell(tmp_path: Path, valkey: EmbeddedServer) -> None:
+    config = tmp_path / "shadowproxy.yaml"
+    config.write_text(
+        f"experiment: {unique('cli')}\nbaseline: http://a\ncandidate: http://b\nredis: {{url: {valkey.url}}}"
+    )
+    with Redis.from_url(valkey.url) as raw:
+        raw.hset(f"shadow:{{{experiment_id(load(config))}:0}}:states", "damaged", b"garbage")
+    done = shadowproxy("verdict", "--config", str(config))
+    assert done.returncode == 4
+    assert "damaged" in one_line(done)

@@ -78,7 +78,10 @@ class Worker:
         self._stop.set()
 
     async def run(self) -> None:
-        """Work until stopped *and* nothing unread is left. Never raises for what a pair or the store does."""
+        """Work until stopped *and* nothing unread is left. Outages and bad pairs are dealt with here.
+
+        Raises PayloadError where what is stored under this worker's name is not its state.
+        """
         delay = _RETRY_FIRST
         while True:
             try:
@@ -104,7 +107,8 @@ class Worker:
             return
 
     async def _recover(self) -> None:
-        """Take the store's word for what this worker has counted, and finish what it had read."""
+        """Take the store's word for what this worker has counted and in which slots, and finish what it had read."""
+        self._slots = {}
         stored = await self._store.load_state(self._name)
         self._state = self._plan.empty() if stored is None else State.from_bytes(stored)
         while entries := await self._store.own_pending(self._name, self._read):

@@ -22,11 +22,10 @@ def frozen(settings: Settings) -> dict[str, Any]:
     return {
         "evidence": EVIDENCE,
         "upstreams": {
-            side: upstream.url
+            side: {"url": upstream.url, "deadline": upstream.deadline}
             for side in ("baseline", "candidate", "replica")
             if (upstream := getattr(settings, side)) is not None
         },
-        "deadline": settings.longest_deadline,
         "routes": [route.model_dump(mode="json") for route in settings.routes],
         "verdict": settings.verdict.model_dump(mode="json", exclude=_FREE),
         "catalogue": {

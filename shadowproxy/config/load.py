@@ -13,8 +13,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from shadowproxy.config.settings import Settings, contradictions
+from shadowproxy.config.units import without_passwords
 from shadowproxy.errors import ConfigError, Fault
 
+_PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)|true|false|null")
+"""What a variable may hold to be read as more than text: no dates, and nothing that only looks like a number."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -28,6 +31,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             name = key.value
             if name in seen:
                 where = f"line {key.start_mark.line + 1}"
@@ -53,23 +58,19 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
 
 def loads(text: str, *, source: str = "configuration", environ: Mapping[str, str] | None = None) -> Settings:
     """As `load`, from text."""
-    loader = _UniqueKeyLoader(text)
+    unset: set[str] = set()
     try:
-        data = loader.get_single_data()
+        data, faults = _parse(text)
+        if not isinstance(data, dict):
+            raise ConfigError(source, [Fault("$", "must be a mapping of keys, such as `baseline: http://…`")])
+        data = _expand(data, "$", {} if environ is None else environ, faults, unset)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else "$"
-        what = getattr(error, "problem", None) or str(error)
+        what = getattr(error, "problem", None) or " ".join(str(error).split())
         raise ConfigError(source, [Fault(where, f"is not YAML: {what}")]) from None
-    finally:
-        loader.dispose()
-    faults = list(loader.duplicates)
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise ConfigError(source, [Fault("$", "must be a mapping of keys, such as `baseline: http://…`")])
-    unset: set[str] = set()
-    data = _expand(data, "$", {} if environ is None else environ, faults, unset)
+    except RecursionError:
+        raise ConfigError(source, [Fault("$", "is nested too deeply, or holds an alias of itself")]) from None
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
@@ -80,6 +81,16 @@ def loads(text: str, *, source: str = "configuration", environ: Mapping[str, str
     if faults:
         raise ConfigError(source, sorted(set(faults), key=lambda fault: fault.path))
     return settings
+
+
+def _parse(text: str) -> tuple[Any, list[Fault]]:
+    """The document, an empty mapping where there is none, and its duplicate keys."""
+    loader = _UniqueKeyLoader(text)
+    try:
+        data = loader.get_single_data()
+    finally:
+        loader.dispose()
+    return {} if data is None else data, loader.duplicates
 
 
 def _valid_sections(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,7 +127,7 @@ def _expand(value: Any, path: str, environ: Mapping[str, str], faults: list[Faul
     expanded = _VARIABLE.sub(replace, value)
     # A value that is nothing but a variable takes the type that YAML would read: `sample: ${SHARE}` is a number.
     if expanded != value and _VARIABLE.fullmatch(value) and path not in unset:
-        return yaml.safe_load(expanded) if re.fullmatch(r"[0-9.+-]+|true|false|null", expanded) else expanded
+        return yaml.safe_load(expanded) if _PLAIN.fullmatch(expanded) else expanded
     return expanded
 
 
@@ -135,5 +146,6 @@ def _fault(detail: Any) -> Fault:
         message = str(detail["msg"]).removeprefix("Value error, ")
         message = message[0].lower() + message[1:] if message[:1].isupper() and message[1:2].islower() else message
         if detail["type"] != "value_error":
-            message += f", not {detail['input']!r:.80}"
-    return Fault(path, message)
+            # Hidden before it is cut: what is left of a cut URL might be nothing but the password.
+            message += f", not {without_passwords(repr(detail['input'])):.80}"
+    return Fault(path, without_passwords(message))

@@ -149,6 +149,7 @@ class Redis(Section):
 
     url: str | None = Field(
         None,
+        repr=False,
         description="redis://[user:password@]host:port/db or unix:///path; `${VAR}` keeps secrets out of the file",
     )
     data_dir: str = Field(
@@ -163,6 +164,13 @@ class Redis(Section):
     def _kind(cls, url: str | None) -> str | None:
         if url is not None and not re.match(r"(rediss?|unix)://.", url):
             raise ValueError("write redis://host:port, rediss://host:port or unix:///path/to/socket")
+        try:
+            readable = url is None or urlsplit(url).port != 0
+        except ValueError:
+            readable = False
+        if not readable:
+            # Not quoted: a password with a character that ends the host is the likeliest reason.
+            raise ValueError("is not a URL: percent-encode what is special in user and password (`/` as %2F)")
         return url
 
 

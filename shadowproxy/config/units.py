@@ -117,6 +117,16 @@ def parse_http_url(text: Any) -> str:
     return text.strip().rstrip("/")
 
 
+def without_passwords(text: str) -> str:
+    """`text` as it may be shown: without the credentials of URLs in it.
+
+    >>> without_passwords("not 'redis://:pa@ss@host/0?password=pass&db=1'")
+    "not 'redis://***@host/0?password=***&db=1'"
+    """
+    text = re.sub(r"://\S*@", "://***@", text)
+    return re.sub(r"\b(password=)[^&\s'\"]*", r"\1***", text)
+
+
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),

@@ -6,10 +6,11 @@ Everything goes through here, so that no exception of redis-py and no password l
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import redis.exceptions as errors
 from redis.asyncio import Redis
@@ -36,14 +37,22 @@ _ADVICE: Final[tuple[tuple[type[BaseException], str], ...]] = (
 def redacted(url: str) -> str:
     """A store's URL as it may be shown: without password and without query.
 
-    >>> redacted("redis://me:secret@host:6379/0?password=secret")
-    'redis://me:***@host:6379/0'
+    Never raises. Where a password holds characters that should have been encoded, nobody can tell where it ends, and
+    nothing but the scheme is shown.
+
+    >>> redacted("redis://me:secret@host:6379/0?password=secret"), redacted("redis://:sec/ret@host")
+    ('redis://me:***@host:6379/0', 'redis://***')
     """
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    shown = f"{name}{':***' if colon else ''}{at}{host}"
-    return f"{parts.scheme}://{shown}{urlunsplit(('', '', parts.path, '', ''))}"
+    scheme, colon, rest = url.rpartition("://")
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    place = re.split("[?#]", rest, maxsplit=1)[0]
+    if "@" not in rest:
+        return f"{scheme}{colon}{place}"
+    if not colon or rest.count("@") > 1 or "@" not in host:
+        return f"{scheme}{colon}***"
+    credentials, _, place = place.partition("@")
+    user, secret, _ = credentials.partition(":")
+    return f"{scheme}://{user}{':***' if secret else ''}@{place}"
 
 
 @contextmanager
@@ -95,8 +104,12 @@ class Client:
             # timeout the caller decides.
             retry = Retry(NoBackoff(), attempts - 1, supported_errors=(errors.ConnectionError,))
             self._redis = Redis.from_url(_without(url, pinned), retry=retry, **pinned)
-        except ValueError as error:
-            raise StartError(f"redis.url {redacted(url)} can't be used: {error}") from None
+        except ValueError:
+            # Not in redis-py's words: they quote whatever stands where the port should, a part of the password maybe.
+            raise StartError(
+                f"redis.url {redacted(url)} can't be used; write redis://[user:password@]host:port/db, rediss://… or "
+                "unix:///path, and percent-encode what is special in user and password (`/` as %2F)"
+            ) from None
         # What redis-py makes of a reply differs by its version and the protocol; the plain reply does not.
         self._redis.response_callbacks.clear()
 

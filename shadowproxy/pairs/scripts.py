@@ -95,8 +95,8 @@ end
 APPEND: Final = (
     _COMMON
     + """
--- KEYS: pairs, totals, sequences, accounts
--- ARGV: producer, sequence, pairs, payload, weight, account, max entries, entry version
+-- KEYS: pairs, totals, sequences, accounts, clocks
+-- ARGV: producer, sequence, pairs, payload, weight, account, max entries, entry version, the producer's clock in ms
 -- Returns 1, or 0 if this producer's batch of that sequence is stored already.
 local stream, totals, sequences, accounts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local producer, sequence, count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -114,6 +114,7 @@ redis.call('XADD', stream, 'MAXLEN', '~', ARGV[7],
     'v', ARGV[8], 'n', ARGV[3], 'c', integer(before), 'b', ARGV[4])
 redis.call('HSET', totals, 'entries', integer(ordinal), 'pairs', integer(before + count), 'clock', integer(now))
 redis.call('HSET', sequences, producer, ARGV[2])
+redis.call('HSET', KEYS[5], producer, integer(now - tonumber(ARGV[9])) .. ' ' .. integer(now))
 store_account(accounts, producer, ARGV[5], ARGV[6])
 return 1
 """
@@ -272,7 +273,7 @@ return redis.call('HGETALL', KEYS[1])
 SNAPSHOT: Final = (
     _COMMON
     + """
--- KEYS: pairs, totals, states, accounts, slots, latch;  ARGV: group
+-- KEYS: pairs, totals, states, accounts, slots, latch, clocks;  ARGV: group
 local stream, totals, group = KEYS[1], KEYS[2], ARGV[1]
 local known = redis.call('HMGET', totals, 'entries', 'pairs', 'committed_entries', 'committed_pairs',
     'dead_entries', 'dead_pairs')
@@ -331,6 +332,7 @@ return {
     redis.call('HGETALL', KEYS[4]),
     redis.call('HGETALL', KEYS[5]),
     redis.call('GET', KEYS[6]),
+    redis.call('HGETALL', KEYS[7]),
 }
 """
 )

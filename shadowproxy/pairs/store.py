@@ -11,6 +11,7 @@ import functools
 import hashlib
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -48,6 +49,16 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Clock:
+    """A producer's clock beside the server's, when it last wrote."""
+
+    behind: float
+    """Seconds from its stamp to the server's time, the way there included; negative where it is ahead."""
+    at: float
+    """The server's clock then, Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One partition of an experiment at one instant."""
 
@@ -70,6 +81,8 @@ class Snapshot:
     lost_entries: int
     """Entries that were trimmed before anybody committed them, and which nobody can commit any more."""
     lost_pairs: int
+    clocks: Mapping[str, Clock]
+    """By producer, as of its last entry."""
     dead_entries: int
     """Entries moved to the dead-letter stream; likewise `dead_pairs`."""
     dead_pairs: int
@@ -91,6 +104,14 @@ class Snapshot:
         acknowledged writes were undone. Such pairs are lost as `lost_pairs` are.
         """
         return max(0, self.accounting.recorded - self.pairs)
+
+    def clock_behind(self, within: float) -> float:
+        """Seconds by which a producer's clock is behind the server's, the most of those that wrote `within` seconds.
+
+        0 where none did, or none is behind. What was written longer ago matters no more to what is complete.
+        """
+        recent = [clock.behind for clock in self.clocks.values() if self.time - clock.at <= within]
+        return max(0.0, max(recent, default=0.0))
 
 
 class Superseded(Fenced):
@@ -149,6 +170,11 @@ def _mapping(flat: Sequence[bytes]) -> dict[str, bytes]:
     return {_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
+def _clock(stored: bytes) -> Clock:
+    behind, _, at = stored.partition(b" ")
+    return Clock(int(behind) / 1000, int(at) / 1000)
+
+
 def _weight(account: Accounting) -> int:
     """Grows with every change of one producer's account: of two accounts, the heavier is the later."""
     return (
@@ -178,7 +204,14 @@ class Store:
     """
 
     def __init__(
-        self, url: str, experiment: str, *, max_entries: int, partition: int = 0, reply_within: float = _TIMEOUT
+        self,
+        url: str,
+        experiment: str,
+        *,
+        max_entries: int,
+        partition: int = 0,
+        reply_within: float = _TIMEOUT,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if not experiment or any(character in "{}\r\n " for character in experiment):
             raise ValueError(f"{experiment!r} can't name an experiment: no spaces, no braces")
@@ -187,6 +220,7 @@ class Store:
         self.partition = partition
         self.max_entries = max_entries
         self._reply_within = reply_within
+        self._clock = clock
         self._versions: dict[str, bytes] = {}
         prefix = f"shadow:{{{experiment}:{partition}}}:"
         self._pairs = f"{prefix}pairs"
@@ -198,6 +232,7 @@ class Store:
         self._state_versions = f"{prefix}versions"
         self._slots = f"{prefix}slots"
         self._latch = f"{prefix}latch"
+        self._clocks = f"{prefix}clocks"
         self._experiment = f"{prefix}experiment"
         self._client = Client(url, reply_within=reply_within, connect_within=reply_within, attempts=2)
         # A blocking read outlasts any socket timeout, so it has connections of its own without one; `read` bounds it.
@@ -205,13 +240,22 @@ class Store:
 
     @classmethod
     async def open(
-        cls, url: str, experiment: str, *, max_entries: int, partition: int = 0, reply_within: float = _TIMEOUT
+        cls,
+        url: str,
+        experiment: str,
+        *,
+        max_entries: int,
+        partition: int = 0,
+        reply_within: float = _TIMEOUT,
+        clock: Callable[[], float] = time.time,
     ) -> Store:
         """A store whose server has answered, is recent enough, and has the consumer group.
 
         Raises StoreUnavailable if it can't be reached or isn't Redis, StartError if it is too old.
         """
-        store = cls(url, experiment, max_entries=max_entries, partition=partition, reply_within=reply_within)
+        store = cls(
+            url, experiment, max_entries=max_entries, partition=partition, reply_within=reply_within, clock=clock
+        )
         try:
             await store.prepare()
         except BaseException:
@@ -250,13 +294,14 @@ class Store:
 
         `sequence` counts the batches of this producer from 1. A batch whose sequence is not above the last stored one
         is taken for a repetition and left alone, so a producer's name must never be used twice. `account` must count
-        the batch as recorded.
+        the batch as recorded. This process's clock is noted beside the server's (see `Snapshot.clocks`): pairs are
+        stamped by the one, and counted as complete by the other.
         """
         if not 1 <= pairs <= scripts.MAX_PAIRS:
             raise ValueError(f"an entry holds 1 to {scripts.MAX_PAIRS} pairs, not {pairs}")
         await self._run(
             _APPEND,
-            (self._pairs, self._totals, self._sequences, self._accounts),
+            (self._pairs, self._totals, self._sequences, self._accounts, self._clocks),
             producer,
             sequence,
             pairs,
@@ -265,6 +310,7 @@ class Store:
             msgspec.json.encode(account),
             self.max_entries,
             ENTRY_VERSION,
+            round(self._clock() * 1000),
         )
 
     async def publish(self, producer: str, account: Accounting) -> None:
@@ -365,13 +411,13 @@ class Store:
 
     async def snapshot(self) -> Snapshot:
         """Everything that a verdict rests on, read in one atomic step. Raises PayloadError for unreadable accounts."""
-        keys = (self._pairs, self._totals, self._states, self._accounts, self._slots, self._latch)
-        counts, mark, time, states, accounts, slots, latch = await self._run_in_group(_SNAPSHOT, keys, GROUP)
+        keys = (self._pairs, self._totals, self._states, self._accounts, self._slots, self._latch, self._clocks)
+        counts, mark, now, states, accounts, slots, latch, clocks = await self._run_in_group(_SNAPSHOT, keys, GROUP)
         (entries, pairs, committed, committed_pairs, lost, lost_pairs, dead, dead_pairs, pending, undelivered) = counts
         return Snapshot(
             states=_mapping(states),
             watermark=int(mark) / 1000,
-            time=int(time[0]) + int(time[1]) / 1e6,
+            time=int(now[0]) + int(now[1]) / 1e6,
             accounts={name: _account(stored) for name, stored in _mapping(accounts).items()},
             slots=self._slot_numbers(slots),
             latch=latch,
@@ -381,6 +427,7 @@ class Store:
             committed_pairs=committed_pairs,
             lost_entries=lost,
             lost_pairs=lost_pairs,
+            clocks={name: _clock(stored) for name, stored in _mapping(clocks).items()},
             dead_entries=dead,
             dead_pairs=dead_pairs,
             pending=pending,

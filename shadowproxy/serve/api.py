@@ -79,7 +79,6 @@ class VerdictApi:
             lag=self._reading.lag,
             lost_entries=self._reading.lost_entries,
             dead_letters=self._reading.dead_letters,
-            accounting=verdict.accounting,
             guardrails=tuple(_exported(cell) for cell in _cells(verdict)),
         )
 

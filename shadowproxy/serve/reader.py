@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import orjson
+import msgspec
 
 from shadowproxy.config import Settings, experiment_id
+from shadowproxy.errors import PayloadError
 from shadowproxy.pairs.store import Snapshot, Store
 from shadowproxy.stats.state import State
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Facts, Verdict
 from shadowproxy.verdict.record import State as Decision
+
+_REMEDY = "update shadowproxy if a newer one runs beside it, else begin anew under another name in `experiment`"
+
+
+class _Latch(msgspec.Struct, frozen=True, kw_only=True):
+    """Why and when an experiment was rolled back, as it is stored."""
+
+    at: float
+    evidence: float
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +56,28 @@ class VerdictReader:
     async def read(self) -> Reading:
         """Merge all workers' states, dead ones included, and judge.
 
-        Raises StoreUnavailable, or PayloadError where a state was written by a newer version.
+        Raises StoreUnavailable, or PayloadError where something stored can't be read or does not fit: a newer version
+        wrote it, or it is damaged. Nothing is left out then: a verdict on some of the states would be of chosen pairs.
         """
         snapshot = await self._store.snapshot()
-        verdict = self._judge(snapshot)
+        latched = None if snapshot.latch is None else self._latched(snapshot.latch)
+        states = {worker: self._state(worker, stored) for worker, stored in snapshot.states.items()}
+        try:
+            verdict = self._judge(states.values(), snapshot.watermark, snapshot, latched)
+        except ValueError as error:
+            raise PayloadError(self._blame(states, snapshot, error)) from None
         if verdict.state is Decision.ROLLBACK and snapshot.latch is None:
             await self._store.latch(
-                orjson.dumps({"at": verdict.at, "evidence": verdict.evidence_rollback, "reasons": verdict.reasons})
+                msgspec.json.encode(
+                    _Latch(at=verdict.at, evidence=verdict.evidence_rollback, reasons=verdict.reasons),
+                )
             )
         return Reading(verdict, snapshot.pending + snapshot.undelivered, snapshot.lost_entries, snapshot.dead_entries)
 
-    def _judge(self, snapshot: Snapshot) -> Verdict:
-        states = [State.from_bytes(stored) for stored in snapshot.states.values()]
-        merged = self._plan.empty().merge(states).close(snapshot.watermark)
+    def _judge(
+        self, states: Iterable[State], watermark: float, snapshot: Snapshot, latched: tuple[str, ...] | None
+    ) -> Verdict:
+        merged = self._plan.empty().merge(states).close(watermark)
         facts = Facts(
             at=self._clock(),
             experiment=self._experiment,
@@ -66,6 +87,32 @@ class VerdictReader:
             lost_entries=snapshot.lost_entries,
             missing_pairs=snapshot.missing_pairs,
             dead_letters=snapshot.dead_entries,
-            latched=None if snapshot.latch is None else tuple(orjson.loads(snapshot.latch)["reasons"]),
+            clock_behind=snapshot.clock_behind(self._settings.longest_deadline + self._settings.verdict.settle),
+            latched=latched,
         )
         return self._plan.judge(merged.total, snapshot.slots, facts)
+
+    def _state(self, worker: str, stored: bytes) -> State:
+        try:
+            return State.from_bytes(stored)
+        except PayloadError as error:
+            raise PayloadError(self._unusable([worker], error)) from None
+
+    def _latched(self, stored: bytes) -> tuple[str, ...]:
+        try:
+            return msgspec.json.decode(stored, type=_Latch).reasons
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise PayloadError(f"the latch of {self._experiment} can't be read: {error}; {_REMEDY}") from None
+
+    def _blame(self, states: Mapping[str, State], snapshot: Snapshot, error: ValueError) -> str:
+        """Which of the states does not fit the plan by itself."""
+        wrong = []
+        for worker, state in states.items():
+            try:
+                self._judge([state], math.inf, snapshot, None)
+            except ValueError:
+                wrong.append(worker)
+        return self._unusable(wrong or list(states), error)
+
+    def _unusable(self, workers: Sequence[str], error: Exception) -> str:
+        return f"what {', '.join(workers)} counted for {self._experiment} can't be used: {error}; {_REMEDY}"

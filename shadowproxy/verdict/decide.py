@@ -20,6 +20,8 @@ from shadowproxy.verdict.record import OVERALL, Cell, Check, Facts, Finding, Sta
 
 _NAMED = 3
 """How many cells are named where a rollback rests on several together."""
+_FINEST = 0.1
+"""Seconds: a difference of clocks that is smaller can't be told from the way to the store."""
 CAP = 1e300
 """E-values are reported up to this, so that they stay numbers in JSON."""
 
@@ -108,7 +110,23 @@ def checks(cells: Sequence[Cell], *, pairs: int, facts: Facts, policy: Policy) -
             passed=facts.dead_letters == 0,
             detail=f"{facts.dead_letters:,} stream entries that could not be read",
         ),
+        _clocks(facts.clock_behind, policy.settle),
         _undefined(cells, policy.max_undefined),
+    )
+
+
+def _clocks(behind: float, settle: float) -> Check:
+    """Whether start-time buckets were closed when all that began in them had ended.
+
+    A proxy stamps the start, the store's clock closes the bucket. Where the first is behind by more than the grace
+    leaves room for, buckets close before their timeouts have come, and a candidate that hangs seems sound.
+    """
+    most = max(settle / 2, _FINEST)
+    return Check(
+        name="clocks",
+        passed=behind <= most,
+        detail=f"a proxy's clock is {behind:.2f} s behind the store's at the most, {most:.2f} s allowed; "
+        "synchronise the clocks, or raise verdict.settle",
     )
 
 

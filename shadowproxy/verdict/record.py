@@ -116,6 +116,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     missing_pairs: int = 0
     """Pairs that proxies were told are stored and that the store doesn't have, as after a fail-over."""
     dead_letters: int = 0
+    clock_behind: float = 0.0
+    """Seconds by which the clock of a proxy that writes is behind the store's, the most of all."""
     latched: tuple[str, ...] | None = None
     """Why this experiment was rolled back before; None if it was not. A rollback stands."""
 

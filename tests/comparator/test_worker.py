@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import msgspec
 import pytest
+from redis.asyncio import Redis
 from servers import unique, until
 
 from shadowproxy import metrics
@@ -240,5 +241,35 @@ async def test_a_server_that_comes_back_is_worked_with_again(own_valkey: Embedde
         worker.stop()
         await running
         once(await bench.verdict(), range(2))
+    finally:
+        await bench.close()
+
+
+async def test_slots_that_the_store_forgot_are_asked_for_again(own_valkey: EmbeddedServer) -> None:
+    """A store that was emptied gives slots anew, to others first; what a worker remembers of them is wrong then."""
+    store = await Store.open(own_valkey.url, unique("worker"), max_entries=1000)
+    bench = Bench(store, own_valkey.url)
+    worker = bench.worker("one")
+    running = bench.tasks.start(worker.run(), name="one")
+
+    async def committed() -> bool:
+        snapshot = await store.snapshot()
+        return snapshot.committed_pairs == snapshot.pairs > 0
+
+    try:
+        await bench.write([pair(0), pair(1)])
+        await until(committed, "the first batch")
+        async with Redis.from_url(own_valkey.url) as raw:
+            await raw.flushall()
+        assert await store.slots(["id=1"], SETTINGS.verdict.max_cohorts) == {"id=1": 1}
+        bench.written = 0
+        await bench.write([pair(0), pair(1), pair(1)])
+        await until(committed, "the second batch")
+        worker.stop()
+        await running
+        assert {name: report.pairs for name, report in (await bench.verdict()).cohorts.items()} == {
+            "id=0": 1,
+            "id=1": 2,
+        }
     finally:
         await bench.close()

@@ -196,6 +196,12 @@ def test_another_guardrail_is_another_experiment_and_another_port_is_not() -> No
     assert experiment_id(loads(TWO.replace("8002", "8003"))) != base
 
 
+def test_another_deadline_of_any_upstream_is_another_experiment() -> None:
+    """It says which answers are failures; the candidate's may be changed while the baseline's stays the longest."""
+    texts = [TWO.replace("http://127.0.0.1:8002", f"{{url: 'http://c', deadline: {seconds}}}") for seconds in (1, 5)]
+    assert len({experiment_id(loads(text)) for text in texts}) == 2
+
+
 @given(st.text(max_size=30))
 def test_units_refuse_with_value_error_only(text: str) -> None:
     for parse in (parse_duration, parse_size, parse_address, parse_http_url):
@@ -212,3 +218,44 @@ def test_any_mapping_gives_faults_and_nothing_else(data: dict[str, object]) -> N
     with pytest.raises(ConfigError) as caught:
         loads(yaml.safe_dump(data))
     assert caught.value.faults
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis: redis://:SECRET@store\n",
+        "redis: {url: [redis://:SECRET@store]}\n",
+        "redis: {url: 'redis://:SECRET@store:port'}\n",
+        "redis: {url: 'redis://:first/SECRET@store:1'}\n",
+        f"redis: redis://:{'x' * 200}SECRET@store\n".replace("x" * 200, "SECRET" * 40),
+        "replica: http://user:SECRET@store\n",
+        "replica: redis://user:SECRET@store\n",
+    ],
+)
+def test_no_fault_shows_a_password(text: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        loads("baseline: http://a\ncandidate: http://b\n" + text)
+    assert "SECRET" not in str(raised.value)
+    assert raised.value.faults[0].path.startswith(("$.redis", "$.replica"))
+
+
+def test_settings_that_are_printed_show_no_password() -> None:
+    settings = loads(TWO + "redis: {url: 'redis://:SECRET@store'}\n")
+    assert "SECRET" not in f"{settings!r} {settings} {settings.redis}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["? [a]\n: 1\n", "? {a: 1}\n: 1\n", "experiment: &x {a: *x}\n", "experiment: a\0b\n", "x: " + "[" * 5000],
+    ids=["list as key", "mapping as key", "alias in itself", "nul", "deep"],
+)
+def test_what_is_no_configuration_at_all_is_a_fault_like_any_other(text: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        loads("baseline: http://a\ncandidate: http://b\n" + text, source="here")
+    assert "here" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["2026-11-23", "1.2.3"])
+def test_a_variable_that_only_looks_like_a_number_stays_text(name: str) -> None:
+    text = "baseline: http://a\ncandidate: http://b\nexperiment: ${NAME}\n"
+    assert loads(text, environ={"NAME": name}).experiment == name

@@ -145,7 +145,7 @@ async def test_all_keys_of_a_partition_share_one_cluster_slot(store: Store, raw:
     await store.latch(b"l")
     await store.experiment(b"d")
     keys = [key async for key in raw.scan_iter(f"*{store.name}*")]
-    assert len(keys) == 10
+    assert len(keys) == 11
     assert {key.split(b"{")[1].split(b"}")[0] for key in keys} == {f"{store.name}:0".encode()}
 
 

@@ -166,6 +166,7 @@ def failed(*cells: Cell, pairs: int = 500, **parts: object) -> list[str]:
         ({"pairs": 100}, []),
         ({"lost_entries": 1}, ["nothing_lost"]),
         ({"dead_letters": 1}, ["no_dead_letters"]),
+        ({"clock_behind": 0.51}, ["clocks"]),
         ({"late_pairs": 50, "open_pairs": 70}, []),
         ({"accounting": Accounting()}, ["recorded"]),
         ({"accounting": Accounting(requests=9, eligible=9)}, ["recorded"]),

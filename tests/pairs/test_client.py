@@ -1,0 +1,37 @@
+"""What is shown of a store's URL, and what is said of one that can't be used."""
+
+from __future__ import annotations
+
+import pytest
+
+from shadowproxy.errors import StartError
+from shadowproxy.pairs.client import Client, redacted
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://:SECRET@host:6379/0", "redis://:***@host:6379/0"),
+        ("rediss://me:SECRET@[::1]:6379", "rediss://me:***@[::1]:6379"),
+        ("redis://me@host", "redis://me@host"),
+        ("redis://host?password=SECRET", "redis://host"),
+        ("unix:///run/redis.sock?password=SECRET", "unix:///run/redis.sock"),
+        # A password that nobody encoded: where it ends can't be told, so nothing of it is shown.
+        ("redis://:pa/SECRET@host:1/0", "redis://***"),
+        ("redis://:pa?SECRET@host:1/0", "redis://***"),
+        ("redis://:pa#SECRET@host:1/0", "redis://***"),
+        ("redis://:pa@SECRET@host:1/0", "redis://***"),
+        ("redis://[::1:6379", "redis://[::1:6379"),
+        ("me:SECRET@host", "***"),
+    ],
+)
+def test_a_shown_url_has_no_password(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+
+
+@pytest.mark.parametrize("url", ["redis://[::1:6379", "redis://:SECRET/x@host:1/0", "redis://h:port", "http://h"])
+def test_a_url_that_cannot_be_used_is_one_line_without_its_password(url: str) -> None:
+    with pytest.raises(StartError, match=r"redis\.url .*percent-encode") as raised:
+        Client(url, reply_within=1, connect_within=1, attempts=1)
+    assert "SECRET" not in str(raised.value)
