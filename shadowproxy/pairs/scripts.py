@@ -133,23 +133,25 @@ return 1
 OWN_PENDING: Final = """
 -- KEYS: pairs;  ARGV: group, worker, count
 -- Returns {{id, fields, deliveries}, …}: what the worker was given and has not committed.
+-- Reading the history by XREADGROUP would count as another delivery, and a worker that only tries to commit again is none
+-- of the entry's doing. XCLAIM JUSTID makes the entry fresh for its owner, and counts nothing.
 local stream, group, worker, count = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local found = {}
-local after = '0-0'
+local after = '-'
 while #found < count do
-    local reply = redis.call('XREADGROUP', 'GROUP', group, worker, 'COUNT', count, 'STREAMS', stream, after)
-    local entries = reply and reply[1] and reply[1][2] or {}
-    if #entries == 0 then
+    local rows = redis.call('XPENDING', stream, group, after, '+', count, worker)
+    if #rows == 0 then
         break
     end
-    for _, entry in ipairs(entries) do
-        after = entry[1]
-        if type(entry[2]) ~= 'table' then
+    for _, row in ipairs(rows) do
+        after = '(' .. row[1]
+        local entry = redis.call('XRANGE', stream, row[1], row[1])[1]
+        if not entry then
             -- Trimmed while it was pending: nobody can commit it any more, and it would hold the watermark for ever.
-            redis.call('XACK', stream, group, entry[1])
+            redis.call('XACK', stream, group, row[1])
         elseif #found < count then
-            local state = redis.call('XPENDING', stream, group, entry[1], entry[1], 1, worker)
-            found[#found + 1] = {entry[1], entry[2], state[1][4]}
+            redis.call('XCLAIM', stream, group, worker, 0, row[1], 'JUSTID')
+            found[#found + 1] = {entry[1], entry[2], row[4]}
         end
     end
 end
