@@ -190,7 +190,7 @@ class Route(Section):
     ids: Expression | None = Field(None, description="the ranked items' ids, best first")
     scores: Expression | None = Field(None, description="their scores, in the same order")
     truth: Expression | None = Field(None, description="the ids (or {id: gain}) that a right answer holds")
-    account: Expression | None = Field(None, description="who asks; to measure dependence between pairs")
+    account: Expression | None = Field(None, description="who asks; extracted, and not judged yet")
     cohorts: dict[Name, Expression] = Field(
         default_factory=dict,
         description="dimension: expression over the request or the annotations, never the response",
@@ -312,7 +312,7 @@ class Settings(Section):
     baseline: UpstreamOrUrl = Field(description="the service in use; its answer goes to the client")
     candidate: UpstreamOrUrl = Field(description="the service under test; its answer is only recorded")
     replica: UpstreamOrUrl | None = Field(
-        None, description="a second instance of the baseline's model: the noise floor"
+        None, description="a second instance of the baseline's model; recorded, and not judged yet"
     )
     proxy: Proxy = Proxy()
     recorder: Recorder = Recorder()
