@@ -133,7 +133,7 @@ return 1
 OWN_PENDING: Final = """
 -- KEYS: pairs;  ARGV: group, worker, count
 -- Returns {{id, fields, deliveries}, …}: what the worker was given and has not committed.
--- Reading the history by XREADGROUP would count as another delivery, and a worker that only tries to commit again is none
+-- Reading the history by XREADGROUP would count as another delivery, and that a worker tries to commit again is none
 -- of the entry's doing. XCLAIM JUSTID makes the entry fresh for its owner, and counts nothing.
 local stream, group, worker, count = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local found = {}
