@@ -21,7 +21,7 @@ from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Accounting, Exchange, Pair
 from shadowproxy.pairs import codec
 from shadowproxy.pairs.ledger import Ledger
-from shadowproxy.tasks import Tasks
+from shadowproxy.tasks import Tasks, end
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +127,7 @@ class Recorder:
         self._wake.set()
         if self._writer is not None:
             await asyncio.wait([self._writer], timeout=grace)
-            if not self._writer.done():
-                self._writer.cancel()
-                await asyncio.wait([self._writer])
+            await end([self._writer])
         if self.waiting_pairs:
             log.error("%d pairs were not delivered within %g s and are dropped", self.waiting_pairs, grace)
             self._ledger.drop(SHUTDOWN, self.waiting_pairs)
