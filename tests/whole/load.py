@@ -138,12 +138,16 @@ class Command:
         return self
 
     def children(self) -> dict[str, int]:
-        """The parts that run now: by command, their process ids."""
+        """What runs now: by command, and `valkey` for the embedded server, the process ids."""
         found = {}
-        for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+        # Each thread has children of its own: those that it started.
+        lists = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        for child in itertools.chain.from_iterable(path.read_text().split() for path in lists):
             words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
             if b"shadowproxy" in words:
                 found[words[words.index(b"shadowproxy") + 1].decode()] = int(child)
+            elif b"valkey" in words[0]:
+                found["valkey"] = int(child)
         return found
 
     async def ended(self, within: float) -> int:
