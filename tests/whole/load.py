@@ -41,7 +41,7 @@ def answer(number: int) -> bytes:
 
 @dataclass
 class Service:
-    """What the upstream does: takes 50 to 150 ms, and streams every fourth answer in pieces over half a second."""
+    """What the upstream does: takes 50 to 150 ms, and streams every fourth answer in pieces over 400 ms."""
 
     seen: Counter[int] = field(default_factory=Counter)
 
@@ -62,7 +62,7 @@ class Service:
             piece = body[at : at + size]
             writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             await writer.drain()
-            await asyncio.sleep(0.5 / STREAM_PIECES)
+            await asyncio.sleep(0.4 / STREAM_PIECES)
         writer.write(b"0\r\n\r\n")
         await writer.drain()
         return True
@@ -79,8 +79,8 @@ async def services() -> AsyncIterator[tuple[Service, str, Service, str]]:
 def settings(folder: Path, baseline_url: str, candidate_url: str, **changes: str) -> Settings:
     """A whole configuration, quick to settle. `changes` replace sections, in YAML."""
     sections = {
-        "baseline": f'{{url: "{baseline_url}", deadline: 1s}}',
-        "candidate": f'{{url: "{candidate_url}", deadline: 1s}}',
+        "baseline": f'{{url: "{baseline_url}", deadline: 2s}}',
+        "candidate": f'{{url: "{candidate_url}", deadline: 2s}}',
         "proxy": '{listen: "127.0.0.1:0", admin: "127.0.0.1:0", grace: 8s}',
         "recorder": "{batch: 20, linger: 50ms}",
         "redis": f'{{data_dir: "{folder}/data"}}',

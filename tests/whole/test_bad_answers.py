@@ -114,14 +114,13 @@ async def candidate(
     return not case.close
 
 
-def configured(folder: Path, baseline_url: str, candidate_url: str) -> Settings:
+def configured(folder: Path, baseline_url: str, candidate_url: str, deadline: float = 2.0) -> Settings:
     return settings(
         folder,
         baseline_url,
         candidate_url,
-        # Only what never answers may be late, however busy the machine is.
-        baseline=f'{{url: "{baseline_url}", deadline: 5s}}',
-        candidate=f'{{url: "{candidate_url}", deadline: 5s}}',
+        baseline=f'{{url: "{baseline_url}", deadline: {deadline}s}}',
+        candidate=f'{{url: "{candidate_url}", deadline: {deadline}s}}',
         recorder="{batch: 50, linger: 300ms}",
         routes="[{name: rank, path: /rank, ids: 'response.body.items[*].id', scores: 'response.body.items[*].score', "
         "cohorts: {case: request.body.case}}]",
@@ -144,7 +143,8 @@ async def test_every_bad_answer_is_one_observation_and_no_more(tmp_path: Path) -
     sent = Counter(dict.fromkeys(CASES, ROUNDS))
     sent["good"] = ROUNDS * NEIGHBOURS * len(CASES)
     async with upstream(baseline) as first, upstream(candidate) as second:
-        chosen = configured(tmp_path, first.url, second.url)
+        # Only what never answers may be late, however busy the machine is.
+        chosen = configured(tmp_path, first.url, second.url, deadline=4.0)
         with command(tmp_path, chosen, "run") as running:
             await running.ready("experiment")
             for _ in range(ROUNDS):
