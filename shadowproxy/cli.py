@@ -133,12 +133,10 @@ def run(config: Config) -> None:
     async def work() -> None:
         from shadowproxy.processes import open_store, stop_signals
 
-        # The proxy takes its grace twice at the most: for its clients, then for pairs that wait for the store.
-        grace = max(2 * settings.proxy.grace, settings.comparator.grace) + 5.0
         with stop_signals() as stop:
             # Opened here first, so that a wrong URL is said once and not by every part.
             async with open_store(settings) as store:
-                supervisor = Supervisor(config, store.url, grace=grace)
+                supervisor = Supervisor(config, settings, store.url)
                 await supervisor.start()
                 for what, where in supervisor.urls.items():
                     typer.echo(f"{what}: {where}")

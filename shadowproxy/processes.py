@@ -25,9 +25,15 @@ from shadowproxy.model import Side
 from shadowproxy.tasks import Tasks
 
 if TYPE_CHECKING:
+    from shadowproxy.pairs.recorder import Recorder
     from shadowproxy.pairs.store import Store
+    from shadowproxy.proxy.server import ProxyServer
 
 log = logging.getLogger(__name__)
+
+_LAST_WRITE = 2.0
+"""Seconds that the store has for the last pairs where the clients have used up the grace: with the last word of the
+recorder, less than what a supervisor adds to the grace before it kills."""
 
 Announce = Callable[[Mapping[str, str]], None]
 """Told once, when everything listens: by name, where."""
@@ -128,9 +134,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
                     log.warning("%s is not reachable: %s; requests to it fail until it is", side.value, wrong)
             announce({"proxy": f"http://{address}", "proxy_admin": f"http://{admin_address}"})
             await stop.wait()
-            log.info("draining, for %.0f s at most", settings.proxy.grace)
-            await server.drain(settings.proxy.grace)
-            await recorder.drain(settings.proxy.grace)
+            await _drain(server, recorder, settings.proxy.grace)
             log.info("drained: %s", ledger.snapshot())
         finally:
             await tasks.cancel()
@@ -143,6 +147,15 @@ async def _until_stop(stop: asyncio.Event, running: asyncio.Task[None], tasks: T
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if running.done():
         running.result()
+
+
+async def _drain(server: ProxyServer, recorder: Recorder, grace: float) -> None:
+    """One grace for both: what the clients leave of it is the recorder's, and hardly ever less than _LAST_WRITE."""
+    log.info("draining, for %.0f s at most", grace)
+    clock = asyncio.get_running_loop().time
+    until = clock() + grace
+    await server.drain(grace)
+    await recorder.drain(max(min(_LAST_WRITE, grace), until - clock()))
 
 
 async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shadowproxy.config import Settings
 from shadowproxy.errors import StartError
 from shadowproxy.tasks import Tasks
 
@@ -46,16 +47,17 @@ class Part:
 
 
 class Supervisor:
-    """Runs the parts of one configuration file against the store at `redis_url`.
+    """Runs the parts of one configuration file (`settings` is what it says) against the store at `redis_url`.
 
     Each child holds the read end of a pipe of ours as its standard input: should we die without a word, they notice and
     drain by themselves.
     """
 
-    def __init__(self, config: Path, redis_url: str, *, grace: float, ready_within: float = 30.0) -> None:
+    def __init__(self, config: Path, settings: Settings, redis_url: str, *, ready_within: float = 30.0) -> None:
         self._config = config
         self._redis_url = redis_url
-        self._grace = grace
+        # The parts keep their grace themselves; what is added is for their last words to the store.
+        self._grace = max(settings.proxy.grace, settings.comparator.grace) + 5.0
         self._ready_within = ready_within
         self._parts: dict[str, Part] = {}
         self._tasks = Tasks()

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 log = logging.getLogger(__name__)
+
+_ASK_AGAIN = 1.0
+
+
+async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until they have ended, however they do.
+
+    A task that goes on is cancelled again after a second: before Python 3.12, `asyncio.wait_for`, in which redis-py
+    sends every command, forgets a cancellation that comes in the turn in which its own work is done.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_ASK_AGAIN)
 
 
 class Tasks:
@@ -51,10 +66,7 @@ class Tasks:
 
     @staticmethod
     async def _cancel(tasks: set[asyncio.Task[Any]]) -> int:
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         return len(tasks)
 
     def __len__(self) -> int:

@@ -31,7 +31,7 @@ def written(folder: Path, serve: str = "127.0.0.1:0") -> Path:
 @contextlib.asynccontextmanager
 async def supervised(config: Path, store: EmbeddedServer, names: Sequence[str] = PARTS) -> AsyncIterator[Supervisor]:
     """Running parts, all of which are gone afterwards."""
-    supervisor = Supervisor(config, store.url, grace=10.0)
+    supervisor = Supervisor(config, load(config), store.url)
     await supervisor.start(names)
     try:
         yield supervisor
@@ -103,7 +103,8 @@ async def test_where_one_part_cannot_start_none_is_left(tmp_path: Path, valkey: 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         host, port = taken.getsockname()
-        supervisor = Supervisor(written(tmp_path, f"{host}:{port}"), valkey.url, grace=10.0)
+        config = written(tmp_path, f"{host}:{port}")
+        supervisor = Supervisor(config, load(config), valkey.url)
         with pytest.raises(PartFailed, match="serve"):
             await supervisor.start()
     assert set(supervisor.parts) == set(PARTS)

@@ -36,3 +36,23 @@ async def test_a_drain_waits_and_then_cancels() -> None:
     assert stuck.cancelled()
     assert len(tasks) == 0
     assert await tasks.drain(0) == 0
+
+
+async def test_a_task_that_loses_its_cancellation_is_cancelled_again() -> None:
+    tasks = Tasks()
+    lost = asyncio.Event()
+
+    async def forgetful() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            lost.set()
+        await asyncio.Event().wait()
+
+    task = tasks.start(forgetful(), name="forgetful")
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await tasks.cancel()
+    assert lost.is_set()
+    assert task.cancelled()
+    assert len(tasks) == 0

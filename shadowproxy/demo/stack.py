@@ -45,8 +45,7 @@ class ProcessStack:
         # JSON is YAML, and the loader reads back exactly what the settings say.
         self.config.write_text(settings.model_dump_json(indent=2), encoding="utf-8")
         url = await self._held.enter_async_context(resolve(settings.redis))
-        grace = max(settings.proxy.grace, settings.comparator.grace) + 5.0
-        self._supervisor = Supervisor(self.config, url, grace=grace)
+        self._supervisor = Supervisor(self.config, settings, url)
         self._held.push_async_callback(self._supervisor.stop)
         await self._supervisor.start()
         return StackUrls(**self._supervisor.urls)

@@ -7,11 +7,14 @@ from contextlib import asynccontextmanager
 
 from shadowproxy.config.settings import Redis
 from shadowproxy.pairs.embedded import EmbeddedServer
+from shadowproxy.tasks import Tasks
 
 
 @asynccontextmanager
 async def resolve(settings: Redis) -> AsyncIterator[str]:
     """The URL of the store. Without `redis.url` an embedded Valkey runs in `redis.data_dir` while this is held.
+
+    One that dies is started again.
 
     Raises StartError if that one can't be started.
     """
@@ -19,4 +22,9 @@ async def resolve(settings: Redis) -> AsyncIterator[str]:
         yield settings.url
         return
     async with EmbeddedServer(settings.data_dir) as server:
-        yield server.url
+        tasks = Tasks()
+        tasks.start(server.keep(), name="valkey")
+        try:
+            yield server.url
+        finally:
+            await tasks.cancel()

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Final, Self
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _LONGEST_SOCKET_PATH: Final = 107
 _LOG_LINES: Final = 8
+_RESTART_PAUSE: Final = 1.0
 
 
 class EmbeddedServer:
@@ -48,6 +50,7 @@ class EmbeddedServer:
         self._pid: int | None = None
         self._handle: int | None = None
         self._socket: Path | None = None
+        self._turn = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -98,10 +101,41 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """Stop an owned server in order and wait for its end; leave a server that is only used. Data are kept."""
-        if self._handle is not None:
-            self._end(self._handle)
-            self._forget_socket()
-        self._release()
+        with self._turn:
+            if self._handle is not None:
+                self._end(self._handle)
+                self._forget_socket()
+            self._release()
+
+    async def keep(self) -> None:
+        """Start an owned server again whenever it ends by itself, until cancelled. Returns at once if it isn't owned.
+
+        It comes back with its data, at the same address. An attempt that fails is logged, and made again.
+        """
+        loop = asyncio.get_running_loop()
+        while (handle := self._handle) is not None:
+            ended = asyncio.Event()
+            loop.add_reader(handle, ended.set)
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(handle)
+            log.error("the Valkey (pid %s) has ended and is started again; see %s", self._pid, self.log_path)
+            try:
+                await loop.run_in_executor(None, self._restart)
+            except StartError as error:
+                log.error("%s", error)
+                await asyncio.sleep(_RESTART_PAUSE)
+
+    def _restart(self) -> None:
+        with self._turn:
+            if self._handle is None:
+                return
+            if self._process is not None:
+                self._process.wait()
+            os.close(self._handle)
+            self._handle = None
+            self._launch(time.monotonic() + self._ready_within)
 
     def __enter__(self) -> Self:
         self.start()

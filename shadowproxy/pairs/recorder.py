@@ -21,7 +21,7 @@ from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Accounting, Exchange, Pair
 from shadowproxy.pairs import codec
 from shadowproxy.pairs.ledger import Ledger
-from shadowproxy.tasks import Tasks
+from shadowproxy.tasks import Tasks, end
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ _BATCH_BYTES: Final = 2 * 1024**2
 _PUBLISH_EVERY: Final = 1.0
 _BACKOFF_FIRST: Final = 0.05
 _BACKOFF_MOST: Final = 2.0
+_LAST_WORD: Final = 1.0
 
 
 class Sink(Protocol):
@@ -126,14 +127,22 @@ class Recorder:
         self._wake.set()
         if self._writer is not None:
             await asyncio.wait([self._writer], timeout=grace)
-            if not self._writer.done():
-                self._writer.cancel()
-                await asyncio.wait([self._writer])
+            await end([self._writer])
         if self.waiting_pairs:
             log.error("%d pairs were not delivered within %g s and are dropped", self.waiting_pairs, grace)
             self._ledger.drop(SHUTDOWN, self.waiting_pairs)
             self._queue.clear()
             self._queued_bytes = self._under_way_pairs = self._under_way_bytes = 0
+            await self._publish_last()
+
+    async def _publish_last(self) -> None:
+        """Say what was dropped, to a store that was only slow. A batch under way may have been stored all the same:
+        then the pairs count, and the account errs to the safe side."""
+        try:
+            async with asyncio.timeout(_LAST_WORD):
+                await self._publish_now()
+        except (StoreUnavailable, TimeoutError):
+            log.error("and the store could not be told so")
 
     def __repr__(self) -> str:
         return f"<Recorder {self.producer} waiting={self.waiting_pairs} pairs, {self.waiting_bytes} bytes>"

@@ -24,6 +24,9 @@ WRITE_HIGH = 64 * 1024
 LINGER = 2.0
 """Seconds for which a client that is refused amid its request is still read from: closing at once would make its kernel
 throw the refusal away."""
+LAST_CALL = 0.5
+"""Seconds that a stop leaves to a connection between requests: its client may be sending the next one at this moment,
+and few clients repeat a POST. What comes is answered with `Connection: close`."""
 
 _STATUS = {
     Outcome.TIMEOUT: 504,
@@ -70,18 +73,22 @@ class Front:
         self.idle: Deadlines[ClientConnection] = Deadlines(loop, limits.idle_timeout, ClientConnection.idled)
         self.heads: Deadlines[ClientConnection] = Deadlines(loop, limits.header_timeout, ClientConnection.head_late)
         self.lingering: Deadlines[ClientConnection] = Deadlines(loop, LINGER, ClientConnection.lingered)
+        self.last_calls: Deadlines[ClientConnection] = Deadlines(loop, LAST_CALL, ClientConnection.retire)
 
     def drain(self) -> None:
-        """Close idle connections; those with a request under way close after its answer."""
+        """Close every connection after its next answer; one that is idle and stays so, after LAST_CALL seconds."""
         self.draining = True
-        for connection in tuple(self.connections):
-            connection.drain()
+        for connection in self.connections:
+            self.last_calls.add(connection)
 
     def close(self) -> None:
-        """Cut every connection."""
+        """Close what is idle and cut every other connection."""
         for connection in tuple(self.connections):
-            connection.abort()
-        for timers in (self.idle, self.heads, self.lingering):
+            if connection.idle:
+                connection.retire()
+            else:
+                connection.abort()
+        for timers in (self.idle, self.heads, self.lingering, self.last_calls):
             timers.close()
 
 
@@ -162,6 +169,11 @@ class ClientConnection(asyncio.Protocol):
         """Whether a request is under way."""
         return self._state in (_State.BODY, _State.UPLOAD, _State.ANSWER)
 
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a request of which nothing has come."""
+        return self._state is _State.HEAD and not self._partial
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -174,10 +186,10 @@ class ClientConnection(asyncio.Protocol):
         front.connections.add(self)
         if len(front.connections) > front.limits.connections:
             self._refuse(503, f"there are {front.limits.connections} connections already")
-        elif front.draining:
-            self._refuse(503, "the proxy is stopping")
         else:
             front.idle.add(self)
+            if front.draining:
+                front.last_calls.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
@@ -187,6 +199,7 @@ class ClientConnection(asyncio.Protocol):
         front.idle.discard(self)
         front.heads.discard(self)
         front.lingering.discard(self)
+        front.last_calls.discard(self)
         call, self._call = self._call, None
         if call is not None:
             call.leave()
@@ -415,6 +428,9 @@ class ClientConnection(asyncio.Protocol):
         self._request = None
         self._body = None
         front.idle.add(self)
+        if front.draining:
+            # Its answer began before the stop, and without a word of closing.
+            front.last_calls.add(self)
         pending, self._pending = self._pending, b""
         self._hold(_HELD_BY_REQUEST | _HELD_BY_UPLOAD, False)
         if pending:
@@ -455,7 +471,9 @@ class ClientConnection(asyncio.Protocol):
         front = self._front
         front.idle.discard(self)
         front.heads.discard(self)
-        if (complete and not self._pending) or self._eof:
+        # Nobody told this client in time that no further request would be answered: it may have sent one.
+        unaware = front.draining and self._request is not None and self._request.keep_alive
+        if (complete and not self._pending and not unaware) or self._eof:
             self._state = _State.CLOSED
             self._backlog = self._transport.get_write_buffer_size()
             self._transport.close()
@@ -510,9 +528,9 @@ class ClientConnection(asyncio.Protocol):
         """A head was begun and not completed in time."""
         self._refuse(408, f"the head was not complete within {self._front.limits.header_timeout:g} s")
 
-    def drain(self) -> None:
-        """Close now if nothing is under way, else after the answer."""
-        if self._state is _State.HEAD and not self._partial:
+    def retire(self) -> None:
+        """Close if nothing is under way."""
+        if self.idle:
             self._front.idle.discard(self)
             self._state = _State.CLOSED
             self._transport.close()

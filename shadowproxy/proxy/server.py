@@ -20,6 +20,8 @@ from shadowproxy.proxy.upstream import Observe, Pool
 from shadowproxy.tasks import Tasks
 
 BACKLOG = 2048
+_ACCEPT_TURNS = 3
+"""Turns of the loop in which a connection that the kernel holds for us is accepted."""
 
 
 class RandomIds:
@@ -155,6 +157,9 @@ class ProxyServer:
         if front is None:
             return
         if self._server is not None:
+            # To a client, a connection that waits to be accepted is open: closing the listener would reset it.
+            for _ in range(_ACCEPT_TURNS):
+                await asyncio.sleep(0)
             self._server.close()
         front.drain()
         self._check_quiet()

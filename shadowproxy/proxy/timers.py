@@ -53,8 +53,10 @@ class Deadlines(Generic[T]):
             if self._due.get(item, now + 1) <= now:
                 del self._due[item]
                 self._expire(item)
-        if self._due and self._timer is None:
-            self._timer = self._loop.call_at(next(iter(self._due.values())), self._fire)
+        # What was added by an expiry has armed the timer for itself, and may not be the next.
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(next(iter(self._due.values())), self._fire) if self._due else None
 
     def __len__(self) -> int:
         return len(self._due)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError
 from servers import until
 
 from shadowproxy.config import Redis as Settings
@@ -200,3 +201,27 @@ async def test_a_cancelled_start_leaves_nothing_behind(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path) as server:
         assert server.owned
         assert server._process is not None
+
+
+async def test_an_owned_server_that_dies_is_started_again_with_its_data(tmp_path: Path) -> None:
+    async with resolve(Settings(data_dir=str(tmp_path))) as url:
+
+        def pid() -> int | None:
+            try:
+                with Redis.from_url(url) as client:
+                    return int(client.info("server")["process_id"])
+            except RedisError:
+                return None
+
+        with Redis.from_url(url) as client:
+            client.set("kept", "yes")
+        for _ in range(2):
+            before = pid()
+            assert before is not None
+            os.kill(before, signal.SIGKILL)
+            await until(lambda before=before: pid() not in (None, before))  # type: ignore[misc]
+        with Redis.from_url(url) as client:
+            assert client.get("kept") == b"yes"
+        last = pid()
+    assert last is not None
+    assert not alive(last)

@@ -311,6 +311,20 @@ async def test_attempts_back_off_and_drain_ends_within_its_grace() -> None:
         assert rig.ledger.dropped == {"recorder_shutdown": 2}
 
 
+async def test_what_is_given_up_is_told_to_a_store_that_was_only_slow(valkey: EmbeddedServer) -> None:
+    async with relay_to(valkey.url) as relay, Store(relay.url, unique("slow"), max_entries=1000) as store:
+        rig = Rig(store, batch=5)
+        rig.recorder.start()
+        relay.hold()
+        rig.offer(*numbered(20))
+        finishing = asyncio.ensure_future(rig.finish(grace=0))
+        await until(lambda: rig.recorder.waiting_pairs == 0)
+        relay.release()
+        await finishing
+        assert rig.ledger.dropped == {"recorder_shutdown": 20}
+        assert (await store.snapshot()).accounting == rig.ledger.snapshot()
+
+
 async def test_a_recorder_that_never_started_drops_and_says_so() -> None:
     async with Store(NOWHERE, "e", max_entries=10) as store:
         rig = Rig(store)

@@ -207,3 +207,26 @@ async def test_deadlines_expire_in_order_and_only_what_was_not_discarded() -> No
         await done.wait()
     assert expired == ["c", "a", "last"]
     assert len(deadlines) == 0
+
+
+async def test_an_expiry_that_starts_anew_does_not_put_off_the_others() -> None:
+    loop = asyncio.get_running_loop()
+    happened: list[str] = []
+    done = asyncio.Event()
+
+    def expire(item: str) -> None:
+        happened.append(item)
+        if item == "again" and happened.count("again") == 1:
+            deadlines.add("again")
+        elif item == "again":
+            done.set()
+
+    deadlines: Deadlines[str] = Deadlines(loop, 0.2, expire)
+    start = loop.time()
+    deadlines.add("again")
+    loop.call_at(start + 0.1, deadlines.add, "other")
+    # Between the two that are due at 0.3 and 0.4: the loop keeps their order however late it is.
+    loop.call_at(start + 0.37, happened.append, "marker")
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert happened == ["again", "other", "marker", "again"]
