@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from servers import unique, until
 
+from shadowproxy.config import load
 from shadowproxy.pairs.embedded import EmbeddedServer
 from shadowproxy.supervisor import PARTS, PartFailed, Supervisor
 
