@@ -14,6 +14,7 @@ from typing import cast
 from shadowproxy.config import Limits
 from shadowproxy.model import Outcome
 from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, chunk
+from shadowproxy.proxy.flow import hold_reading
 from shadowproxy.proxy.framing import RefusalError, RequestHead, RequestRules, ResponseHead, skip_blank_lines
 from shadowproxy.proxy.mirror import Mirror
 from shadowproxy.proxy.timers import Deadlines
@@ -486,14 +487,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport.write_eof()
 
     def _hold(self, reason: int, hold: bool) -> None:
-        before = self._holds
-        self._holds = before | reason if hold else before & ~reason
-        if self._transport.is_closing():
-            return
-        if self._holds and not before:
-            self._transport.pause_reading()
-        elif before and not self._holds:
-            self._transport.resume_reading()
+        self._holds = hold_reading(self._transport, self._holds, reason, hold)
 
     def idled(self) -> None:
         """Nothing has moved for the idle time."""

@@ -14,6 +14,7 @@ from shadowproxy.config import Upstream
 from shadowproxy.model import Exchange, Outcome, Side
 from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, CloseBody, chunk
 from shadowproxy.proxy.exchange import Observation
+from shadowproxy.proxy.flow import hold_reading
 from shadowproxy.proxy.framing import (
     RESPONSE_HEAD_LIMIT,
     SAFE_TO_REPEAT,
@@ -363,14 +364,7 @@ class Connection(asyncio.Protocol):
 
     def hold(self, reason: int, hold: bool) -> None:
         """Pause reading for `reason`, or take that back."""
-        before = self._holds
-        self._holds = before | reason if hold else before & ~reason
-        if self._transport.is_closing():
-            return
-        if self._holds and not before:
-            self._transport.pause_reading()
-        elif before and not self._holds:
-            self._transport.resume_reading()
+        self._holds = hold_reading(self._transport, self._holds, reason, hold)
 
     def drop(self) -> None:
         """Close at once, whatever is under way."""

@@ -27,6 +27,7 @@ from proxy.harness import (
 )
 
 H = b"POST /x HTTP/1.1\r\nHost: a\r\n"
+CLOSE = b"\r\nConnection: close"
 MALFORMED = {
     "length and chunked": (H + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     "chunked and length": (H + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400),
@@ -306,7 +307,8 @@ async def test_any_split_of_a_stream_of_requests_gives_the_same(which: list[int]
                 await asyncio.sleep(0)
             writer.write_eof()
             pieces = await reader.read()
-        assert pieces == whole
+        # Whether the end of the client's half is seen before or after an answer begins is a matter of timing.
+        assert pieces.replace(CLOSE, b"") == whole.replace(CLOSE, b"")
         assert whole.count(b"HTTP/1.1 200 OK") == len(which)
         await running.balanced()
         assert running.recorder.ledger.requests == 2 * len(which)
