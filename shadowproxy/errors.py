@@ -47,11 +47,11 @@ class StoreUnavailable(ShadowproxyError):  # noqa: N818  (a state of the world, 
     """Redis can't be reached, or refuses us. Whoever holds data keeps it and tries again."""
 
 
-class ApiUnavailable(ShadowproxyError):  # noqa: N818
+class ApiUnavailable(ShadowproxyError):  # noqa: N818  (a state of the world, as above)
     """The API can't be reached, or has no verdict to give. Whoever asked can't tell what to do."""
 
 
-class Fenced(ShadowproxyError):  # noqa: N818
+class Fenced(ShadowproxyError):  # noqa: N818  (what was done to us, read as such at the call site)
     """A commit was refused because entries in it now belong to another worker; nothing of it was stored.
 
     `lost` are the entry ids that are no longer ours. The right answer is to forget them and commit the rest.

@@ -84,13 +84,17 @@ class Worker:
         """
         delay = _RETRY_FIRST
         while True:
+            began = self._monotonic()
             try:
                 await self._recover()
                 self.connected = True
-                delay = _RETRY_FIRST
+                began = self._monotonic()
                 await self._work()
             except (StoreUnavailable, Superseded) as error:
                 self.connected = False
+                # Only work that lasted is a new start: a server that lets us recover and refuses what follows is not.
+                if self._monotonic() - began > _RETRY_LAST:
+                    delay = _RETRY_FIRST
                 if self._stop.is_set():
                     log.warning("stopped in doubt; what is not committed stays in the stream: %s", error)
                     return

@@ -164,6 +164,7 @@ def _at(path: Path) -> Location | None:
         return Location(f"{path.name}", lambda suffix: _read_zip(path, suffix))
     for folder in (path, path / _FOLDER):
         if (folder / f"{_STEM}.inter").is_file():
+            # The default binds this turn's folder; the checker can't give a lambda's default a type.
             return Location(str(folder), lambda suffix, folder=folder: _read_file(folder / f"{_STEM}.{suffix}"))  # type: ignore[misc]
     return None
 

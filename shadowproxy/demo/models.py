@@ -257,6 +257,7 @@ def _write(path: Path, trained: Trained) -> None:
         columns[f"{model}.ndcg"] = np.array(lists.ndcg)
     # Written aside and moved, so that a service never reads half a file.
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+        # Its stubs take any keyword for its own `allow_pickle`.
         np.savez(part, **columns)  # type: ignore[arg-type]
     Path(part.name).replace(path)
 

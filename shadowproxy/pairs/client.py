@@ -115,6 +115,7 @@ class Client:
 
     async def command(self, *words: Any) -> Any:
         """One command, its raw reply."""
+        # redis-py leaves this one method without types.
         return await self._redis.execute_command(*words)  # type: ignore[no-untyped-call]
 
     async def run(self, script: Script, keys: Sequence[str], *args: Any) -> Any:

@@ -225,6 +225,32 @@ async def test_cohorts_past_the_maximum_are_pooled(bench: Bench) -> None:
     assert verdict.cohorts["other"].pairs == 5
 
 
+async def test_a_server_that_refuses_to_be_read_is_asked_less_and_less(
+    own_valkey: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await Store.open(own_valkey.url, unique("worker"), max_entries=1000)
+    bench = Bench(store, own_valkey.url)
+    try:
+        await bench.write([pair(0)])
+        async with Redis.from_url(own_valkey.url) as client:
+            await client.execute_command("ACL", "SETUSER", "default", "-xreadgroup")
+            worker = bench.worker("one")
+            running = bench.tasks.start(worker.run(), name="one")
+
+            def pauses() -> list[float]:
+                return [record.args[0] for record in caplog.records if record.msg.startswith("starting over")]
+
+            await until(lambda: len(pauses()) >= 4, "four refusals")
+            await client.execute_command("ACL", "SETUSER", "default", "+xreadgroup")
+        assert pauses()[:4] == [0.05, 0.1, 0.2, 0.4]
+        worker.stop()
+        await running
+        # Stopped in doubt or not, nothing is lost and nothing counted twice.
+        once(await bench.all_counted(bench.worker("one")), [0])
+    finally:
+        await bench.close()
+
+
 async def test_a_server_that_comes_back_is_worked_with_again(own_valkey: EmbeddedServer) -> None:
     store = await Store.open(own_valkey.url, unique("worker"), max_entries=1000, reply_within=2.0)
     bench = Bench(store, own_valkey.url)
