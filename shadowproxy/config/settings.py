@@ -106,6 +106,9 @@ class Limits(Section):
     header_timeout: Duration = Field(10.0, gt=0, description="for a whole request head to come; then 408")
     body: Size = Field(256 * 1024**2, description="largest request body; larger is 413")
     idle_timeout: Duration = Field(75.0, gt=0, description="an idle client connection is closed after this")
+    tunnel_timeout: Duration = Field(
+        3600.0, gt=0, description="a tunnel (Upgrade, as of a WebSocket) through which nothing came is cut after this"
+    )
     connections: Count = Field(4096, description="client connections at once; more are answered 503")
 
 

@@ -7,6 +7,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from shadowproxy.config import Address, Settings
 from shadowproxy.errors import StartError
@@ -75,9 +76,11 @@ class ProxyServer:
         front = self._built()
         listen = self._settings.proxy.listen
         try:
-            self._server = await loop.create_server(
-                lambda: ClientConnection(front), listen.host or None, listen.port, backlog=BACKLOG
-            )
+
+            def protocol() -> Any:
+                return ClientConnection(front)
+
+            self._server = await loop.create_server(protocol, listen.host or None, listen.port, backlog=BACKLOG)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise StartError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -29,6 +29,16 @@ class Deadlines(Generic[T]):
         due = self._due[item] = self._loop.time() + self.seconds
         if self._timer is None:
             self._timer = self._loop.call_at(due, self._fire)
+
+    def start(self, item: T) -> None:
+        """Start the time of an `item` that is not in it."""
+        due = self._due[item] = self._loop.time() + self.seconds
+        if self._timer is None:
+            self._timer = self._loop.call_at(due, self._fire)
+
+    def pop(self) -> T | None:
+        """Take out the item that was added last, if there is any."""
+        return self._due.popitem()[0] if self._due else None
 
     def discard(self, item: T) -> None:
         """Forget `item`; it will not expire. Unknown items are ignored."""
@@ -57,6 +67,12 @@ class Deadlines(Generic[T]):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(next(iter(self._due.values())), self._fire) if self._due else None
+
+    def __contains__(self, item: T) -> bool:
+        return item in self._due
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(tuple(self._due))
 
     def __len__(self) -> int:
         return len(self._due)
