@@ -20,9 +20,18 @@ _NOT_KEPT: Final = frozenset(
     {b"authorization", b"proxy-authorization", b"cookie", b"set-cookie", b"traceparent", b"x-request-id"}
 )
 
-Field = tuple[bytes, bytes]
-"""Name in lower case and value, for a field that means something to a proxy."""
-PLAIN: Final[Field] = (b"", b"")
+
+class Field:
+    """A field that means something to a proxy: its name in lower case, and its value."""
+
+    __slots__ = ("name", "value")
+
+    def __init__(self, name: bytes, value: bytes) -> None:
+        self.name = name
+        self.value = value
+
+
+PLAIN: Final = Field(b"", b"")
 """Any other field: passed on as it is."""
 
 
@@ -52,7 +61,7 @@ class FieldTable:
             name = self._name(raw)
         if not name or not colon or not _VALUE.fullmatch(rest):
             raise BadFieldError(_fault(line))
-        field = (name, rest.strip(b" \t")) if name in self._special else PLAIN
+        field = Field(name, rest.strip(b" \t")) if name in self._special else PLAIN
         if len(line) <= _LONGEST_LINE and name not in _NOT_KEPT:
             if len(self.known) >= _MOST_LINES:
                 self.known.clear()

@@ -257,7 +257,7 @@ class RequestRules:
                 if field is PLAIN:
                     keep(line)
                     continue
-                name, value = field
+                name, value = field.name, field.value
                 if name in found:
                     if name == b"host" or name == b"content-length":
                         raise RefusalError(400, f"{name.decode()} stands more than once")
@@ -453,17 +453,17 @@ class ResponseRules:
                     field = self._table.learn(line)
                 if field is PLAIN:
                     keep(line)
-                elif field[0] == b"content-length":
-                    _set_length(response, field[1])
+                elif field.name == b"content-length":
+                    _set_length(response, field.value)
                     # A 204 or 1xx must not have one (RFC 9110, section 8.6).
                     if response.status >= 200 and response.status != 204:
                         keep(line)
-                elif field[0] == b"connection":
-                    connection = connection + b"," + field[1] if connection else field[1]
-                elif field[0] == b"transfer-encoding":
-                    _set_coding(response, field[1])
-                elif field[0] == b"upgrade":
-                    response.upgrade = field[1]
+                elif field.name == b"connection":
+                    connection = connection + b"," + field.value if connection else field.value
+                elif field.name == b"transfer-encoding":
+                    _set_coding(response, field.value)
+                elif field.name == b"upgrade":
+                    response.upgrade = field.value
         except BadFieldError as error:
             raise MalformedResponseError(str(error)) from None
         if response.chunked and response.length is not None:

@@ -63,6 +63,9 @@ class Deadlines(Generic[T]):
             if self._due.get(item, now + 1) <= now:
                 del self._due[item]
                 self._expire(item)
+        self._rearm()
+
+    def _rearm(self) -> None:
         # What was added by an expiry has armed the timer for itself, and may not be the next.
         if self._timer is not None:
             self._timer.cancel()
