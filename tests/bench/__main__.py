@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bench import cpu, report
+from bench import cpu, latency, report
 from bench.options import Options
 from bench.peers import NotMeasured
 from bench.procs import Failed
@@ -17,6 +17,7 @@ from rich.console import Console
 
 BENCHMARKS: Final[dict[str, Callable[[Options], report.Report]]] = {
     "proxy-cpu": cpu.run,
+    "proxy-latency": latency.run,
 }
 
 
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     # However it is told to end, the processes that it started end with it.
     signal.signal(signal.SIGTERM, _stop)
-    console = Console()
+    # A log has no width; a table wants one.
+    console = Console(width=None if sys.stdout.isatty() else 140)
     options = Options(chosen.rounds, chosen.seconds, chosen.quick, tuple(filter(None, chosen.only.split(","))), console)
     reports = []
     for name in chosen.names or BENCHMARKS:

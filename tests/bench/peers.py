@@ -20,6 +20,8 @@ from bench.procs import Process, Rack, free_ports
 ROOT: Final = Path(__file__).parent.parent.parent
 HERE: Final = Path(__file__).parent
 
+SHADOWPROXY: Final = "shadowproxy"
+
 MAX_ENTRIES: Final = 200
 """Of the stream, each of up to 100 pairs: bounded memory, however long a benchmark runs."""
 
@@ -260,7 +262,7 @@ def aiohttp_proxy(place: Place) -> Running:
 SIDES: Final = {
     side.name: side
     for side in (
-        Side("shadowproxy", "shadowproxy, recording", True, shadowproxy),
+        Side(SHADOWPROXY, "shadowproxy, recording", True, shadowproxy),
         Side("nginx-mirror", "nginx with `mirror`", True, nginx_mirror),
         Side("nginx-plain", "nginx, no mirroring", False, nginx_plain),
         Side("traefik", "Traefik mirroring", True, traefik),
