@@ -26,7 +26,7 @@ from bench.stage import rounds as in_turn
 CONNECTIONS: Final = 32
 REFERENCE: Final = "nginx-mirror"
 _WARM: Final = 1.0
-_GOALS: Final = {REFERENCE: 0.8, "traefik": 1.0, "aiohttp": 0.2}
+_GOALS: Final[dict[str, float]] = {REFERENCE: 0.8, "traefik": 1.0, "aiohttp": 0.2}
 """What shadowproxy may cost at most, to that side."""
 
 
@@ -75,7 +75,7 @@ def run(options: Options) -> Report:
             options.progress(
                 f"round {number}/{rounds} {name}: {turn.per_request * 1e6:.1f} µs a request, {turn.rate:.0f} a second"
             )
-        checks = [check for name in sides for check in _counted(name, turns)]
+        checks = [check for name in sides for check in counted(name, turns)]
         if SHADOWPROXY in sides:
             asked = sum(turn.baseline for turn in (*warm, *turns) if turn.side == SHADOWPROXY)
             checks += accounts.checks(sides[SHADOWPROXY], stage.redis, asked)
@@ -97,7 +97,15 @@ class _Load:
         said = self._stage.rack.run(
             "wrk",
             [
-                *(self._wrk, "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds:.0f}s"),
+                *(
+                    self._wrk,
+                    "--threads",
+                    "1",
+                    "--connections",
+                    str(CONNECTIONS),
+                    "--duration",
+                    f"{max(1, round(seconds))}s",
+                ),
                 *("--timeout", "10s", "--script", peers.HERE / "wrk.lua"),
                 *(f"http://127.0.0.1:{side.port}/", "--", self._requests),
             ],
@@ -117,7 +125,7 @@ class _Load:
         )
 
 
-def _counted(name: str, turns: list[Turn]) -> list[Check]:
+def counted(name: str, turns: list[Turn]) -> list[Check]:
     """That the load, the baseline and the candidate agree. At its end the load leaves with requests under way."""
     mine = [turn for turn in turns if turn.side == name]
     answered, errors = sum(turn.answered for turn in mine), sum(turn.errors for turn in mine)
@@ -143,7 +151,7 @@ def _report(turns: list[Turn], checks: list[Check], missing: dict[str, str], rou
     for turn in turns:
         costs.setdefault(turn.side, []).append(turn.per_request)
         rates.setdefault(turn.side, []).append(turn.rate)
-    to = {
+    to: dict[str, dict[str, Spread]] = {
         reference: {name: ratios(values, costs[reference]) for name, values in costs.items()}
         for reference in (REFERENCE, "traefik", "aiohttp")
         if reference in costs

@@ -40,18 +40,19 @@ class Connection:
     number: int = -1
     received: bytearray = field(default_factory=bytearray)
 
-    def complete(self) -> bool:
-        """Whether the whole answer has come. Raises RuntimeError for one that isn't a 200 with a Content-Length."""
-        end = self.received.find(b"\r\n\r\n")
-        if end < 0:
-            return False
-        head = bytes(self.received[:end]).lower()
-        if not head.startswith(b"http/1.1 200 "):
-            raise RuntimeError(f"not a 200: {bytes(self.received)!r}")
-        _, found, length = head.partition(b"\r\ncontent-length:")
-        if not found:
-            raise RuntimeError(f"no Content-Length: {head!r}")
-        return len(self.received) >= end + 4 + int(length.split(b"\r\n")[0])
+
+def complete(received: bytes | bytearray) -> bool:
+    """Whether an answer has come whole. Raises RuntimeError for one that isn't a 200 with a Content-Length."""
+    end = received.find(b"\r\n\r\n")
+    if end < 0:
+        return False
+    head = bytes(received[:end]).lower()
+    if not head.startswith(b"http/1.1 200 "):
+        raise RuntimeError(f"not a 200: {bytes(received)!r}")
+    _, found, length = head.partition(b"\r\ncontent-length:")
+    if not found:
+        raise RuntimeError(f"no Content-Length: {head!r}")
+    return len(received) >= end + 4 + int(length.split(b"\r\n")[0])
 
 
 class Client:
@@ -93,7 +94,7 @@ class Client:
             if not data:
                 raise RuntimeError("the connection was closed before the answer was complete")
             connection.received += data
-            if connection.complete():
+            if complete(connection.received):
                 self.done[connection.number] = now
                 del self._busy[ready]
                 self._idle.append(connection)
