@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from programs import program
 
 from shadowproxy import metrics
@@ -67,6 +69,35 @@ def test_the_account_is_exported_as_it_stands() -> None:
     assert sample(registry, "shadowproxy_exchanges_total", side="candidate", outcome="timeout") == 1
     # A timeout has no duration: only answers are in the histogram.
     assert sample(registry, "shadowproxy_exchange_duration_seconds_count", side="candidate") == 1
+
+
+BOUNDS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0")
+
+
+@given(st.lists(st.one_of(st.floats(0, 20), st.sampled_from([float(bound) for bound in BOUNDS])), max_size=30))
+def test_a_duration_is_in_every_bucket_whose_bound_it_does_not_pass(durations: list[float]) -> None:
+    """As Prometheus defines `le`: less than or equal, cumulative."""
+    registry = metrics.registry()
+    observed = metrics.ProxyMetrics(registry)
+    for total in durations:
+        observed.observe(Side.REPLICA, Outcome.OK, total)
+    name = "shadowproxy_exchange_duration_seconds"
+    for bound in (*BOUNDS, "+Inf"):
+        within = sum(total <= float(bound) for total in durations)
+        assert sample(registry, f"{name}_bucket", side="replica", le=bound) == within
+    assert sample(registry, f"{name}_count", side="replica") == len(durations)
+    assert sample(registry, f"{name}_sum", side="replica") == pytest.approx(sum(durations))
+    assert sample(registry, "shadowproxy_exchanges_total", side="replica", outcome="ok") == len(durations)
+
+
+def test_what_has_not_happened_yet_is_there_as_nought() -> None:
+    """A counter that first appears with its first failure hides that failure from `rate`."""
+    registry = metrics.registry()
+    metrics.ProxyMetrics(registry)
+    for side in Side:
+        assert sample(registry, "shadowproxy_exchange_duration_seconds_count", side=side) == 0
+        for outcome in Outcome:
+            assert sample(registry, "shadowproxy_exchanges_total", side=side, outcome=outcome) == 0
 
 
 def test_the_verdict_is_a_state_set_and_missing_estimates_are_absent() -> None:
