@@ -21,6 +21,7 @@ from prometheus_client.core import (
     StateSetMetricFamily,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from shadowproxy.model import Accounting, Outcome, Side
@@ -161,6 +162,46 @@ class ProxyMetrics:
             tally.seconds += total
         else:
             tally.failures[outcome] += 1
+
+
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
+"""What to accept of a process whose page is given to `of_workers`: it keeps every type."""
+
+
+def of_workers(own: Registry, pages: Mapping[str, str], *, configured: int, restarts: int) -> Registry:
+    """One exposition of several proxy processes and their parent (`own`), from the OpenMetrics page of each worker.
+
+    Each of their samples has the label `worker`, its number, which a worker that is started again keeps: its counters
+    then begin anew, as those of any process that was restarted, and `rate` knows that. A sum made here would not do: it
+    falls whenever a worker does not answer, `rate` takes that for a restart, and counts all of it once more when the
+    worker is back. Sums are for the one who asks: `sum without (worker) (rate(...))`.
+
+    A page that is cut off or can't be read is left out; `shadowproxy_workers{state="up"}` counts those that are in.
+    """
+    families = {family.name: family for family in own.collect()}
+    up = 0
+    for worker, page in pages.items():
+        try:
+            theirs = list(text_string_to_metric_families(page))  # type: ignore[no-untyped-call]
+        except ValueError:
+            continue
+        up += 1
+        for family in theirs:
+            into = families.setdefault(family.name, Metric(family.name, family.documentation, family.type, family.unit))
+            into.samples += [sample._replace(labels={"worker": worker, **sample.labels}) for sample in family.samples]
+    workers = GaugeMetricFamily(
+        "shadowproxy_workers",
+        "Workers of the proxy: as configured, and up, which are those whose metrics are shown.",
+        labels=["state"],
+    )
+    workers.add_metric(["configured"], configured)
+    workers.add_metric(["up"], up)
+    again = CounterMetricFamily(
+        "shadowproxy_worker_restarts", "Workers that ended unasked, and were started again.", value=restarts
+    )
+    made = Registry()
+    made.register(_Scraped(lambda: (workers, again, *families.values())))
+    return made
 
 
 class ComparatorMetrics:
