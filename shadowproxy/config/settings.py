@@ -116,8 +116,8 @@ class Proxy(Section):
     admin: Listen = Field(Address("127.0.0.1", 9101), description="/metrics, /healthz and /readyz of the proxy")
     workers: Workers = Field(
         1,
-        description="processes that share the port, one per core at most; `auto`: one per CPU that may be used. "
-        "Limits are for all of them together: each has an equal share, rounded up",
+        description="processes that share the port; `auto`: one per CPU that may be used (by affinity, not by quota). "
+        "Limits on what is held or under way are for all of them together: each has an equal share, rounded up",
     )
     capture: Size = Field(1024**2, description="bytes of a body that are recorded; longer ones keep size and digest")
     mirror: Mirror = Mirror()

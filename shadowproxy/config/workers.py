@@ -19,7 +19,8 @@ SHARED: Final = (
     "recorder.max_bytes",
 )
 """Keys that bound the proxy as a whole. What a configuration allows (memory of the container, load on the candidate)
-must not grow with the number of cores, so each worker has an equal share, rounded up."""
+must not grow with the number of cores, so each worker has an equal share, rounded up. The price: connections are spread
+by a hash and not evenly, so that one worker may come to the end of its share a little before all of them would."""
 
 
 def worker_count(settings: Settings) -> int:

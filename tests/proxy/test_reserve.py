@@ -72,14 +72,18 @@ def test_a_port_on_which_somebody_listens_is_in_use(shared: bool) -> None:
         pytest.fail("reserved what is taken")
 
 
-def test_a_port_is_had_again_although_connections_to_it_have_just_ended() -> None:
-    with reserved(ANYWHERE) as address, listener(address, shared=True) as worker:
-        client = socket.create_connection(address)
-        # Who closes first keeps the port in TIME_WAIT.
-        worker.accept()[0].close()
-        client.close()
-    with reserved(address) as again, listener(again, shared=True):
-        assert again == address
+def test_a_port_is_had_again_while_the_connections_of_the_last_run_end() -> None:
+    with ExitStack() as last:
+        with reserved(ANYWHERE) as address, listener(address, shared=True) as worker:
+            client = socket.create_connection(address)
+            # Who closes first keeps the port in TIME_WAIT.
+            worker.accept()[0].close()
+            client.close()
+            # And a worker whose parent is gone still answers this one.
+            last.enter_context(socket.create_connection(address))
+            last.enter_context(worker.accept()[0])
+        with reserved(address) as again, listener(again, shared=True):
+            assert again == address
 
 
 def test_every_interface_has_the_same_port() -> None:
