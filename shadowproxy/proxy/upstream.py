@@ -126,6 +126,11 @@ class Call:
         self._moved = False
         self._fresh = False
 
+    @property
+    def captured(self) -> int:
+        """Bytes of the response that are held by now."""
+        return 0 if self._watch is None else self._watch.capture.held
+
     def start(self) -> None:
         """Dispatch the request; the deadline runs from here."""
         self.pool.begin(self)
@@ -543,6 +548,11 @@ class Pool:
                 connection.take(call)
                 return
         self.connect(call)
+
+    @property
+    def captured(self) -> int:
+        """Bytes of the responses under way that are held by now."""
+        return sum(call.captured for call in self._calls)
 
     def connect(self, call: Call) -> None:
         """Send `call` on a new connection."""
