@@ -149,7 +149,15 @@ def test_redaction_cuts_whole_lines_by_exact_name() -> None:
 
 
 def decide(mirror: Mirror, **given_: object) -> str:
-    facts: dict[str, object] = {"method": b"GET", "target": b"/", "fields": b"", "request_id": b"r", "size": 0, "upload": 0.0, **given_}
+    facts: dict[str, object] = {
+        "method": b"GET",
+        "target": b"/",
+        "fields": b"",
+        "request_id": b"r",
+        "size": 0,
+        "upload": 0.0,
+        **given_,
+    }
     return Admission(mirror, "exp", slow_upload=0.5).refusal(**facts)  # type: ignore[arg-type]
 
 
