@@ -46,10 +46,10 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def story(self) -> str:
         """What is in force, since when, by whom and why; in one line."""
-        if not self.version and not self.at:
+        if self == Controls():
             return f"{self}; nobody has said otherwise"
-        since = datetime.fromtimestamp(self.at, UTC).isoformat(" ", "seconds")
-        told = f"{self}, since {since} by {self.by or 'unknown'}: {self.reason or 'no reason given'}"
+        since = f" since {datetime.fromtimestamp(self.at, UTC).isoformat(' ', 'seconds')}" if self.at > 0 else ""
+        told = f"{self},{since} by {self.by or 'unknown'}: {self.reason or 'no reason given'}"
         # People and programs write these; whoever reads them in a terminal must not be controlled by them.
         return "".join(character if character.isprintable() else " " for character in told)
 
