@@ -22,7 +22,7 @@ import orjson
 from shadowproxy import metrics
 from shadowproxy.config import Settings, experiment_id, frozen
 from shadowproxy.model import Side
-from shadowproxy.tasks import Tasks
+from shadowproxy.tasks import Tasks, end
 
 if TYPE_CHECKING:
     from shadowproxy.pairs.recorder import Recorder
@@ -133,7 +133,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
         try:
             # Before the first request: a proxy that starts while mirroring is paused mirrors nothing.
             await watcher.look()
-            tasks.start(watcher.run(), name="controls")
+            watching = tasks.start(watcher.run(), name="controls")
             recorder.start()
             address = await server.start()
             for side, wrong in (await server.probe()).items():
@@ -142,6 +142,8 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
             announce({"proxy": f"http://{address}", "proxy_admin": f"http://{admin_address}"})
             await stop.wait()
             await _drain(server, recorder, settings.proxy.grace)
+            # Not before: what drains is still mirrored, or not, as people say.
+            await end([watching])
             await watcher.leave()
             log.info("drained: %s", ledger.snapshot())
         finally:

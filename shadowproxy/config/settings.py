@@ -358,7 +358,10 @@ class Verdict(Section):
 class Serve(Section):
     """The API."""
 
-    listen: Listen = Field(Address("127.0.0.1", 9100), description="/api/v1/*, /metrics, /healthz and /readyz")
+    listen: Listen = Field(
+        Address("127.0.0.1", 9100),
+        description="/api/v1/*, /metrics, /healthz and /readyz; who reaches it can also pause mirroring",
+    )
     refresh: Duration = Field(1.0, gt=0, description="how often the verdict is worked out anew")
 
 

@@ -19,6 +19,9 @@ class BreakerState(enum.StrEnum):
     """A few probes."""
 
 
+_CLOSED = BreakerState.CLOSED
+
+
 class Breaker:
     """Opens after `failures` failures in a row; stays open for `open_for` seconds, twice as long each time up to
     `open_at_most`; then lets `probes` calls through. All of them well closes it, the first failure opens it again.
@@ -75,7 +78,7 @@ class Breaker:
         if term != self.term:
             return
         self._in_a_row = 0
-        if self.state is BreakerState.CLOSED:
+        if self.state is _CLOSED:
             return
         self._passed += 1
         if self._passed >= self._settings.probes:

@@ -23,7 +23,9 @@ BREAKER = "breaker"
 
 OVERHEAD = 4096
 """Estimated memory of a copy under way beside its bytes: the records, and the connection that it may need."""
+# An enum's member by its name is a call of Python's on older versions, for every copy.
 _CLOSED = BreakerState.CLOSED
+_OK = Outcome.OK
 _MEASURE_EVERY = 16
 """Admissions after which the answers that are being read are measured anew, where they could matter: each measurement
 walks over all copies under way."""
@@ -108,7 +110,7 @@ class Gate:
         breaker = self._breaker
         if breaker is None:
             return
-        if outcome is Outcome.OK:
+        if outcome is _OK:
             breaker.succeeded(term)
         else:
             breaker.failed(term, self.pool.monotonic())

@@ -98,6 +98,17 @@ async def test_what_a_form_of_a_web_page_can_send_is_refused(url: str, store: St
         assert not any(name.lower().startswith("access-control") for name in response.headers)
 
 
+async def test_a_script_of_a_page_whose_name_leads_here_is_refused(url: str, store: Store) -> None:
+    host = url.removeprefix("http://")
+    headers = {"Host": f"evil.test:{host.partition(':')[2]}", "Origin": "http://evil.test"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/api/v1/control", json={"paused": True}, headers=headers) as response,
+    ):
+        assert response.status == 403
+    assert await store.read_controls() is None
+
+
 async def test_without_its_store_it_is_unavailable(own_valkey: EmbeddedServer) -> None:
     async with await Store.open(own_valkey.url, "gone", max_entries=10) as store:
         server = AdminServer("api", metrics.registry(), ready, ControlApi(store).routes)
