@@ -12,7 +12,7 @@ from shadowproxy.pairs.ledger import DROPPED, SHED, SKIPPED
 
 PACKAGE = Path(__file__).parent.parent / "shadowproxy"
 TABLES = {"skip": SKIPPED, "drop": DROPPED, "_refused": SHED}
-PASSED_ON = {"reason", "policy.off", "pair.dropped", "self.dropped"}
+PASSED_ON = {"reason", "self._admission.refusal", "policy.off", "pair.dropped", "self.dropped"}
 """What is decided at one place and counted at another; the first is looked at, too."""
 
 
@@ -52,12 +52,14 @@ def given(tree: ast.Module, *, decides: bool) -> Iterator[tuple[str, ast.expr]]:
         elif decides and isinstance(node, ast.Assign):
             target = ast.unparse(node.targets[0])
             method = "drop" if target.endswith(".dropped") else "skip"
-            if method == "drop" or target == "off":
+            if method == "drop" or target in ("off", "reason"):
                 yield from ((method, part) for part in parts(node.value))
 
 
 def text(value: ast.expr, names: Mapping[str, str]) -> str:
     """The reason that an expression is, or how it is written where that can't be told."""
+    if isinstance(value, ast.Call):
+        return ast.unparse(value.func)
     if isinstance(value, ast.Constant):
         return str(value.value)
     return names.get(ast.unparse(value), ast.unparse(value))
@@ -66,11 +68,13 @@ def text(value: ast.expr, names: Mapping[str, str]) -> str:
 def reasons(folder: Path = PACKAGE) -> set[tuple[str, str, str]]:
     """(file, method, reason)"""
     found = set()
-    for path in (*(folder / "proxy").glob("*.py"), *(folder / "pairs").glob("*.py")):
-        tree = ast.parse(path.read_text())
-        names = constants(tree)
-        for method, value in given(tree, decides=path.name in ("admission.py", "mirror.py")):
-            found.add((path.name, method, text(value, names)))
+    files = (*(folder / "proxy").glob("*.py"), *(folder / "pairs").glob("*.py"))
+    trees = {path.name: ast.parse(path.read_text()) for path in files}
+    # A name that is imported is some other file's.
+    names = {name: value for tree in trees.values() for name, value in constants(tree).items()}
+    for file, tree in trees.items():
+        for method, value in given(tree, decides=file in ("admission.py", "mirror.py")):
+            found.add((file, method, text(value, names | constants(tree))))
     return found
 
 

@@ -21,6 +21,7 @@ from shadowproxy.config.settings import (
     Verdict,
 )
 from shadowproxy.config.units import Address
+from shadowproxy.config.workers import worker_count, worker_settings
 
 __all__ = [
     "CATALOGUE",
@@ -46,4 +47,6 @@ __all__ = [
     "json_schema",
     "load",
     "loads",
+    "worker_count",
+    "worker_settings",
 ]

@@ -11,6 +11,7 @@ SKIPPED: Final[Mapping[str, str]] = {
     "paused": "Mirroring is paused (`shadowproxy pause`).",
     "disabled": "`proxy.mirror.enabled` is false.",
     "route": "The first of `proxy.mirror.routes` that matches has `enabled: false`.",
+    "upgrade": "The request asks for another protocol, such as WebSocket, and goes through a tunnel.",
     "method": "The method is not among `methods`, of the route or of `proxy.mirror`.",
     "not_sampled": "The hash of `sample_by` is outside the share that is in force.",
     "request_too_large": "The body is larger than `proxy.mirror.max_body`.",

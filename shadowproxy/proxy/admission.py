@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 from shadowproxy.config import Mirror, MirrorRoute
 from shadowproxy.config.globs import glob_pattern
@@ -17,13 +17,13 @@ METHOD = "method"
 NOT_SAMPLED = "not_sampled"
 TOO_LARGE = "request_too_large"
 SLOW_UPLOAD = "slow_upload"
+UPGRADE = "upgrade"
 
 _KNOWN_PATHS = 1024
 """Paths whose policy is remembered: most services have few, and a client that makes up new ones gains nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Policy:
+class _Policy(NamedTuple):
     """What holds for the requests of one route."""
 
     off: str

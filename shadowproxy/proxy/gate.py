@@ -7,7 +7,7 @@ side's own doing, since only its slowness keeps copies under way. Leaving such p
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shadowproxy.config import Mirror
 from shadowproxy.model import Outcome
@@ -31,8 +31,7 @@ _MEASURE_EVERY = 16
 walks over all copies under way."""
 
 
-@dataclass(frozen=True, slots=True)
-class GateReading:
+class GateReading(NamedTuple):
     """One gate at the moment of a scrape."""
 
     breaker: BreakerState

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from shadowproxy.model import Exchange, Outcome, Pair, Request, Side
 from shadowproxy.pairs.controls import Controls
 from shadowproxy.pairs.ledger import Ledger
-from shadowproxy.proxy.admission import Admission
+from shadowproxy.proxy.admission import UPGRADE, Admission
 from shadowproxy.proxy.framing import RequestHead
 from shadowproxy.proxy.gate import OVERHEAD, Gate
 from shadowproxy.proxy.redact import Redactor
@@ -83,6 +83,8 @@ class Mirror:
         reason = self._admission.refusal(
             request.method, request.target, request.received, request.request_id, size, upload
         )
+        if request.upgrade:
+            reason = UPGRADE
         if reason or body is None:
             ledger.skip(reason)
             return None
@@ -138,8 +140,8 @@ class OpenPair:
                 continue
             gate.held += self._held
             self._terms[gate.slot] = gate.term
-            pool = gate.pool
-            Call(pool, self._request, self._body, extra=mirror.marker, settled=self.settled).start()
+            extra = mirror.marker + self._request.trace
+            Call(gate.pool, self._request, self._body, extra=extra, settled=self.settled).start()
 
     def _shed(self, gate: Gate, detail: str) -> None:
         exchange = Exchange(Outcome.SHED, detail=detail)
@@ -178,7 +180,7 @@ class OpenPair:
             request=Request(
                 method=request.method.decode("ascii"),
                 target=request.target.decode("latin-1"),
-                head=redact(b"Host: " + baseline.authority + request.fields),
+                head=redact(b"Host: " + baseline.authority + request.fields + request.framing + request.trace),
                 body=self._body[: baseline.capture],
                 body_size=len(self._body),
             ),
