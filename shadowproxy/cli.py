@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -24,6 +24,7 @@ from shadowproxy.errors import ApiUnavailable, PayloadError, ShadowproxyError, S
 if TYPE_CHECKING:
     from shadowproxy.children import Stop
     from shadowproxy.demo.scenarios import Scenario
+    from shadowproxy.pairs.controls import ControlChange, ControlStatus
 
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 4
@@ -41,6 +42,16 @@ app = typer.Typer(
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="Configuration file (YAML).", metavar="FILE", show_default=False)
 ]
+Url = Annotated[str, typer.Option("--url", help="The API to ask.", envvar="SHADOWPROXY_API_URL")]
+Store = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="Go to the store of this configuration, past any API."),
+]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the experiment.", metavar="TEXT")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+API = "http://127.0.0.1:9100"
+CONFIRMED_WITHIN = 3.0
+"""Seconds for every proxy to say that it goes by a change: they look several times a second."""
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
 
 
@@ -243,16 +254,14 @@ def check_config(
 
 @app.command()
 def verdict(
-    url: Annotated[
-        str, typer.Option("--url", help="The API to ask.", envvar="SHADOWPROXY_API_URL")
-    ] = "http://127.0.0.1:9100",
+    url: Url = API,
     config: Annotated[
         Path | None,
         typer.Option(
             "--config", "-c", metavar="FILE", help="Work the verdict out of the store instead of asking an API."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print the verdict. Exit code: 0 promote, 1 rollback, 3 continue, 4 can't tell, 2 usage.
 
@@ -288,6 +297,118 @@ def verdict(
 
         Console().print(verdict_report(got))
     raise SystemExit(EXIT_CODES[got.state])
+
+
+@app.command()
+def pause(url: Url = API, config: Store = None, reason: Reason = "", as_json: Json = False) -> None:
+    """Stop all mirroring of the experiment within a second; clients are answered as before.
+
+    What is under way is completed and recorded. It stays so until `resume`, also for proxies that start meanwhile.
+
+    [bold]Example[/bold]: shadowproxy pause --reason "the candidate is overloaded"
+    """
+    _control(url, config, as_json, paused=True, reason=reason)
+
+
+@app.command()
+def resume(url: Url = API, config: Store = None, reason: Reason = "", as_json: Json = False) -> None:
+    """Mirror again after `pause`.
+
+    [bold]Example[/bold]: shadowproxy resume --reason "the candidate has its second machine"
+    """
+    _control(url, config, as_json, paused=False, reason=reason)
+
+
+@app.command()
+def sample(
+    share: Annotated[float | None, typer.Argument(min=0, max=1, show_default=False, help="From 0 to 1.")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Back to what the configuration says.")] = False,
+    url: Url = API,
+    config: Store = None,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Set the share of requests that are mirrored, in place of proxy.mirror.sample, while the proxies run.
+
+    Who is in at a share is in at every larger one. A route with a share of its own is mirrored at the lower of the two.
+
+    [bold]Example[/bold]: shadowproxy sample 0.1 --reason "a tenth will do at night"
+    """
+    if (share is None) is not reset:
+        _fail("sample needs a share from 0 to 1, such as `shadowproxy sample 0.1`, or --reset")
+    _control(url, config, as_json, sample=share, reason=reason)
+
+
+@app.command()
+def control(url: Url = API, config: Store = None, as_json: Json = False) -> None:
+    """Show whether and how much is mirrored, which proxies go by it, and what was changed by whom and why.
+
+    [bold]Example[/bold]: shadowproxy control --json
+    """
+    _control(url, config, as_json)
+
+
+def _control(url: str, config: Path | None, as_json: bool, **changes: Any) -> None:
+    """Ask for a change, or with none for the state; print it, and end with 4 where a proxy has not confirmed it."""
+    import asyncio
+    import getpass
+    import socket
+
+    import msgspec
+
+    from shadowproxy.pairs.controls import ControlChange, Controls
+
+    settings = None if config is None else _settings(config)
+    change = ControlChange(**changes, by=f"{getpass.getuser()}@{socket.gethostname()}") if changes else None
+    if change is not None:
+        try:
+            change.applied_to(Controls(), 0.0)
+        except ValueError as error:
+            _fail(str(error))
+
+    async def ask() -> ControlStatus:
+        async with _controls(settings, url) as (look, put):
+            if change is None:
+                return await look()
+            status = await put(change)
+            clock = asyncio.get_running_loop().time
+            until = clock() + CONFIRMED_WITHIN
+            while status.behind and clock() < until:
+                await asyncio.sleep(0.1)
+                status = await look()
+            return status
+
+    try:
+        got: ControlStatus = _run(ask())
+    except (ApiUnavailable, StoreUnavailable, PayloadError) as error:
+        _fail(str(error), EXIT_UNREACHABLE)
+    if as_json:
+        typer.echo(msgspec.json.encode(got))
+    else:
+        typer.echo(got.describe(history=change is None))
+    if got.behind:
+        _fail(f"{', '.join(got.behind)} has not confirmed it; is it able to reach the store?", EXIT_UNREACHABLE)
+
+
+@contextlib.asynccontextmanager
+async def _controls(
+    settings: Settings | None, url: str
+) -> AsyncIterator[tuple[Callable[[], Awaitable[ControlStatus]], Callable[[ControlChange], Awaitable[ControlStatus]]]]:
+    """How to look at the controls and how to change them: by the API at `url`, or in the store of `settings`."""
+    if settings is None:
+        from shadowproxy.serve.client import change_control, fetch_control
+
+        yield partial(fetch_control, url), partial(change_control, url)
+        return
+    from shadowproxy.processes import open_store
+
+    async with open_store(settings) as store:
+
+        async def put(change: ControlChange) -> ControlStatus:
+            await store.change_controls(change)
+            return await store.control_status()
+
+        yield store.control_status, put
 
 
 @app.command()

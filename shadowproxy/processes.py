@@ -24,6 +24,7 @@ from shadowproxy.children import Stop
 from shadowproxy.config import Settings, experiment_id, frozen
 from shadowproxy.model import Side
 from shadowproxy.tasks import Tasks
+from shadowproxy.tasks import end as end_tasks
 
 if TYPE_CHECKING:
     from shadowproxy.pairs.recorder import Recorder
@@ -119,6 +120,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
 
     Raises StartError or StoreUnavailable where it can't begin.
     """
+    from shadowproxy.pairs.controls import Watcher
     from shadowproxy.pairs.ledger import Ledger
     from shadowproxy.pairs.recorder import Recorder
     from shadowproxy.proxy.server import ProxyServer
@@ -138,6 +140,9 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             waiting=lambda: (recorder.waiting_pairs, recorder.waiting_bytes),
         )
 
+        metrics.MirrorMetrics(registry, lambda: _mirroring(server))
+        watcher = Watcher(store, recorder.producer, server.control)
+
         async def ready() -> Mapping[str, str]:
             # Without the candidate the proxy still serves its clients, so only the baseline decides.
             return {"draining": "stopping" if stop.is_set() else "", "baseline": (await server.probe())[Side.BASELINE]}
@@ -145,6 +150,9 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
         admin = AdminServer("proxy", registry, ready)
         admin_address = await admin.start(settings.proxy.admin, "$.proxy.admin")
         try:
+            # Before the first request: a proxy that starts while mirroring is paused mirrors nothing.
+            await watcher.look()
+            watching = tasks.start(watcher.run(), name="controls")
             recorder.start()
             address = await server.start()
             for side, wrong in (await server.probe()).items():
@@ -153,10 +161,29 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             announce({"proxy": f"http://{address}", "proxy_admin": f"http://{admin_address}"})
             await stop.wait()
             await _drain(server, recorder, settings.proxy.grace)
+            # Not before: what drains is still mirrored, or not, as people say.
+            await end_tasks([watching])
+            await watcher.leave()
             log.info("drained: %s", ledger.snapshot())
         finally:
             await tasks.cancel()
             await admin.stop()
+
+
+def _mirroring(server: ProxyServer) -> metrics.MirrorReading:
+    return metrics.MirrorReading(
+        paused=server.controls.paused,
+        sample=server.sample,
+        sides={
+            side: metrics.ShadowReading(
+                breaker=gate.breaker.value,
+                transitions={state.value: count for state, count in gate.transitions.items()},
+                held=gate.held,
+                shed=gate.shed,
+            )
+            for side, gate in server.gates.items()
+        },
+    )
 
 
 async def _until_stop(stop: asyncio.Event, running: asyncio.Task[None], tasks: Tasks) -> None:
@@ -219,6 +246,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     """The API: verdict, metrics, probes."""
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api import VerdictApi
+    from shadowproxy.serve.control import ControlApi
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
@@ -226,7 +254,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     async with open_store(settings) as store:
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
-        admin = AdminServer("api", registry, api.ready, api.routes)
+        admin = AdminServer("api", registry, api.ready, [*api.routes, *ControlApi(store).routes])
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()

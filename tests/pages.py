@@ -11,6 +11,7 @@ from shadowproxy import metrics
 from shadowproxy.config import CATALOGUE
 from shadowproxy.config.catalogue import Metric as Comparison
 from shadowproxy.model import Accounting, Outcome, Side
+from shadowproxy.pairs.ledger import DROPPED, SHED, SKIPPED
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -22,6 +23,9 @@ def filled() -> dict[str, metrics.Registry]:
     proxy = metrics.ProxyMetrics(made["proxy"])
     proxy.watch(lambda: account, lambda: {Side.BASELINE: 1}, lambda: 1, lambda: (1, 1))
     proxy.observe(Side.BASELINE, Outcome.OK, 0.01)
+    shadow = metrics.ShadowReading(breaker="closed", transitions={"open": 1}, held=1, shed={"in_flight": 1})
+    mirroring = metrics.MirrorReading(paused=False, sample=1.0, sides={Side.CANDIDATE: shadow})
+    metrics.MirrorMetrics(made["proxy"], lambda: mirroring)
     metrics.ComparatorMetrics(made["comparator"]).failure(Side.CANDIDATE, "timeout", 1)
     guardrail = metrics.GuardrailReading(
         guardrail="g", cohort="all", margin=0.1, estimate=0.0, e_promote=1.0, e_rollback=1.0, pairs=1
@@ -61,6 +65,25 @@ def metrics_page() -> str:
             labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
             named = ", ".join(f"`{label}`" for label in labels) or "–"
             lines.append(f"| `{family.name}{suffix}` | {family.type} | {named} | {family.documentation} |")
+    for metric, meaning, table in (
+        (
+            "skipped_total",
+            "A request that was proxied and not mirrored; it was decided before any upstream saw it.",
+            SKIPPED,
+        ),
+        (
+            "dropped_total",
+            "An eligible request whose pair was not recorded; none of it is the candidate's doing.",
+            DROPPED,
+        ),
+        (
+            "shed_copies_total",
+            "A copy that was not made; its pair is recorded, and counts as a failure of that side (`shed`).",
+            SHED,
+        ),
+    ):
+        lines += ["", f"## Reasons of `shadowproxy_{metric}`", "", meaning, "", "| reason | when |", "| --- | --- |"]
+        lines += [f"| `{reason}` | {when} |" for reason, when in table.items()]
     return "\n".join(lines) + "\n"
 
 

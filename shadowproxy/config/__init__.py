@@ -5,10 +5,12 @@ from shadowproxy.config.experiment import experiment_id, frozen
 from shadowproxy.config.load import load, loads
 from shadowproxy.config.schema import json_schema
 from shadowproxy.config.settings import (
+    Breaker,
     Comparator,
     Guardrail,
     Limits,
     Mirror,
+    MirrorRoute,
     Proxy,
     Recorder,
     Redis,
@@ -24,12 +26,14 @@ from shadowproxy.config.workers import worker_count, worker_settings
 __all__ = [
     "CATALOGUE",
     "Address",
+    "Breaker",
     "Comparator",
     "Direction",
     "Guardrail",
     "Limits",
     "Metric",
     "Mirror",
+    "MirrorRoute",
     "Proxy",
     "Recorder",
     "Redis",

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import jmespath
 import jmespath.exceptions
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -72,29 +73,86 @@ UpstreamOrUrl = Annotated[
 ]
 
 
+def _methods(methods: tuple[str, ...]) -> tuple[str, ...]:
+    for method in methods:
+        if not re.fullmatch(r"[A-Z]+", method):
+            raise ValueError(f"{method!r} is not a method: write it in capitals, such as POST")
+    return methods
+
+
+Methods = Annotated[tuple[str, ...], AfterValidator(_methods)]
+SampleBy = Annotated[
+    str,
+    Field(
+        pattern=r"^(request_id|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|query:[!$'()*+,./:;?@A-Z_a-z0-9~%\[\]-]+)$"
+    ),
+]
+
+
+class MirrorRoute(Section):
+    """What holds for the requests under one path. A key that is not given is that of `proxy.mirror`."""
+
+    path: str = Field(
+        pattern=r"^/",
+        description="glob over the request's path: `*` within a segment, `**` or a final `/*` across",
+    )
+    enabled: bool | None = Field(None, description="false: live-only, skipped{reason=route}; true: mirrored")
+    sample: Share | None = Field(None, description="share of these requests that are mirrored")
+    sample_by: SampleBy | None = Field(None, description="what is hashed for it")
+    methods: Methods | None = Field(None, description="methods that are mirrored here")
+
+
+class Breaker(Section):
+    """When a shadow upstream is no longer asked for a while. Each (candidate, replica) has a breaker of its own,
+    in each of several workers.
+
+    A copy that is not made for it is recorded as the candidate's failure (`shed`), as it would be without a breaker: a
+    candidate that is gone for T seconds may so be held responsible for 2 T. So it opens late, and only on what is no
+    answer at all; an answer of any status is an answer.
+    """
+
+    enabled: bool = Field(True, description="false: every copy is tried, whatever became of those before")
+    failures: Count = Field(
+        20, description="it opens after so many failures in a row: timeout, connect, reset or protocol, not a status"
+    )
+    open_for: Duration = Field(1.0, gt=0, description="the first time that it stays open; twice that the next time")
+    open_at_most: Duration = Field(30.0, gt=0, description="the longest time that it stays open")
+    probes: Count = Field(3, description="copies that are then let through: all well closes it, one failure opens it")
+
+    @field_validator("open_at_most")
+    @classmethod
+    def _not_below(cls, most: float, info: ValidationInfo) -> float:
+        first = info.data.get("open_for")
+        if first is not None and most < first:
+            raise ValueError(f"{most:g} s is less than `open_for`, {first:g} s")
+        return most
+
+
 class Mirror(Section):
     """What is copied to the candidate, and how much the copies may cost."""
 
-    enabled: bool = Field(True, description="false: proxy only")
-    sample: Share = Field(1.0, description="share of requests that are mirrored, by hash of `sample_by`")
-    sample_by: str = Field(
-        "request_id",
-        pattern=r"^(request_id|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)$",
-        description="`request_id`, or `header:NAME` to keep one account in or out as a whole",
+    enabled: bool = Field(True, description="false: proxy only, but for `routes` that say otherwise")
+    sample: Share = Field(
+        1.0, description="share of requests that are mirrored, by hash of `sample_by`; `shadowproxy sample` replaces it"
     )
-    methods: tuple[str, ...] = Field(("GET", "POST"), description="methods that are mirrored; others are live-only")
+    sample_by: SampleBy = Field(
+        "request_id",
+        description="`request_id`; or `header:NAME`, `cookie:NAME` or `query:NAME`, to keep one account in or out as a "
+        "whole (a request without it goes by its id)",
+    )
+    methods: Methods = Field(("GET", "POST"), description="methods that are mirrored; others are live-only")
     max_in_flight: Count = Field(
-        256, description="copies under way at once; past it the copy is shed and recorded as such"
+        256, description="copies under way at once, each side; past it the copy is shed and recorded as such"
+    )
+    max_in_flight_bytes: Size = Field(
+        64 * 1024**2,
+        ge=1,
+        description="memory, each side, for copies under way and for answers that wait for them; past it the copy is "
+        "shed and recorded as such",
     )
     max_body: Size = Field(1024**2, description="a larger request is live-only, skipped{reason=request_too_large}")
-
-    @field_validator("methods")
-    @classmethod
-    def _tokens(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        for method in methods:
-            if not re.fullmatch(r"[A-Z]+", method):
-                raise ValueError(f"{method!r} is not a method: write it in capitals, such as POST")
-        return methods
+    breaker: Breaker = Breaker()
+    routes: tuple[MirrorRoute, ...] = Field((), description="other rules by path; the first that matches is taken")
 
 
 class Limits(Section):
@@ -309,7 +367,10 @@ class Verdict(Section):
 class Serve(Section):
     """The API."""
 
-    listen: Listen = Field(Address("127.0.0.1", 9100), description="/api/v1/*, /metrics, /healthz and /readyz")
+    listen: Listen = Field(
+        Address("127.0.0.1", 9100),
+        description="/api/v1/*, /metrics, /healthz and /readyz; who reaches it can also pause mirroring",
+    )
     refresh: Duration = Field(1.0, gt=0, description="how often the verdict is worked out anew")
 
 

@@ -15,6 +15,7 @@ SHARED: Final = (
     "candidate.max_idle",
     "replica.max_idle",
     "proxy.mirror.max_in_flight",
+    "proxy.mirror.max_in_flight_bytes",
     "proxy.limits.connections",
     "recorder.max_bytes",
 )

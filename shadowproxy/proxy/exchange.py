@@ -44,6 +44,11 @@ class Observation:
         capture.feed(piece)
 
     @property
+    def held(self) -> int:
+        """Bytes of the body that are kept by now."""
+        return len(self._body) if self._capture is None else self._capture.held
+
+    @property
     def overflowed(self) -> bool:
         """Whether the body has outgrown its capture."""
         return self._capture is not None and self._capture.overflowed

@@ -10,8 +10,10 @@ from typing import Any
 
 from shadowproxy.config import Address, Settings
 from shadowproxy.model import Side
+from shadowproxy.pairs.controls import Controls
 from shadowproxy.proxy.admission import Admission
 from shadowproxy.proxy.framing import RequestRules
+from shadowproxy.proxy.gate import Gate, GateReading
 from shadowproxy.proxy.listener import ClientConnection, Front
 from shadowproxy.proxy.mirror import Mirror, PairRecorder
 from shadowproxy.proxy.redact import Redactor
@@ -121,10 +123,9 @@ class ProxyServer:
         mirror = Mirror(
             admission,
             pools[Side.BASELINE],
-            {side: pool for side, pool in pools.items() if side is not Side.BASELINE},
+            [Gate(pool, proxy.mirror) for side, pool in pools.items() if side is not Side.BASELINE],
             self._recorder,
             redact,
-            max_in_flight=proxy.mirror.max_in_flight,
             marker_header=proxy.marker_header,
             observe=self._observe,
             emptied=self._check_quiet,
@@ -142,6 +143,10 @@ class ProxyServer:
             new_id=self._new_id,
             emptied=self._check_quiet,
         )
+
+    def control(self, controls: Controls) -> None:
+        """From here on these controls are in force: a paused proxy only answers its clients."""
+        self._built().mirror.control(controls)
 
     async def probe(self) -> dict[Side, str]:
         """For each upstream: empty if a TCP connection can be made, else why not."""
@@ -184,6 +189,21 @@ class ProxyServer:
     def in_flight(self) -> Mapping[Side, int]:
         """Exchanges under way, by upstream."""
         return {side: pool.in_flight for side, pool in self._pools.items()}
+
+    @property
+    def controls(self) -> Controls:
+        """What was said at run time, and is in force."""
+        return self._built().mirror.admission.controls
+
+    @property
+    def sample(self) -> float:
+        """The share of requests that is mirrored where no route says otherwise; 0 while paused."""
+        return self._built().mirror.admission.sample
+
+    @property
+    def gates(self) -> Mapping[Side, GateReading]:
+        """What the copies cost, by shadow side."""
+        return {} if self._front is None else {gate.side: gate.read() for gate in self._front.mirror.gates}
 
     @property
     def connections(self) -> int:

@@ -140,6 +140,11 @@ class Call:
         self._moved = False
         self._fresh = False
 
+    @property
+    def captured(self) -> int:
+        """Bytes of the response that are held by now."""
+        return 0 if self.watch is None else self.watch.held
+
     def start(self) -> None:
         """Dispatch the request; the deadline runs from here."""
         self.pool.begin(self)
@@ -595,6 +600,11 @@ class Pool:
                 connection.take(call)
                 return
         self.connect(call)
+
+    @property
+    def captured(self) -> int:
+        """Bytes of the responses under way, within their deadline, that are held by now."""
+        return sum(call.captured for call in self._deadlines)
 
     def connect(self, call: Call) -> None:
         """Send `call` on a new connection."""

@@ -170,8 +170,10 @@ def test_the_full_file_shows_every_key() -> None:
 def test_the_full_file_shows_the_defaults() -> None:
     full = load(ROOT / "config" / "shadowproxy.yaml", environ={})
     bare = loads(TWO)
-    examples = {"routes": full.routes, "verdict": full.verdict.model_copy(update={"guardrails": ()})}
-    assert full.model_copy(update={"routes": (), "verdict": examples["verdict"]}) == bare
+    examples: dict[str, object] = {"verdict": full.verdict.model_copy(update={"guardrails": ()})}
+    mirror = full.proxy.mirror.model_copy(update={"routes": ()})
+    examples["proxy"] = full.proxy.model_copy(update={"mirror": mirror})
+    assert full.model_copy(update={**examples, "routes": ()}) == bare
 
 
 def test_the_schema_that_is_checked_in_is_current() -> None:

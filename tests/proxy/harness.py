@@ -14,6 +14,7 @@ from proxy.memory import MemoryRecorder
 
 from shadowproxy.config import Address, Settings
 from shadowproxy.model import Outcome, Pair, Side
+from shadowproxy.pairs.ledger import DROPPED, SKIPPED
 from shadowproxy.proxy.server import ProxyServer
 from shadowproxy.tasks import Tasks
 
@@ -238,6 +239,9 @@ async def proxy(
         await until(lambda: not server.connections)
         assert recorder.ledger.snapshot().balanced, recorder
         assert set(server.in_flight.values()) == {0}
+        assert all(gate.held == 0 for gate in server.gates.values()), server.gates
+        assert recorder.ledger.skipped.keys() <= SKIPPED.keys()
+        assert recorder.ledger.dropped.keys() <= DROPPED.keys()
         assert not crashes
         assert all(isinstance(error.get("exception"), tolerate) for error in errors), errors
 

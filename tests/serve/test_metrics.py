@@ -28,6 +28,12 @@ def proxy(into: metrics.Registry) -> None:
     observed.observe(Side.CANDIDATE, Outcome.TIMEOUT, float("inf"))
 
 
+def mirror(into: metrics.Registry) -> None:
+    shadow = metrics.ShadowReading(breaker="open", transitions={"open": 2, "closed": 1}, held=7, shed={"breaker": 5})
+    reading = metrics.MirrorReading(paused=True, sample=0.0, sides={Side.CANDIDATE: shadow})
+    metrics.MirrorMetrics(into, lambda: reading)
+
+
 def comparator(into: metrics.Registry) -> None:
     compared = metrics.ComparatorMetrics(into)
     compared.pairs.inc(5)
@@ -116,7 +122,7 @@ def test_a_page_that_is_not_whole_is_left_out(broken: str) -> None:
     assert b'worker="1"' not in metrics.render(registry, "")[0]
 
 
-@pytest.mark.parametrize("fill", [proxy, comparator, verdict])
+@pytest.mark.parametrize("fill", [proxy, mirror, comparator, verdict])
 def test_promtool_finds_no_fault(fill: Callable[[metrics.Registry], None]) -> None:
     registry = metrics.registry()
     fill(registry)
@@ -144,6 +150,21 @@ def test_the_account_is_exported_as_it_stands() -> None:
     assert sample(registry, "shadowproxy_exchanges_total", side="candidate", outcome="timeout") == 1
     # A timeout has no duration: only answers are in the histogram.
     assert sample(registry, "shadowproxy_exchange_duration_seconds_count", side="candidate") == 1
+
+
+def test_mirroring_is_exported_with_what_its_copies_cost() -> None:
+    registry = metrics.registry()
+    mirror(registry)
+    assert sample(registry, "shadowproxy_mirroring_paused") == 1
+    assert sample(registry, "shadowproxy_mirroring_sample_ratio") == 0
+    states = {
+        state: sample(registry, "shadowproxy_breaker_state", side="candidate", shadowproxy_breaker_state=state)
+        for state in ("closed", "open", "half_open")
+    }
+    assert states == {"closed": 0, "open": 1, "half_open": 0}
+    assert sample(registry, "shadowproxy_breaker_transitions_total", side="candidate", state="open") == 2
+    assert sample(registry, "shadowproxy_in_flight_bytes", side="candidate") == 7
+    assert sample(registry, "shadowproxy_shed_copies_total", side="candidate", reason="breaker") == 5
 
 
 BOUNDS = ("0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0")
