@@ -196,14 +196,14 @@ def check_config(
     settings = load(config)
     from rich.console import Console
 
-    from shadowproxy.config import experiment_id
+    from shadowproxy.config import experiment_id, risks
     from shadowproxy.report.configuration import configuration_table
     from shadowproxy.verdict.rules import rules, warnings
 
     console = Console()
     console.print(f"{config}: good; experiment {experiment_id(settings)}")
     console.print(configuration_table(settings, rules(settings)))
-    for warning in warnings(settings):
+    for warning in (*risks(settings), *warnings(settings)):
         console.print(f"warning: {warning}", style="yellow", markup=False)
 
 

@@ -76,6 +76,18 @@ def watch_parent(stop: asyncio.Event, tasks: Tasks) -> None:
     tasks.start(watch(), name="parent")
 
 
+@contextlib.contextmanager
+def read_on_hangup(server: ProxyServer) -> Iterator[None]:
+    """SIGHUP makes the proxy read its certificates anew; without any it ends the process, as anywhere."""
+    loop = asyncio.get_running_loop()
+    if server.has_certificates:
+        loop.add_signal_handler(signal.SIGHUP, server.read_certificates)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
 def unique_name() -> str:
     """A name that no other process of the experiment has: workers hold state and entries under it."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -119,6 +131,11 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
             connections=lambda: server.connections,
             waiting=lambda: (recorder.waiting_pairs, recorder.waiting_bytes),
         )
+        observed.watch_network(
+            addresses=lambda: server.addresses,
+            failed_lookups=lambda: server.failed_lookups,
+            failed_handshakes=lambda: server.failed_handshakes,
+        )
 
         async def ready() -> Mapping[str, str]:
             # Without the candidate the proxy still serves its clients, so only the baseline decides.
@@ -132,8 +149,10 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
             for side, wrong in (await server.probe()).items():
                 if wrong:
                     log.warning("%s is not reachable: %s; requests to it fail until it is", side.value, wrong)
-            announce({"proxy": f"http://{address}", "proxy_admin": f"http://{admin_address}"})
-            await stop.wait()
+            scheme = "http" if settings.proxy.tls.certificate is None else "https"
+            announce({"proxy": f"{scheme}://{address}", "proxy_admin": f"http://{admin_address}"})
+            with read_on_hangup(server):
+                await stop.wait()
             await _drain(server, recorder, settings.proxy.grace)
             log.info("drained: %s", ledger.snapshot())
         finally:

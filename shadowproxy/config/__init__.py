@@ -7,7 +7,9 @@ from shadowproxy.config.schema import json_schema
 from shadowproxy.config.settings import (
     Comparator,
     Guardrail,
+    Health,
     Limits,
+    ListenerTls,
     Mirror,
     Proxy,
     Recorder,
@@ -16,7 +18,9 @@ from shadowproxy.config.settings import (
     Serve,
     Settings,
     Upstream,
+    UpstreamTls,
     Verdict,
+    risks,
 )
 from shadowproxy.config.units import Address
 
@@ -26,7 +30,9 @@ __all__ = [
     "Comparator",
     "Direction",
     "Guardrail",
+    "Health",
     "Limits",
+    "ListenerTls",
     "Metric",
     "Mirror",
     "Proxy",
@@ -36,10 +42,12 @@ __all__ = [
     "Serve",
     "Settings",
     "Upstream",
+    "UpstreamTls",
     "Verdict",
     "experiment_id",
     "frozen",
     "json_schema",
     "load",
     "loads",
+    "risks",
 ]

@@ -119,8 +119,10 @@ def skip_blank_lines(data: bytes) -> bytes:
 class RequestRules:
     """Turns the bytes of a head into a `RequestHead`, or refuses them."""
 
-    def __init__(self, limits: Limits, *, annotation_header: str, marker_header: str) -> None:
+    def __init__(self, limits: Limits, *, annotation_header: str, marker_header: str, scheme: bytes = b"http") -> None:
+        """`scheme`: what clients speak here, for X-Forwarded-Proto."""
         self._limits = limits
+        self._scheme = scheme
         self._annotations = annotation_header.lower().encode("ascii")
         names = (
             *_HOP_BY_HOP,
@@ -168,7 +170,7 @@ class RequestRules:
         request.keep_alive = b"close" not in tokens and (request.minor == 1 or b"keep-alive" in tokens)
         request.annotations = found.get(self._annotations, b"")
         request.received = fields
-        request.fields = _forwarded(request, kept, tokens, found, authority, peer, new_id)
+        request.fields = _forwarded(request, kept, tokens, found, authority, self._scheme, peer, new_id)
         return request
 
     def _request_line(self, request: RequestHead, line: bytes) -> bytes | None:
@@ -282,6 +284,7 @@ def _forwarded(
     tokens: frozenset[bytes],
     found: dict[bytes, bytes],
     authority: bytes | None,
+    scheme: bytes,
     peer: bytes,
     new_id: Callable[[], str],
 ) -> bytes:
@@ -298,7 +301,7 @@ def _forwarded(
         (b"" if via is None else via + b", ") + b"1.%d shadowproxy" % request.minor,
     )
     if b"x-forwarded-proto" not in found:
-        lines += b"\r\nX-Forwarded-Proto: http"
+        lines += b"\r\nX-Forwarded-Proto: " + scheme
     host = authority or found.get(b"host")
     if host and b"x-forwarded-host" not in found:
         lines += b"\r\nX-Forwarded-Host: " + host

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import socket
 from collections.abc import Callable
 from typing import Protocol, cast
 from urllib.parse import quote, urlsplit
@@ -13,6 +10,7 @@ from urllib.parse import quote, urlsplit
 from shadowproxy.config import Upstream
 from shadowproxy.model import Exchange, Outcome, Side
 from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, CloseBody, chunk
+from shadowproxy.proxy.connector import Connector, NoConnectionError
 from shadowproxy.proxy.exchange import Observation
 from shadowproxy.proxy.flow import hold_reading
 from shadowproxy.proxy.framing import (
@@ -345,6 +343,12 @@ class Connection(asyncio.Protocol):
         """Whether reading is paused."""
         return self._holds != 0
 
+    @property
+    def address(self) -> str:
+        """Whom it is connected to."""
+        peer = self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
+
     def take(self, call: Call) -> None:
         """Put `call` on this connection and send its request."""
         self._call = call
@@ -493,6 +497,7 @@ class Pool:
         self,
         side: Side,
         upstream: Upstream,
+        connector: Connector,
         *,
         capture: int,
         redact: Callable[[bytes], bytes],
@@ -504,9 +509,9 @@ class Pool:
         parts = urlsplit(upstream.url)
         self.side = side
         self.slot = SLOTS[side]
-        self.host = parts.hostname or ""
-        self.port = parts.port or 80
-        self.authority = parts.netloc.encode("ascii") if parts.netloc.isascii() else parts.netloc.encode("idna")
+        self.connector = connector
+        connector.left = self.leave
+        self.authority = connector.authority
         self.prefix = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode("ascii").rstrip(b"/")
         self.deadline = upstream.deadline
         self.capture = capture
@@ -515,7 +520,6 @@ class Pool:
         self.observe = observe
         self.in_flight = 0
         self.silences: Deadlines[Call] = Deadlines(loop, upstream.deadline, Call.silent)
-        self._connect_timeout = upstream.connect_timeout
         self._max_idle = upstream.max_idle
         self._loop = loop
         self._tasks = tasks
@@ -528,6 +532,8 @@ class Pool:
         self._over_budget: list[Connection] = []
         self._refill: asyncio.TimerHandle | None = None
         self._closing = False
+        self._retired: set[Connection] = set()
+        """Connections to addresses that are not used any more, each until its call is over."""
 
     # Calls
 
@@ -551,17 +557,12 @@ class Pool:
 
     async def _connect(self, call: Call) -> None:
         try:
-            async with asyncio.timeout(self._connect_timeout):
-                _, connection = await self._loop.create_connection(lambda: Connection(self), self.host, self.port)
-        except TimeoutError:
-            call.lost(Outcome.CONNECT, f"no connection within {self._connect_timeout:g} s")
-        except OSError as error:
-            call.lost(Outcome.CONNECT, why(error))
+            connection = await self.connector.connect(lambda: Connection(self))
+        except NoConnectionError as error:
+            call.lost(Outcome.CONNECT, str(error))
         except asyncio.CancelledError:
             call.lost(Outcome.CONNECT, "the proxy is stopping")
             raise
-        except UnicodeError:
-            call.lost(Outcome.CONNECT, "the host name can't be resolved")
         else:
             if call.over or not connection.usable:
                 self.release(connection)
@@ -588,7 +589,7 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """`connection` has nothing to do: keep it for the next call, or close it."""
-        if self._closing or len(self._idle) >= self._max_idle or not connection.usable:
+        if self._closing or len(self._idle) >= self._max_idle or not connection.usable or connection in self._retired:
             connection.drop()
         else:
             self._idle[connection] = None
@@ -597,8 +598,19 @@ class Pool:
     def closed(self, connection: Connection) -> None:
         """`connection` is gone."""
         self._open.discard(connection)
+        self._retired.discard(connection)
         if self._idle.pop(connection, self) is None:
             self._idle_since.discard(connection)
+
+    def leave(self, address: str) -> None:
+        """Let no call begin on a connection to `address`: idle ones are closed, busy ones after their answer."""
+        for connection in tuple(self._open):
+            if connection.address == address:
+                if connection in self._idle:
+                    self._idle_since.discard(connection)
+                    self._close_idle(connection)
+                else:
+                    self._retired.add(connection)
 
     def _close_idle(self, connection: Connection) -> None:
         self._idle.pop(connection, None)
@@ -622,19 +634,12 @@ class Pool:
 
     async def probe(self) -> str:
         """Empty if a connection can be made, else why not."""
-        try:
-            async with asyncio.timeout(self._connect_timeout):
-                transport, _ = await self._loop.create_connection(asyncio.Protocol, self.host, self.port)
-        except TimeoutError:
-            return f"no connection within {self._connect_timeout:g} s"
-        except OSError as error:
-            return why(error)
-        transport.close()
-        return ""
+        return await self.connector.probe()
 
     def close(self) -> None:
         """End every call and close every connection."""
         self._closing = True
+        self.connector.close()
         for call in tuple(self._calls):
             call.abandon(Outcome.RESET, "the proxy is stopping")
         for connection in tuple(self._open):
@@ -647,18 +652,3 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<Pool {self.side} {len(self._idle)} idle of {len(self._open)}, {self.in_flight} calls>"
-
-
-def why(error: OSError) -> str:
-    """What went wrong, in the system's words and without addresses.
-
-    >>> import errno
-    >>> why(OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)"))
-    'connection refused'
-    """
-    if isinstance(error, socket.gaierror):
-        return "the host name can't be resolved"
-    # Several addresses that all failed are told in one error without a number of its own.
-    number = re.search(r"\[Errno ([0-9]+)\]", str(error)) if error.errno is None else None
-    code = error.errno if number is None else int(number[1])
-    return os.strerror(code).lower() if code else str(error)
