@@ -173,10 +173,10 @@ class Connector:
                 done.set_result(None)
 
         def failed(_: TlsLayer, error: Exception) -> None:
-            if done.done():
-                self._complain(error)
-            else:
+            if not done.done():
                 done.set_exception(error)
+            elif not done.cancelled() and done.exception() is None:
+                self._complain(error)
 
         latest = self._latest
         layer = TlsLayer(
