@@ -54,7 +54,7 @@ class Contexts:
         names = ", ".join(f"{key} ({path})" for key, path in self._files)
         try:
             self.current = await asyncio.to_thread(self._make)
-        except StartError as error:
+        except (StartError, OSError) as error:
             log.error("%s; what was read before stays in force until the file is mended", error)
         else:
             log.info("read anew, for new connections: %s", names)
@@ -223,7 +223,11 @@ def _reason(error: ssl.SSLError) -> str:
 
 
 def _warn_of_dates(at: str, path: Path, now: float) -> None:
-    begins, ends = validity(path.read_bytes())
+    try:
+        begins, ends = validity(path.read_bytes())
+    except (ValueError, IndexError, OSError):
+        # OpenSSL has taken it: a date that is written as no other is, is no reason not to serve.
+        return
     if now > ends:
         log.warning("%s: the certificate in %s expired on %s; peers will refuse it: renew it", at, path, _date(ends))
     elif now < begins:

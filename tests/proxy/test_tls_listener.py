@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from programs import program
 from proxy.harness import (
     RawUpstream,
@@ -462,6 +463,12 @@ def texts(files: dict[str, str]) -> str:
     return "".join(Path(files[name]).read_text() for name in ("key", "certificate"))
 
 
+def encrypted(key: str) -> bytes:
+    private = serialization.load_pem_private_key(Path(key).read_bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"secret")
+    return private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
+
+
 def started(tls: dict[str, str | None]) -> str:
     """The error that a start with these files ends with."""
 
@@ -491,6 +498,9 @@ def test_files_that_can_not_be_used_end_the_start_and_name_their_key(authority: 
     )
     assert started({**files, "key": str(text)}).startswith(f"proxy.tls.key: {text} and ")
     assert started({**files, "client_ca": str(text)}).startswith(f"proxy.tls.client_ca: {text} holds no certificates")
+    locked = tmp_path / "locked.key"
+    locked.write_bytes(encrypted(files["key"]))
+    assert started({**files, "key": str(locked)}).endswith("without a passphrase")
     # The key may stand in the certificate's own file; here it doesn't.
     assert started({"certificate": files["certificate"]}).startswith("proxy.tls.certificate: ")
 

@@ -44,6 +44,11 @@ def shadowproxy(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def exchange(files: dict[str, str], new: dict[str, str]) -> None:
+    for name, path in new.items():
+        Path(path).rename(files[name])
+
+
 async def shown(address: Address, context: ssl.SSLContext) -> int:
     async with secure(address, context) as (reader, writer):
         writer.write(get())
@@ -63,8 +68,7 @@ async def test_sighup_has_the_certificate_read_anew(tmp_path: Path, valkey: Embe
             assert url.scheme == "https"
             address = Address("127.0.0.1", url.port or 0)
             assert await shown(address, authority.client()) == serial(files)
-            for name, path in other.items():
-                os.replace(path, files[name])
+            exchange(files, other)
             pid = supervisor.parts["proxy"].pid
             os.kill(pid, signal.SIGHUP)
             async with asyncio.timeout(30):
