@@ -23,6 +23,7 @@ from shadowproxy.config.settings import (
     risks,
 )
 from shadowproxy.config.units import Address
+from shadowproxy.config.workers import worker_count, worker_settings
 
 __all__ = [
     "CATALOGUE",
@@ -50,4 +51,6 @@ __all__ = [
     "load",
     "loads",
     "risks",
+    "worker_count",
+    "worker_settings",
 ]

@@ -11,7 +11,7 @@ from typing import cast
 
 from shadowproxy.proxy.certificates import Contexts
 from shadowproxy.proxy.timers import Deadlines
-from shadowproxy.proxy.tls import HANDSHAKE_FAILURES, TlsLayer, why_no_handshake
+from shadowproxy.proxy.tls import HANDSHAKE_FAILURES, Inner, TlsLayer, why_no_handshake
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Acceptor:
         self,
         loop: asyncio.AbstractEventLoop,
         contexts: Contexts,
-        make: Callable[[], asyncio.Protocol],
+        make: Callable[[], Inner],
         *,
         seconds: float,
         most: int,

@@ -89,10 +89,6 @@ class CertificateWatch:
         self._now = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
-    def __bool__(self) -> bool:
-        """Whether there is anything to watch."""
-        return bool(self._contexts)
-
     def start(self) -> None:
         """Begin, if there is anything to watch."""
         if self._contexts and self._running is None:

@@ -24,7 +24,7 @@ from shadowproxy.proxy.addresses import Addresses, Endpoint, is_literal
 from shadowproxy.proxy.certificates import Contexts
 from shadowproxy.proxy.framing import MalformedResponseError
 from shadowproxy.proxy.health import ask_health
-from shadowproxy.proxy.tls import TlsLayer
+from shadowproxy.proxy.tls import Inner, TlsLayer
 from shadowproxy.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _COMPLAIN_EVERY = 60.0
 _LOOKUP, _HEALTH = "look up", "health"
 _UNRESOLVED = "the host name can't be resolved"
 
-P = TypeVar("P", bound=asyncio.Protocol)
+P = TypeVar("P", bound=Inner)
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a host and a port to its addresses, as text. Raises OSError or UnicodeError."""
@@ -161,7 +161,9 @@ class Connector:
 
     async def _open(self, endpoint: Endpoint, make: Callable[[], P]) -> P:
         if self._contexts is None:
-            _, plain = await self._loop.create_connection(make, endpoint.address, self.port)
+            factory: Any = make  # the types of asyncio ask for a subclass of its Protocol
+            plain: P
+            _, plain = await self._loop.create_connection(factory, endpoint.address, self.port)
             return plain
         return await self._open_tls(endpoint, make(), self._contexts.current)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import cast
 
-from shadowproxy.proxy.framing import RESPONSE_HEAD_LIMIT, MalformedResponseError, parse_response
+from shadowproxy.proxy.framing import RESPONSE_HEAD_LIMIT, MalformedResponseError, ResponseRules
 
 
 class _Question(asyncio.Protocol):
@@ -16,6 +16,7 @@ class _Question(asyncio.Protocol):
         self._request = request
         self._answer = answer
         self._partial = b""
+        self._rules = ResponseRules()
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -26,7 +27,7 @@ class _Question(asyncio.Protocol):
         self._partial += data
         try:
             while (end := self._partial.find(b"\r\n\r\n")) >= 0 and not self._answer.done():
-                status = parse_response(self._partial[:end]).status
+                status = self._rules.parse(self._partial[:end]).status
                 self._partial = self._partial[end + 4 :]
                 # What is below 200 announces the answer (RFC 9110, section 15.2).
                 if status >= 200:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from shadowproxy.config import Address, Settings
-from shadowproxy.errors import StartError
 from shadowproxy.model import Side
 from shadowproxy.proxy.acceptor import Acceptor
 from shadowproxy.proxy.admission import Admission
@@ -19,6 +18,7 @@ from shadowproxy.proxy.framing import RequestRules
 from shadowproxy.proxy.listener import ClientConnection, Front
 from shadowproxy.proxy.mirror import Mirror, PairRecorder
 from shadowproxy.proxy.redact import Redactor
+from shadowproxy.proxy.reserve import listen_error
 from shadowproxy.proxy.upstream import Observe, Pool
 from shadowproxy.tasks import Tasks
 
@@ -46,7 +46,8 @@ class ProxyServer:
 
     `clock` gives Unix time, `monotonic` the seconds that durations are measured in, `new_id` ids for requests that come
     without one. `observe(side, outcome, total)` is called once per exchange (`total` in seconds, infinite for a
-    failure); it must be cheap and not raise. `resolve` looks up the hosts of upstreams.
+    failure); it must be cheap and not raise. With `reuse_port` other processes of ours may listen on the same port.
+    `resolve` looks up the hosts of upstreams.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ProxyServer:
         new_id: Callable[[], str] | None = None,
         observe: Observe | None = None,
         resolve: Resolve = system_resolver,
+        reuse_port: bool = False,
     ) -> None:
         self._settings = settings
         self._recorder = recorder
@@ -71,6 +73,7 @@ class ProxyServer:
         self._resolve = resolve
         self._acceptor: Acceptor | None = None
         self._certificates: CertificateWatch | None = None
+        self._reuse_port = reuse_port
         self._pools: dict[Side, Pool] = {}
         self._front: Front | None = None
         self._server: asyncio.Server | None = None
@@ -82,15 +85,19 @@ class ProxyServer:
         front = self._built()
         listen = self._settings.proxy.listen
         try:
+
+            def protocol() -> Any:
+                return ClientConnection(front)
+
             self._server = await loop.create_server(
-                self._acceptor or (lambda: ClientConnection(front)), listen.host or None, listen.port, backlog=BACKLOG
+                self._acceptor or protocol,
+                listen.host or None,
+                listen.port,
+                backlog=BACKLOG,
+                reuse_port=self._reuse_port,
             )
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise StartError(
-                    f"port {listen.port} is in use: proxy.listen is {listen}; stop what listens there or choose another"
-                ) from None
-            raise StartError(f"can't listen on {listen} (proxy.listen): {error}") from None
+            raise listen_error(listen, error) from None
         for pool in self._pools.values():
             pool.connector.start()
         if self._certificates is not None:
@@ -223,11 +230,6 @@ class ProxyServer:
         """Read keys and certificates anew now, changed or not. Those that can't be used leave the old ones in force."""
         if self._certificates is not None:
             self._certificates.look_now()
-
-    @property
-    def has_certificates(self) -> bool:
-        """Whether there are files for `read_certificates`; known once the proxy has started."""
-        return bool(self._certificates)
 
     @property
     def addresses(self) -> Mapping[Side, tuple[int, int]]:

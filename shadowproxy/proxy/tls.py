@@ -23,7 +23,7 @@ import contextlib
 import enum
 import ssl
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 _RECORD = 16 * 1024
 """Most that one record holds (RFC 8446, section 5.1), so most that one read gives."""
@@ -36,6 +36,34 @@ class _State(enum.Enum):
     HANDSHAKE = "nothing is known of the peer"
     OPEN = "bytes go both ways, or one way if a half is closed"
     CLOSED = "closed"
+
+
+class Inner(Protocol):
+    """What the layer asks of the protocol within: that of asyncio, whose class it need not be."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        ...
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        ...
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        ...
+
+    def eof_received(self) -> bool | None:
+        """See asyncio."""
+        ...
+
+    def pause_writing(self) -> None:
+        """See asyncio."""
+        ...
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        ...
 
 
 class _Nobody(asyncio.Protocol):
@@ -75,7 +103,7 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
         self,
         loop: asyncio.AbstractEventLoop,
         context: ssl.SSLContext,
-        inner: asyncio.Protocol,
+        inner: Inner,
         *,
         server_name: str | None,
         session: ssl.SSLSession | None = None,
@@ -85,7 +113,7 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
         """`server_name`: whom to expect, for a client; None for a server. Raises ValueError for what is no name."""
         super().__init__()
         self._loop = loop
-        self._inner = inner
+        self._inner: Inner = inner
         self._opened = opened
         self._failed = failed
         self._socket: asyncio.Transport = cast("asyncio.Transport", None)
@@ -332,11 +360,11 @@ class TlsLayer(asyncio.Protocol, asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """See asyncio."""
-        self._inner = cast("asyncio.Protocol", protocol)
+        self._inner = cast("Inner", protocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """See asyncio."""
-        return self._inner
+        return cast("asyncio.BaseProtocol", self._inner)
 
     def __repr__(self) -> str:
         return f"<TlsLayer {self._state.name.lower()}, {self._inner!r}>"

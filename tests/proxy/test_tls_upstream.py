@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from proxy.harness import ask, client, closed, echo, get, go_away, post, proxy, read_response, upstream
-from proxy.secure import Authority, Wire, served
+from proxy.secure import Authority, Wire, served, wire
 
 from shadowproxy.model import Outcome, Side
 
@@ -319,6 +319,31 @@ async def test_a_connection_that_is_reset_is_a_reset(authority: Authority) -> No
     ):
         assert (await ask(running.address, get())).status == 502
         assert (await running.recorded(1))[0].baseline.outcome is Outcome.RESET
+
+
+async def test_a_tunnel_goes_through_tls_on_both_sides_and_its_halves_end_one_by_one(authority: Authority) -> None:
+    async def gather(peer: Wire) -> None:
+        peer.received = b""
+        said = await peer.read()
+        assert peer.end == "close_notify"
+        peer.write(said.upper())
+        peer.close_notify()
+
+    switched = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: gather\r\nConnection: upgrade\r\n\r\nhello "
+    async with (
+        ending(authority.server(), switched, gather) as url,
+        upstream(echo) as candidate,
+        proxy({"url": url, "tls": {"ca": authority.file}}, candidate.url, tls=authority.issue("server")) as running,
+        wire(running.address, authority.client()) as peer,
+    ):
+        peer.write(get("/", "Connection: Upgrade", "Upgrade: gather"))
+        await peer.read(b"hello ")
+        peer.write(b"word " * 40_000)
+        peer.close_notify()
+        received = await peer.read()
+        assert received.partition(b"\r\n\r\n")[2] == b"hello " + b"WORD " * 40_000
+        assert peer.end == "close_notify"
+        await running.balanced()
 
 
 async def test_an_upstream_that_never_completes_its_handshake_is_given_up(authority: Authority) -> None:
