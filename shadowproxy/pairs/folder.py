@@ -67,8 +67,9 @@ class Folder:
 
     @classmethod
     def made(cls, path: Path) -> Folder:
-        """Make the folder, and those above it. Raises OSError."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make the folder, and those of its experiment and of the spool. Raises OSError."""
+        for above in (path.parent.parent, path.parent):
+            above.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         draft.mkdir(mode=0o700)
         lock = -1
@@ -270,10 +271,11 @@ class Backlog:
 class Writer:
     """Appends batches to segments of a folder of our own."""
 
-    def __init__(self, folder: Folder, segment_bytes: int) -> None:
+    def __init__(self, folder: Folder, segment_bytes: int, number: int = 0) -> None:
+        """`number` is that of the segment before the first."""
+        self.number = number
         self._folder = folder
         self._segment_bytes = segment_bytes
-        self._number = 0
         self._handle = -1
         self._path: Path | None = None
         self._marker = b""
@@ -290,8 +292,8 @@ class Writer:
 
     def begin(self, through: int) -> Path:
         """Another segment; `through` as in `segment_head`. Raises OSError."""
-        self._number += 1
-        path = self._folder.path / f"{self._number:08d}.seg"
+        self.number += 1
+        path = self._folder.path / f"{self.number:08d}.seg"
         self._marker = secrets.token_bytes(MARKER_BYTES)
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         self._path, self._size = path, 0

@@ -408,16 +408,19 @@ class Recorder:
         if spool is None:
             return
         await spool.open(self.producer)
-        while not self._last_chance:
+        while True:
+            while self._too_much_waits():
+                if await self._spill_one(spool):
+                    continue
+                if self._last_chance:
+                    return
+                spool.room.clear()
+                await _wait(spool.room, _TICK)
+            if self._last_chance:
+                return
             await _wait(self._spill_wake, _TICK)
             self._spill_wake.clear()
             await self._note_account(spool)
-            while self._too_much_waits():
-                if not await self._spill_one(spool):
-                    if self._last_chance:
-                        return
-                    spool.room.clear()
-                    await _wait(spool.room, _TICK)
 
     def _too_much_waits(self) -> bool:
         if self._waiting_bytes > self._spill_above:

@@ -193,7 +193,8 @@ class Spool:
             if self._folder is not None:
                 self._folder.release()
             self._folder = Folder.made(self.directory / self._experiment / self._producer)
-            self._writer = None
+            # Where the folder was deleted under us its segments are still to be missed: no name is used twice.
+            self._writer = Writer(self._folder, self._segment_bytes, self._writer.number if self._writer else 0)
         return self._folder
 
     def _append(self, record: Record) -> bool:
@@ -216,11 +217,11 @@ class Spool:
     def _begin(self, through: int) -> Writer:
         if self._writer is not None:
             self._writer.end(sync=True)
-        folder = self._claim()
-        if self._writer is None:
-            self._writer = Writer(folder, self._segment_bytes)
-        self._backlog.add(self._writer.begin(through))
-        return self._writer
+        self._claim()
+        writer = self._writer
+        assert writer is not None  # noqa: S101  (claimed; this is for the type checker)
+        self._backlog.add(writer.begin(through))
+        return writer
 
     def _peek(self) -> Record | None:
         record = self._backlog.peek()
