@@ -73,10 +73,11 @@ class Heir:
                 self._spool.directory / experiment,
             )
         while True:
-            for estate in await self._spool.abandoned():
+            passed = set(self._left_alone)
+            while (estate := await self._spool.abandoned(passed)) is not None:
+                passed.add(estate.producer)
                 try:
-                    if estate.producer not in self._left_alone:
-                        await self._settle(estate)
+                    await self._settle(estate)
                 finally:
                     estate.release()
             await asyncio.sleep(_LOOK_EVERY)

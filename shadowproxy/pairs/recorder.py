@@ -203,8 +203,15 @@ class Recorder:
         if left or (self._spool is not None and self._spool.pairs):
             await self._publish_last()
         if self._spool is not None:
-            account = self._ledger.snapshot()
-            await self._spool.close(account, complete=account == self._published)
+            await self._leave(self._spool)
+
+    async def _leave(self, spool: Spool) -> None:
+        account = self._ledger.snapshot()
+        try:
+            async with asyncio.timeout(_LAST_WORD):
+                await spool.close(account, complete=account == self._published)
+        except TimeoutError:
+            log.error("the disk of the spool doesn't answer; its account there may be old")
 
     async def _spill_the_rest(self) -> None:
         if self._spool is None:

@@ -28,8 +28,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar, TypeVarTuple
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 _SEGMENT_LEAST: Final = 64 * 1024
 _SEGMENT_MOST: Final = 8 * 1024**2
 _RETRY: Final = 10.0
+_COMPLAIN_EVERY: Final = 60.0
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -87,7 +89,9 @@ class Spool:
         self._used = 0
         self._written = 0
         self._retry_at = 0.0
-        self._complaint = ""
+        self._trouble = ""
+        self._complained: dict[str, float] = {}
+        self._praised = -math.inf
         self.room = asyncio.Event()
         """Set when there is more room than before."""
 
@@ -117,9 +121,12 @@ class Spool:
     async def append(self, record: Record) -> bool:
         """Keep a batch. False where there is no room, or the spool is out of service."""
         taken = await self._attempt(self._append, record)
-        if taken is False:
+        if taken:
+            self._praise()
+        elif taken is False:
             self._complain(
-                f"the spool in {self.directory} is full ({self._max_bytes} bytes)",
+                "full",
+                f"the spool in {self.directory} is full ({self._max_bytes} bytes); "
                 "pairs wait in memory, and past recorder.max_bytes the newest are dropped",
             )
         return bool(taken)
@@ -146,12 +153,13 @@ class Spool:
     async def close(self, account: Accounting, *, complete: bool) -> None:
         """Leave the folder to an heir with the final account, or remove it where all is `complete`."""
         self._retry_at = 0.0
-        await self._attempt(self._close, account, complete)
+        if self._producer:
+            await self._attempt(self._close, account, complete)
         self._thread.shutdown(wait=False)
 
-    async def abandoned(self) -> list[Estate]:
-        """Take over what dead producers of this experiment left."""
-        return await self._attempt(self._take_over) or []
+    async def abandoned(self, passed: Collection[str]) -> Estate | None:
+        """Take over what a dead producer of this experiment left, one that is not among those `passed`."""
+        return await self._attempt(self._take_over, passed)
 
     async def strangers(self) -> dict[str, int]:
         """By name, the other experiments that have segments here, and their bytes."""
@@ -167,24 +175,34 @@ class Spool:
         if self._clock() < self._retry_at:
             return None
         try:
-            result = await self._run(work, *args)
+            return await self._run(work, *args)
         except OSError as error:
             self._retry_at = self._clock() + self._retry
             self._complain(
-                f"the spool in {self.directory} is out of service ({error.strerror or error})",
-                f"pairs wait in memory only, and are lost with the process; it is tried again every {self._retry:g} s",
+                "out of service",
+                f"the spool in {self.directory} is out of service ({error.strerror or error}); pairs wait in memory "
+                f"only, and are lost with the process; it is tried again every {self._retry:g} s",
             )
             return None
-        if result is not False and self._complaint:
-            log.info("the spool in %s takes pairs again", self.directory)
-            self._complaint = ""
-        return result
 
-    def _complain(self, what: str, consequence: str) -> None:
-        """Once, until it has been in service again."""
-        if what != self._complaint:
-            log.warning("%s: %s", what, consequence)
-            self._complaint = what
+    def _complain(self, trouble: str, what: str) -> None:
+        """Once, until it has taken pairs again; and seldom where that changes all the time."""
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        now = self._clock()
+        if now - self._complained.get(trouble, -math.inf) > _COMPLAIN_EVERY:
+            self._complained[trouble] = now
+            log.warning("%s", what)
+
+    def _praise(self) -> None:
+        if self._trouble:
+            log.log(
+                logging.INFO if self._complained[self._trouble] > self._praised else logging.DEBUG,
+                "the spool in %s takes pairs again",
+                self.directory,
+            )
+            self._trouble, self._praised = "", self._clock()
 
     # Below: in the thread
 
@@ -247,14 +265,17 @@ class Spool:
         folder.note(Note(account, closed=True))
         folder.release()
 
-    def _take_over(self) -> list[Estate]:
+    def _take_over(self, passed: Collection[str]) -> Estate | None:
         home = self.directory / self._experiment
         if not home.exists():
-            return []
-        names = sorted(entry for entry in home.iterdir() if not entry.name.startswith("."))
-        mine = None if self._folder is None else self._folder.path
-        folders = [Folder.taken_over(path) for path in names if path != mine]
-        return [Estate(self._thread, folder) for folder in folders if folder is not None]
+            return None
+        for path in sorted(home.iterdir()):
+            if path.name in passed or path.name.startswith(".") or path.name == self._producer:
+                continue
+            folder = Folder.taken_over(path)
+            if folder is not None:
+                return Estate(self._thread, folder)
+        return None
 
     def _others(self) -> dict[str, int]:
         if not self.directory.exists():
