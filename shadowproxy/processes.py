@@ -21,6 +21,7 @@ import orjson
 
 from shadowproxy import metrics
 from shadowproxy.config import Settings, experiment_id, frozen
+from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Side
 from shadowproxy.tasks import Tasks
 
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 _LAST_WRITE = 2.0
 """Seconds that the store has for the last pairs where the clients have used up the grace: with the last word of the
 recorder, less than what a supervisor adds to the grace before it kills."""
+
+_STORE_EVERY = 2.0
+"""Seconds between attempts to reach a store that was away when the process started."""
 
 Announce = Callable[[Mapping[str, str]], None]
 """Told once, when everything listens: by name, where."""
@@ -82,24 +86,48 @@ def unique_name() -> str:
 
 
 @contextlib.asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[Store]:
-    """The experiment's store, on the configured server or an embedded one that lives as long as this."""
+async def open_store(settings: Settings, patience: Tasks | None = None) -> AsyncIterator[Store]:
+    """The experiment's store, on the configured server or an embedded one that lives as long as this.
+
+    Raises StoreUnavailable where that can't be reached; with `patience` it is yielded all the same, and tried again in
+    a task until it can.
+    """
     from shadowproxy.pairs.connect import resolve
     from shadowproxy.pairs.store import Store
 
     async with resolve(settings.redis) as url:
-        store = await Store.open(url, experiment_id(settings), max_entries=settings.redis.max_entries)
+        store = Store(url, experiment_id(settings), max_entries=settings.redis.max_entries)
+        description = orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS)
         try:
-            await store.experiment(orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS))
+            try:
+                await _introduce(store, description)
+            except StoreUnavailable as error:
+                if patience is None:
+                    raise
+                log.warning("%s; it is tried again, and pairs wait for it", error)
+                patience.start(_introduce_later(store, description), name="store")
             yield store
         finally:
             await store.close()
 
 
+async def _introduce(store: Store, description: bytes) -> None:
+    await store.prepare()
+    await store.experiment(description)
+
+
+async def _introduce_later(store: Store, description: bytes) -> None:
+    while True:
+        await asyncio.sleep(_STORE_EVERY)
+        with contextlib.suppress(StoreUnavailable):
+            await _introduce(store, description)
+            return
+
+
 async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
     """The data plane. Returns when every accepted request is answered and every pair is written, or the grace is over.
 
-    Raises StartError or StoreUnavailable where it can't begin.
+    Raises StartError where it can't begin.
     """
     from shadowproxy.pairs.ledger import Ledger
     from shadowproxy.pairs.recorder import Recorder
@@ -109,7 +137,8 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
 
     tasks = Tasks()
     registry = metrics.registry()
-    async with open_store(settings) as store:
+    # A proxy that starts while Redis is away, such as one that was killed then, serves its clients all the same.
+    async with open_store(settings, tasks) as store:
         ledger = Ledger()
         spool = spool_of(settings.recorder.spool, settings.redis.data_dir, store.name)
         recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks, spool=spool)

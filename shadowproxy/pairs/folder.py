@@ -68,10 +68,12 @@ class Folder:
     @classmethod
     def made(cls, path: Path) -> Folder:
         """Make the folder, and those of its experiment and of the spool. Raises OSError."""
-        for above in (path.parent.parent, path.parent):
-            above.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        draft.mkdir(mode=0o700)
+        try:
+            _make(draft)
+        except FileNotFoundError:
+            # The last producer of the experiment has just removed its folder, and that of the experiment with it.
+            _make(draft)
         lock = -1
         try:
             lock = os.open(draft / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -147,13 +149,30 @@ class Folder:
         for path in (*self.segments(), self.path / _ACCOUNT, self.path / _ACCOUNT_NEXT, self.path / _LOCK):
             path.unlink(missing_ok=True)
         self.release()
-        try:
-            self.path.rmdir()
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+        if _removed(self.path):
+            _removed(self.path.parent)
+        else:
             strangers = ", ".join(sorted(entry.name for entry in self.path.iterdir()))
             log.warning("%s is left where it is: %s in it is not shadowproxy's", self.path, strangers)
+
+
+def _make(folder: Path) -> None:
+    for path in (folder.parent.parent, folder.parent):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)
+
+
+def _removed(folder: Path) -> bool:
+    """Whether the folder was empty; then it is gone. Raises OSError."""
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 class Backlog:
