@@ -54,6 +54,7 @@ _PUBLISH_EVERY: Final = 1.0
 _BACKOFF_FIRST: Final = 0.05
 _BACKOFF_MOST: Final = 2.0
 _LAST_WORD: Final = 1.0
+_LAST_NOTE: Final = 0.5
 _TICK: Final = 1.0
 _SPOOL_LEVEL: Final = 1
 _MOST_FAULTS: Final = 3
@@ -208,7 +209,7 @@ class Recorder:
     async def _leave(self, spool: Spool) -> None:
         account = self._ledger.snapshot()
         try:
-            async with asyncio.timeout(_LAST_WORD):
+            async with asyncio.timeout(_LAST_NOTE):
                 await spool.close(account, complete=account == self._published)
         except TimeoutError:
             log.error("the disk of the spool doesn't answer; its account there may be old")
@@ -391,7 +392,7 @@ class Recorder:
         """A payload, and how many pairs are in it: without those that can't be encoded. Runs in a thread."""
         try:
             scrubbed = pairs if self._scrub is None else list(map(self._scrub, pairs))
-            return codec.seal(codec.pack(scrubbed), level), len(pairs)
+            return codec.encode(scrubbed, level), len(pairs)
         except (ValueError, OverflowError) as error:
             log.error("a pair can't be encoded and is dropped: %s", error)
         except Exception:
@@ -401,12 +402,12 @@ class Recorder:
         for pair in pairs:
             try:
                 scrubbed_pair = pair if self._scrub is None else self._scrub(pair)
-                codec.pack([scrubbed_pair])
+                codec.encode([scrubbed_pair], 0)
             except Exception as error:  # noqa: BLE001  (logged above, once for the batch)
                 log.debug("dropped: %s", error)
             else:
                 sound.append(scrubbed_pair)
-        return codec.seal(codec.pack(sound), level), len(sound)
+        return codec.encode(sound, level), len(sound)
 
     # Spilling
 
