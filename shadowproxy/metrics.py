@@ -130,8 +130,12 @@ class ProxyMetrics:
         in_flight: Callable[[], Mapping[Side, int]],
         connections: Callable[[], int],
         waiting: Callable[[], tuple[int, int]],
+        spooled: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0),
     ) -> None:
-        """Export what these say at the moment of a scrape; `waiting` is (pairs, bytes) in the recorder."""
+        """Export what these say at the moment of a scrape.
+
+        `waiting` is (pairs, bytes) in the recorder's memory, `spooled` (pairs, bytes, pairs adopted) of its spool.
+        """
 
         def families() -> Iterable[Metric]:
             yield from accounting_families(account())
@@ -146,6 +150,16 @@ class ProxyMetrics:
             yield GaugeMetricFamily("shadowproxy_recorder_waiting_pairs", "Pairs waiting to be written.", value=pairs)
             yield GaugeMetricFamily(
                 "shadowproxy_recorder_waiting_bytes", "Memory of pairs waiting to be written.", value=size
+            )
+            pairs, size, adopted = spooled()
+            yield GaugeMetricFamily(
+                "shadowproxy_recorder_spool_pairs", "Pairs waiting on disk to be written.", value=pairs
+            )
+            yield GaugeMetricFamily("shadowproxy_recorder_spool_bytes", "Disk space of these pairs.", value=size)
+            yield CounterMetricFamily(
+                "shadowproxy_recorder_adopted_pairs",
+                "Pairs delivered for proxies that had died, from their spools.",
+                value=adopted,
             )
 
         self._into.register(_Scraped(families))

@@ -22,6 +22,7 @@ import orjson
 from shadowproxy import metrics
 from shadowproxy.children import Stop, on_hangup
 from shadowproxy.config import Settings, experiment_id, frozen
+from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Side
 from shadowproxy.tasks import Tasks
 from shadowproxy.tasks import end as end_tasks
@@ -39,6 +40,8 @@ recorder, less than what a supervisor adds to the grace before it kills."""
 
 EXIT_AT_ONCE = 130
 """As a shell has it for Ctrl-C."""
+_STORE_EVERY = 2.0
+"""Seconds between attempts to reach a store that was away when the process started."""
 
 Announce = Callable[[Mapping[str, str]], None]
 """Told once, when everything listens: by name, where."""
@@ -99,38 +102,63 @@ def unique_name() -> str:
 
 
 @contextlib.asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[Store]:
-    """The experiment's store, on the configured server or an embedded one that lives as long as this."""
+async def open_store(settings: Settings, patience: Tasks | None = None) -> AsyncIterator[Store]:
+    """The experiment's store, on the configured server or an embedded one that lives as long as this.
+
+    Raises StoreUnavailable where that can't be reached; with `patience` it is yielded all the same, and tried again in
+    a task until it can.
+    """
     from shadowproxy.pairs.connect import resolve
     from shadowproxy.pairs.store import Store
 
     async with resolve(settings.redis) as url:
-        store = await Store.open(url, experiment_id(settings), max_entries=settings.redis.max_entries)
+        store = Store(url, experiment_id(settings), max_entries=settings.redis.max_entries)
+        description = orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS)
         try:
-            await store.experiment(orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS))
+            try:
+                await _introduce(store, description)
+            except StoreUnavailable as error:
+                if patience is None:
+                    raise
+                log.warning("%s; it is tried again, and pairs wait for it", error)
+                patience.start(_introduce_later(store, description), name="store")
             yield store
         finally:
             await store.close()
 
 
+async def _introduce(store: Store, description: bytes) -> None:
+    await store.prepare()
+    await store.experiment(description)
+
+
+async def _introduce_later(store: Store, description: bytes) -> None:
+    while True:
+        await asyncio.sleep(_STORE_EVERY)
+        with contextlib.suppress(StoreUnavailable):
+            await _introduce(store, description)
+            return
+
+
 async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce, *, reuse_port: bool = False) -> None:
     """The data plane. Returns when every accepted request is answered and every pair is written, or the grace is over.
 
-    With `reuse_port` it is one of several that listen on the same port.
-
-    Raises StartError or StoreUnavailable where it can't begin.
+    With `reuse_port` it is one of several that listen on the same port. Raises StartError where it can't begin.
     """
     from shadowproxy.pairs.controls import Watcher
     from shadowproxy.pairs.ledger import Ledger
     from shadowproxy.pairs.recorder import Recorder
+    from shadowproxy.pairs.spool import spool_of
     from shadowproxy.proxy.server import ProxyServer
     from shadowproxy.serve.admin import AdminServer
 
     tasks = Tasks()
     registry = metrics.registry()
-    async with open_store(settings) as store:
+    # A proxy that starts while Redis is away, such as one that was killed then, serves its clients all the same.
+    async with open_store(settings, tasks) as store:
         ledger = Ledger()
-        recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks)
+        spool = spool_of(settings.recorder.spool, settings.redis.data_dir, store.name)
+        recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks, spool=spool)
         observed = metrics.ProxyMetrics(registry)
         server = ProxyServer(settings, recorder, tasks=tasks, observe=observed.observe, reuse_port=reuse_port)
         observed.watch(
@@ -138,6 +166,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             in_flight=lambda: server.in_flight,
             connections=lambda: server.connections,
             waiting=lambda: (recorder.waiting_pairs, recorder.waiting_bytes),
+            spooled=lambda: (*recorder.spooled, recorder.adopted_pairs),
         )
         observed.watch_network(
             addresses=lambda: server.addresses,

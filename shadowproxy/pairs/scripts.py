@@ -130,6 +130,11 @@ return 1
 """
 )
 
+STANDING: Final = """
+-- KEYS: sequences, accounts;  ARGV: producer.  Returns {last sequence or nil, account or nil}, of one instant.
+return {redis.call('HGET', KEYS[1], ARGV[1]), redis.call('HGET', KEYS[2], ARGV[1])}
+"""
+
 OWN_PENDING: Final = """
 -- KEYS: pairs;  ARGV: group, worker, count
 -- Returns {{id, fields, deliveries}, …}: what the worker was given and has not committed.

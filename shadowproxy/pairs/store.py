@@ -64,6 +64,16 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What the store has of one producer, at one instant."""
+
+    sequence: int
+    """Of the last batch that is stored; 0 before the first."""
+    account: Accounting | None
+    """As last published; None where it never was."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One partition of an experiment at one instant."""
 
@@ -137,6 +147,7 @@ class Superseded(Fenced):
 
 _APPEND: Final = Script(scripts.APPEND)
 _PUBLISH: Final = Script(scripts.PUBLISH)
+_STANDING: Final = Script(scripts.STANDING)
 _OWN_PENDING: Final = Script(scripts.OWN_PENDING)
 _CLAIM: Final = Script(scripts.CLAIM)
 _COMMIT: Final = Script(scripts.COMMIT)
@@ -329,6 +340,11 @@ class Store:
     async def publish(self, producer: str, account: Accounting) -> None:
         """Store a producer's account alone. An older account than the stored one is ignored."""
         await self._run(_PUBLISH, (self._accounts,), producer, _weight(account), msgspec.json.encode(account))
+
+    async def standing(self, producer: str) -> Standing:
+        """What a producer has stored, for whoever takes over what it has not. Raises PayloadError for its account."""
+        sequence, account = await self._run(_STANDING, (self._sequences, self._accounts), producer)
+        return Standing(int(sequence or 0), None if account is None else _account(account))
 
     # What workers do
 

@@ -12,61 +12,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from pairs.rig import Rig, entries_of, names_of, numbered
 from pairs.samples import pair
 from servers import debian_redis, kill_and_restart, relay_to, unique, until
 
-from shadowproxy.config import Recorder as Settings
 from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair
-from shadowproxy.pairs import EmbeddedServer, Entry, Ledger, Recorder, Store, codec
-from shadowproxy.tasks import Tasks
+from shadowproxy.pairs import EmbeddedServer, Store, codec
 
 NOWHERE = "redis://127.0.0.1:1"
-
-
-class Rig:
-    """A recorder, its ledger and its tasks, and the pairs that were offered and taken."""
-
-    def __init__(self, store: Store, **wishes: object) -> None:
-        self.store = store
-        self.ledger = Ledger()
-        self.crashes: list[str] = []
-        self.tasks = Tasks(on_crash=lambda name, _: self.crashes.append(name))
-        self.recorder = Recorder(
-            store, Settings.model_validate({"linger": 0.02, **wishes}), self.ledger, "proxy", self.tasks
-        )
-        self.taken: list[str] = []
-
-    def offer(self, *names: str, body: bytes | None = None) -> None:
-        for name in names:
-            self.ledger.admit()
-            if self.recorder.offer(pair(name, body=body)):
-                self.taken.append(name)
-
-    async def finish(self, grace: float = 20.0) -> None:
-        await self.recorder.drain(grace)
-        assert await self.tasks.drain(0) == 0
-        assert self.crashes == []
-        assert (self.recorder.waiting_pairs, self.recorder.waiting_bytes) == (0, 0)
-        assert self.ledger.snapshot().balanced
 
 
 @pytest.fixture
 async def store(valkey: EmbeddedServer) -> AsyncIterator[Store]:
     async with await Store.open(valkey.url, unique("recorder"), max_entries=10_000) as opened:
         yield opened
-
-
-async def entries_of(store: Store) -> list[Entry]:
-    return await store.read("reader", 10_000, 0)
-
-
-async def names_of(store: Store) -> list[str]:
-    return [found.id for entry in await entries_of(store) for found in codec.decode(entry.payload)]
-
-
-def numbered(count: int, prefix: str = "pair") -> list[str]:
-    return [f"{prefix}-{number}" for number in range(count)]
 
 
 async def test_pairs_arrive_in_order_in_batches_and_are_accounted_for(store: Store) -> None:

@@ -85,7 +85,7 @@ def settings(folder: Path, baseline_url: str, candidate_url: str, **changes: str
         "baseline": f'{{url: "{baseline_url}", deadline: 2s}}',
         "candidate": f'{{url: "{candidate_url}", deadline: 2s}}',
         "proxy": '{listen: "127.0.0.1:0", admin: "127.0.0.1:0", grace: 8s}',
-        "recorder": "{batch: 20, linger: 50ms}",
+        "recorder": f'{{batch: 20, linger: 50ms, spool: {{dir: "{folder}/spool"}}}}',
         "redis": f'{{data_dir: "{folder}/data"}}',
         "routes": "[{name: rank, path: /rank, ids: 'response.body.items[*].id', cohorts: {id: request.body.id}}]",
         "comparator": '{admin: "127.0.0.1:0", claim_idle: 500ms, grace: 8s}',
