@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from shadowproxy.config import Settings
 from shadowproxy.errors import StartError
 from shadowproxy.tasks import Tasks
 
@@ -70,6 +71,18 @@ class Part:
     def up(self) -> bool:
         """Whether it has announced itself and runs."""
         return bool(self.urls) and self.process.returncode is None
+
+
+@contextlib.contextmanager
+def on_hangup(settings: Settings, act: Callable[[], None]) -> Iterator[None]:
+    """Where TLS uses files, SIGHUP means to read them anew: `act`. Else it ends the process, as anywhere."""
+    loop = asyncio.get_running_loop()
+    if settings.tls_files:
+        loop.add_signal_handler(signal.SIGHUP, act)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 class Children:
@@ -205,6 +218,13 @@ class Children:
         with contextlib.suppress(ProcessLookupError):
             part.process.kill()
         await part.process.wait()
+
+    def hang_up(self, *names: str) -> None:
+        """Pass a SIGHUP on to those of these parts (all, unless named) that are ready for it."""
+        for part in self._parts.values():
+            if part.up and (not names or part.name in names):
+                with contextlib.suppress(ProcessLookupError):
+                    part.process.send_signal(signal.SIGHUP)
 
     def end_at_once(self) -> None:
         """Tell all to end now, children of theirs included, and don't wait."""

@@ -147,6 +147,7 @@ def run(config: Config) -> None:
     settings = _settings(config)
     _log_to_stderr(settings.log_level)
 
+    from shadowproxy.children import on_hangup
     from shadowproxy.processes import open_store
     from shadowproxy.supervisor import Supervisor
 
@@ -156,9 +157,10 @@ def run(config: Config) -> None:
             supervisor = Supervisor(config, settings, store.url)
             stop.at_once.append(supervisor.end_at_once)
             await supervisor.start()
-            announce({**supervisor.urls, "experiment": store.name})
-            await stop.wait()
-            failed = await supervisor.stop()
+            with on_hangup(settings, partial(supervisor.hang_up, "proxy")):
+                announce({**supervisor.urls, "experiment": store.name})
+                await stop.wait()
+                failed = await supervisor.stop()
         if failed:
             raise Unfinished(failed)
 
@@ -241,14 +243,14 @@ def check_config(
     settings = load(config)
     from rich.console import Console
 
-    from shadowproxy.config import experiment_id
+    from shadowproxy.config import experiment_id, risks
     from shadowproxy.report.configuration import configuration_table
     from shadowproxy.verdict.rules import rules, warnings
 
     console = Console()
     console.print(f"{config}: good; experiment {experiment_id(settings)}")
     console.print(configuration_table(settings, rules(settings)))
-    for warning in warnings(settings):
+    for warning in (*risks(settings), *warnings(settings)):
         console.print(f"warning: {warning}", style="yellow", markup=False)
 
 

@@ -150,6 +150,41 @@ class ProxyMetrics:
 
         self._into.register(_Scraped(families))
 
+    def watch_network(
+        self,
+        addresses: Callable[[], Mapping[Side, tuple[int, int]]],
+        failed_lookups: Callable[[], Mapping[Side, int]],
+        failed_handshakes: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """Export what these say at the moment of a scrape; `addresses` is (known, healthy) by upstream."""
+
+        def families() -> Iterable[Metric]:
+            known = GaugeMetricFamily(
+                "shadowproxy_upstream_addresses", "Addresses that an upstream's host stands for.", labels=["side"]
+            )
+            healthy = GaugeMetricFamily(
+                "shadowproxy_upstream_healthy_addresses", "Those of them that are not put aside.", labels=["side"]
+            )
+            for side, (count, good) in addresses().items():
+                known.add_metric([side.value], count)
+                healthy.add_metric([side.value], good)
+            yield known
+            yield healthy
+            lookups = CounterMetricFamily(
+                "shadowproxy_upstream_failed_lookups", "Times a host could not be resolved.", labels=["side"]
+            )
+            for side, count in failed_lookups().items():
+                lookups.add_metric([side.value], count)
+            yield lookups
+            handshakes = CounterMetricFamily(
+                "shadowproxy_failed_handshakes", "TLS handshakes with clients that failed, by why.", labels=["reason"]
+            )
+            for reason, count in failed_handshakes().items():
+                handshakes.add_metric([reason], count)
+            yield handshakes
+
+        self._into.register(_Scraped(families))
+
     def observe(self, side: Side, outcome: Outcome, total: float) -> None:
         """One exchange has ended; `total` in seconds, counted only where there was an answer.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from shadowproxy import metrics
-from shadowproxy.children import Stop
+from shadowproxy.children import Stop, on_hangup
 from shadowproxy.config import Settings, experiment_id, frozen
 from shadowproxy.model import Side
 from shadowproxy.tasks import Tasks
@@ -139,6 +139,11 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             connections=lambda: server.connections,
             waiting=lambda: (recorder.waiting_pairs, recorder.waiting_bytes),
         )
+        observed.watch_network(
+            addresses=lambda: server.addresses,
+            failed_lookups=lambda: server.failed_lookups,
+            failed_handshakes=lambda: server.failed_handshakes,
+        )
 
         metrics.MirrorMetrics(registry, lambda: _mirroring(server))
         watcher = Watcher(store, recorder.producer, server.control)
@@ -158,9 +163,11 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             for side, wrong in (await server.probe()).items():
                 if wrong:
                     log.warning("%s is not reachable: %s; requests to it fail until it is", side.value, wrong)
-            announce({"proxy": f"http://{address}", "proxy_admin": f"http://{admin_address}"})
-            await stop.wait()
-            await _drain(server, recorder, settings.proxy.grace)
+            scheme = "http" if settings.proxy.tls.certificate is None else "https"
+            with on_hangup(settings, server.read_certificates):
+                announce({"proxy": f"{scheme}://{address}", "proxy_admin": f"http://{admin_address}"})
+                await stop.wait()
+                await _drain(server, recorder, settings.proxy.grace)
             # Not before: what drains is still mirrored, or not, as people say.
             await end_tasks([watching])
             await watcher.leave()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from shadowproxy import metrics
-from shadowproxy.children import MARGIN, Children, Role, Stop
+from shadowproxy.children import MARGIN, Children, Role, Stop, on_hangup
 from shadowproxy.config import Address, Settings, worker_count
 from shadowproxy.errors import Unfinished
 from shadowproxy.pairs.connect import resolve
@@ -103,10 +103,11 @@ async def run_workers(
             admin_address = await admin.start(settings.proxy.admin, "$.proxy.admin")
             try:
                 await workers.start_all()
-                announce({"proxy": workers.urls["proxy"], "proxy_admin": f"http://{admin_address}"})
-                await stop.wait()
-                log.info("draining %d workers, for %.0f s at most", len(workers.parts), settings.proxy.grace)
-                failed = await workers.stop()
+                with on_hangup(settings, workers.hang_up):
+                    announce({"proxy": workers.urls["proxy"], "proxy_admin": f"http://{admin_address}"})
+                    await stop.wait()
+                    log.info("draining %d workers, for %.0f s at most", len(workers.parts), settings.proxy.grace)
+                    failed = await workers.stop()
             finally:
                 await admin.stop()
     if failed:

@@ -30,6 +30,10 @@ Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 
 
+File = Annotated[str, Field(min_length=1)]
+"""The path of a file, from the working directory."""
+
+
 class Section(BaseModel):
     """A part of the configuration: frozen, and closed to keys it doesn't know."""
 
@@ -53,6 +57,40 @@ def _reads_response(expression: str | None) -> bool:
     return expression is not None and re.search(r"\bresponse\b", expression) is not None
 
 
+def _needs_certificate(file: str | None, info: ValidationInfo) -> str | None:
+    if file is not None and info.data.get("certificate", ...) is None:
+        raise ValueError("is of no use without a `certificate`: give that too")
+    return file
+
+
+class UpstreamTls(Section):
+    """How an upstream whose URL is https is verified, and what is shown to it. Files are PEM."""
+
+    ca: File | None = Field(None, description="who may have signed its certificate, instead of the system's store")
+    certificate: File | None = Field(None, description="shown to it, where it asks for one")
+    key: File | None = Field(None, description="of that certificate; none: it stands in the same file")
+    server_name: str | None = Field(
+        None, pattern=r"^[0-9A-Za-z_][0-9A-Za-z_.:-]{0,252}$", description="whom to expect; none: the URL's host"
+    )
+    verify: bool = Field(True, description="false: whoever answers is believed; for a trial only")
+
+    @field_validator("key")
+    @classmethod
+    def _of_a_certificate(cls, key: str | None, info: ValidationInfo) -> str | None:
+        return _needs_certificate(key, info)
+
+
+class Health(Section):
+    """A request that tells whether an address of the upstream works."""
+
+    path: str | None = Field(
+        None, pattern=r"^/[\x21-\x7e]*$", description="asked with GET; 200 to 399 is healthy; none: nothing is asked"
+    )
+    every: Duration = Field(10.0, gt=0, description="between two requests to one address")
+    timeout: Duration = Field(2.0, gt=0, description="for connection and answer together")
+    failures: Count = Field(2, description="in a row, before an address is put aside; one success takes it back")
+
+
 class Upstream(Section):
     """One service: the baseline, the candidate or the replica. A plain URL stands for `{url: URL}`."""
 
@@ -61,6 +99,18 @@ class Upstream(Section):
     deadline: Duration = Field(10.0, gt=0, description="from the request's start to the last byte of the response")
     max_idle: Annotated[int, Field(ge=0)] = Field(64, description="idle connections kept open, by all workers together")
     idle_timeout: Duration = Field(30.0, gt=0, description="an idle connection is closed after this")
+    resolve_every: Duration = Field(
+        30.0, gt=0, description="the host's addresses are looked up again after this; new connections go to all in turn"
+    )
+    health: Health = Health()
+    tls: UpstreamTls = UpstreamTls()
+
+    @field_validator("tls")
+    @classmethod
+    def _of_https(cls, tls: UpstreamTls, info: ValidationInfo) -> UpstreamTls:
+        if tls != UpstreamTls() and info.data.get("url", "https://").startswith("http://"):
+            raise ValueError("the URL is http: write https, or take this out")
+        return tls
 
 
 def _upstream(value: Any) -> Any:
@@ -170,6 +220,24 @@ class Limits(Section):
     connections: Count = Field(4096, description="client connections at once; more are answered 503")
 
 
+class ListenerTls(Section):
+    """TLS towards clients, where there is a certificate. Files are PEM; when they change they are read anew."""
+
+    certificate: File | None = Field(
+        None, description="the listener's own, and what it was signed by; none: clients speak plain HTTP"
+    )
+    key: File | None = Field(None, description="of that certificate; none: it stands in the same file")
+    client_ca: File | None = Field(
+        None, description="who must have signed the certificate of every client; none: clients show none"
+    )
+    min_version: Literal["TLSv1.2", "TLSv1.3"] = Field("TLSv1.2", description="oldest that is spoken")
+
+    @field_validator("key", "client_ca")
+    @classmethod
+    def _of_a_certificate(cls, file: str | None, info: ValidationInfo) -> str | None:
+        return _needs_certificate(file, info)
+
+
 class Proxy(Section):
     """The data plane."""
 
@@ -181,6 +249,7 @@ class Proxy(Section):
         "Limits on what is held or under way are for all of them together: each has an equal share, rounded up",
     )
     capture: Size = Field(1024**2, description="bytes of a body that are recorded; longer ones keep size and digest")
+    tls: ListenerTls = ListenerTls()
     mirror: Mirror = Mirror()
     limits: Limits = Limits()
     redact_headers: tuple[str, ...] = Field(
@@ -400,10 +469,28 @@ class Settings(Section):
         return self
 
     @property
+    def tls_files(self) -> bool:
+        """Whether keys or certificates are read from files, which may be exchanged while a proxy runs."""
+        upstreams = [side for side in (self.baseline, self.candidate, self.replica) if side is not None]
+        return self.proxy.tls.certificate is not None or any(
+            side.url.startswith("https:") and bool(side.tls.ca or side.tls.certificate) for side in upstreams
+        )
+
+    @property
     def longest_deadline(self) -> float:
         """The longest any exchange of a pair may take, seconds."""
         sides = (self.baseline, self.candidate, self.replica)
         return max(side.deadline for side in sides if side is not None)
+
+
+def risks(settings: Settings) -> list[str]:
+    """What works and is hardly meant, one sentence each."""
+    return [
+        f"{side}.tls.verify is false: whoever answers at {upstream.url} is believed, and gets all requests; "
+        f"give {side}.tls.ca instead"
+        for side in ("baseline", "candidate", "replica")
+        if (upstream := getattr(settings, side)) is not None and not upstream.tls.verify
+    ]
 
 
 def contradictions(parts: Mapping[str, Any]) -> list[Fault]:

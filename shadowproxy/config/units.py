@@ -97,20 +97,20 @@ def parse_address(text: Any) -> Address:
 
 
 def parse_http_url(text: Any) -> str:
-    """An absolute http URL without query, fragment or credentials; a trailing slash is taken off.
+    """An absolute http or https URL without query, fragment or credentials; a trailing slash is taken off.
 
     >>> parse_http_url("http://models:8001/v1/")
     'http://models:8001/v1'
     """
     if not isinstance(text, str):
-        raise ValueError(f"{text!r} is not a URL: write http://host:port")
+        raise ValueError(f"{text!r} is not a URL: write http://host:port or https://host:port")
     try:
         parts = urlsplit(text.strip())
         port = parts.port
     except ValueError as error:
         raise ValueError(f"{text!r} is not a URL: {error}") from None
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"{text!r} is not a URL of an upstream: write http://host:port")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{text!r} is not a URL of an upstream: write http://host:port or https://host:port")
     if port == 0:
         raise ValueError(f"{text!r}: port 0 can't be connected to")
     if parts.query or parts.fragment or parts.username is not None:
@@ -191,5 +191,5 @@ Workers = Annotated[
 HttpUrl = Annotated[
     str,
     BeforeValidator(parse_http_url),
-    WithJsonSchema({"type": "string", "format": "uri", "pattern": "^http://"}),
+    WithJsonSchema({"type": "string", "format": "uri", "pattern": "^https?://"}),
 ]

@@ -16,6 +16,7 @@ SHARED: Final = (
     "replica.max_idle",
     "proxy.mirror.max_in_flight",
     "proxy.mirror.max_in_flight_bytes",
+    "proxy.mirror.max_in_flight_bytes",
     "proxy.limits.connections",
     "recorder.max_bytes",
 )

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import socket
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 from urllib.parse import quote, urlsplit
@@ -13,6 +10,7 @@ from urllib.parse import quote, urlsplit
 from shadowproxy.config import Upstream
 from shadowproxy.model import Exchange, Outcome, Side
 from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, CloseBody, chunk
+from shadowproxy.proxy.connector import Connector, NoConnectionError
 from shadowproxy.proxy.exchange import Observation
 from shadowproxy.proxy.flow import hold_reading
 from shadowproxy.proxy.framing import (
@@ -354,6 +352,12 @@ class Connection:
         """Whether reading is paused."""
         return self._holds != 0
 
+    @property
+    def address(self) -> str:
+        """Whom it is connected to."""
+        peer = self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
+
     def take(self, call: Call) -> None:
         """Put `call` on this connection and send its request."""
         self._call = call
@@ -554,6 +558,7 @@ class Pool:
         self,
         side: Side,
         upstream: Upstream,
+        connector: Connector,
         *,
         capture: int,
         redact: Callable[[bytes], bytes],
@@ -565,9 +570,9 @@ class Pool:
         parts = urlsplit(upstream.url)
         self.side = side
         self.slot = SLOTS[side]
-        self.host = parts.hostname or ""
-        self.port = parts.port or 80
-        self.authority = parts.netloc.encode("ascii") if parts.netloc.isascii() else parts.netloc.encode("idna")
+        self.connector = connector
+        connector.left = self.leave
+        self.authority = connector.authority
         self.prefix = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode("ascii").rstrip(b"/")
         self.deadline = upstream.deadline
         self.capture = capture
@@ -577,7 +582,6 @@ class Pool:
         self.observe = observe
         self.in_flight = 0
         self.silences: Deadlines[Call] = Deadlines(loop, upstream.deadline, Call.silent)
-        self._connect_timeout = upstream.connect_timeout
         self._max_idle = upstream.max_idle
         self._loop = loop
         self._tasks = tasks
@@ -588,6 +592,8 @@ class Pool:
         self._over_budget: list[Connection] = []
         self._refill: asyncio.TimerHandle | None = None
         self._closing = False
+        self._retired: set[Connection] = set()
+        """Connections to addresses that are not used any more, each until its call is over."""
 
     # Calls
 
@@ -618,17 +624,12 @@ class Pool:
     async def _connect(self, call: Call) -> None:
         connection: Connection
         try:
-            async with asyncio.timeout(self._connect_timeout):
-                _, connection = await self._loop.create_connection(self._protocol, self.host, self.port)
-        except TimeoutError:
-            call.lost(Outcome.CONNECT, f"no connection within {self._connect_timeout:g} s")
-        except OSError as error:
-            call.lost(Outcome.CONNECT, why(error))
+            connection = await self.connector.connect(self._protocol)
+        except NoConnectionError as error:
+            call.lost(Outcome.CONNECT, str(error))
         except asyncio.CancelledError:
             call.lost(Outcome.CONNECT, "the proxy is stopping")
             raise
-        except UnicodeError:
-            call.lost(Outcome.CONNECT, "the host name can't be resolved")
         else:
             if call.over or not connection.usable:
                 self.release(connection)
@@ -655,7 +656,7 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """`connection` has nothing to do: keep it for the next call, or close it."""
-        if self._closing or len(self._idle) >= self._max_idle or not connection.usable:
+        if self._closing or len(self._idle) >= self._max_idle or not connection.usable or connection in self._retired:
             connection.drop()
         else:
             self._idle.start(connection)
@@ -663,7 +664,18 @@ class Pool:
     def closed(self, connection: Connection) -> None:
         """`connection` is gone."""
         self._open.discard(connection)
+        self._retired.discard(connection)
         self._idle.discard(connection)
+
+    def leave(self, address: str) -> None:
+        """Let no call begin on a connection to `address`: idle ones are closed, busy ones after their answer."""
+        for connection in tuple(self._open):
+            if connection.address == address:
+                if connection in self._idle:
+                    self._idle.discard(connection)
+                    connection.drop()
+                else:
+                    self._retired.add(connection)
 
     def spend(self, connection: Connection, size: int) -> None:
         """Account for `size` bytes that are read for their digest only; past the budget the connection waits."""
@@ -683,19 +695,12 @@ class Pool:
 
     async def probe(self) -> str:
         """Empty if a connection can be made, else why not."""
-        try:
-            async with asyncio.timeout(self._connect_timeout):
-                transport, _ = await self._loop.create_connection(asyncio.Protocol, self.host, self.port)
-        except TimeoutError:
-            return f"no connection within {self._connect_timeout:g} s"
-        except OSError as error:
-            return why(error)
-        transport.close()
-        return ""
+        return await self.connector.probe()
 
     def close(self) -> None:
         """End every call and close every connection."""
         self._closing = True
+        self.connector.close()
         for call in (*self._deadlines, *self.silences):
             call.abandon(Outcome.RESET, "the proxy is stopping")
         for connection in tuple(self._open):
@@ -708,18 +713,3 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<Pool {self.side} {len(self._idle)} idle of {len(self._open)}, {self.in_flight} calls>"
-
-
-def why(error: OSError) -> str:
-    """What went wrong, in the system's words and without addresses.
-
-    >>> import errno
-    >>> why(OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)"))
-    'connection refused'
-    """
-    if isinstance(error, socket.gaierror):
-        return "the host name can't be resolved"
-    # Several addresses that all failed are told in one error without a number of its own.
-    number = re.search(r"\[Errno ([0-9]+)\]", str(error)) if error.errno is None else None
-    code = error.errno if number is None else int(number[1])
-    return os.strerror(code).lower() if code else str(error)

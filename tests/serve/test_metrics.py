@@ -24,6 +24,7 @@ ACCOUNT = Accounting(requests=9, eligible=6, recorded=4, skipped={"method": 3}, 
 def proxy(into: metrics.Registry) -> None:
     observed = metrics.ProxyMetrics(into)
     observed.watch(lambda: ACCOUNT, lambda: {Side.BASELINE: 2}, lambda: 3, lambda: (4, 500))
+    observed.watch_network(lambda: {Side.BASELINE: (2, 1)}, lambda: {Side.BASELINE: 1}, lambda: {"timeout": 1})
     observed.observe(Side.CANDIDATE, Outcome.OK, 0.02)
     observed.observe(Side.CANDIDATE, Outcome.TIMEOUT, float("inf"))
 
