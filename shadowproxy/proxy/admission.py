@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
-from typing import NamedTuple
 
 from shadowproxy.config import Mirror, MirrorRoute
 from shadowproxy.config.globs import glob_pattern
@@ -23,15 +22,44 @@ _KNOWN_PATHS = 1024
 """Paths whose policy is remembered: most services have few, and a client that makes up new ones gains nothing."""
 
 
-class _Policy(NamedTuple):
-    """What holds for the requests of one route."""
+class _Key:
+    """What is hashed of a request: `request_id`, `header:NAME`, `cookie:NAME` or `query:NAME`."""
 
-    off: str
-    """The reason why none of them is mirrored, or empty."""
-    methods: frozenset[bytes]
-    below: int | None
-    """Keys whose hash is below are mirrored; None: all."""
-    key: _Key
+    __slots__ = ("_in_target", "_pattern")
+
+    def __init__(self, sample_by: str) -> None:
+        kind, _, name = sample_by.partition(":")
+        escaped = re.escape(name.encode("ascii"))
+        patterns = {
+            "header": rb"\r\n(?i:%b)[ \t]*:[ \t]*([^\r]*)" % escaped,
+            # The names of cookies and of query parameters are case-sensitive (RFC 6265, section 4.1.1).
+            "cookie": rb"\r\n(?i:cookie)[ \t]*:(?:[^\r;]*;)*?[ \t]*%b=([^;\r]*)" % escaped,
+            "query": rb"\A[^?]*\?(?:[^&]*&)*?%b=([^&]*)" % escaped,
+        }
+        self._in_target = kind == "query"
+        self._pattern = re.compile(patterns[kind]) if kind in patterns else None
+
+    def __call__(self, target: bytes, fields: bytes) -> bytes:
+        """The value, as it stands there; empty where there is none, and where the request id is meant."""
+        if self._pattern is None:
+            return b""
+        match = self._pattern.search(target if self._in_target else fields)
+        return b"" if match is None else match[1].strip(b" \t")
+
+
+class _Policy:
+    """What holds for the requests of one route.
+
+    `off` is the reason why none of them is mirrored, or empty. Keys that hash below `below` are mirrored; None: all.
+    """
+
+    __slots__ = ("below", "key", "methods", "off")
+
+    def __init__(self, off: str, methods: frozenset[bytes], below: int | None, key: _Key) -> None:
+        self.off = off
+        self.methods = methods
+        self.below = below
+        self.key = key
 
 
 class Admission:
@@ -141,28 +169,3 @@ class _Routes:
                 self._known.clear()
             self._known[path] = policy
         return policy
-
-
-class _Key:
-    """What is hashed of a request: `request_id`, `header:NAME`, `cookie:NAME` or `query:NAME`."""
-
-    __slots__ = ("_in_target", "_pattern")
-
-    def __init__(self, sample_by: str) -> None:
-        kind, _, name = sample_by.partition(":")
-        escaped = re.escape(name.encode("ascii"))
-        patterns = {
-            "header": rb"\r\n(?i:%b)[ \t]*:[ \t]*([^\r]*)" % escaped,
-            # The names of cookies and of query parameters are case-sensitive (RFC 6265, section 4.1.1).
-            "cookie": rb"\r\n(?i:cookie)[ \t]*:(?:[^\r;]*;)*?[ \t]*%b=([^;\r]*)" % escaped,
-            "query": rb"\A[^?]*\?(?:[^&]*&)*?%b=([^&]*)" % escaped,
-        }
-        self._in_target = kind == "query"
-        self._pattern = re.compile(patterns[kind]) if kind in patterns else None
-
-    def __call__(self, target: bytes, fields: bytes) -> bytes:
-        """The value, as it stands there; empty where there is none, and where the request id is meant."""
-        if self._pattern is None:
-            return b""
-        match = self._pattern.search(target if self._in_target else fields)
-        return b"" if match is None else match[1].strip(b" \t")

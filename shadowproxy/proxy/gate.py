@@ -7,7 +7,6 @@ side's own doing, since only its slowness keeps copies under way. Leaving such p
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
 
 from shadowproxy.config import Mirror
 from shadowproxy.model import Outcome
@@ -31,16 +30,25 @@ _MEASURE_EVERY = 16
 walks over all copies under way."""
 
 
-class GateReading(NamedTuple):
-    """One gate at the moment of a scrape."""
+class GateReading:
+    """One gate at the moment of a scrape.
 
-    breaker: BreakerState
-    transitions: dict[BreakerState, int]
-    """How often the breaker came into each state."""
-    held: int
-    """Bytes: copies under way, what waits for them, and what has come of their answers."""
-    shed: dict[str, int]
-    """Copies that were not made, by reason."""
+    `transitions`: how often the breaker came into each state. `held`: bytes of copies under way, of what waits for them
+    and of what has come of their answers. `shed`: copies that were not made, by reason.
+    """
+
+    __slots__ = ("breaker", "held", "shed", "transitions")
+
+    def __init__(
+        self, breaker: BreakerState, transitions: dict[BreakerState, int], held: int, shed: dict[str, int]
+    ) -> None:
+        self.breaker = breaker
+        self.transitions = transitions
+        self.held = held
+        self.shed = shed
+
+    def __repr__(self) -> str:
+        return f"<GateReading {self.breaker.value}, {self.held} bytes, shed {self.shed}>"
 
 
 class Gate:
