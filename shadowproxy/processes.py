@@ -143,7 +143,9 @@ async def _introduce_later(store: Store, description: bytes) -> None:
 async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce, *, reuse_port: bool = False) -> None:
     """The data plane. Returns when every accepted request is answered and every pair is written, or the grace is over.
 
-    With `reuse_port` it is one of several that listen on the same port. Raises StartError where it can't begin.
+    With `reuse_port` it is one of several that listen on the same port.
+
+    Raises StartError or StoreUnavailable where it can't begin.
     """
     from shadowproxy.pairs.controls import Watcher
     from shadowproxy.pairs.ledger import Ledger
@@ -154,10 +156,12 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
 
     tasks = Tasks()
     registry = metrics.registry()
-    # A proxy that starts while Redis is away, such as one that was killed then, serves its clients all the same.
-    async with open_store(settings, tasks) as store:
+    spool = spool_of(settings.recorder.spool, settings.redis.data_dir, experiment_id(settings))
+    # A first start with a store that can't be reached is a mistake in the settings, likely. A start after a proxy that
+    # died is not: its clients are waiting, and must not wait for the store.
+    follows = spool is not None and spool.has_producers()
+    async with open_store(settings, tasks if follows else None) as store:
         ledger = Ledger()
-        spool = spool_of(settings.recorder.spool, settings.redis.data_dir, store.name)
         recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks, spool=spool)
         observed = metrics.ProxyMetrics(registry)
         server = ProxyServer(settings, recorder, tasks=tasks, observe=observed.observe, reuse_port=reuse_port)
@@ -185,7 +189,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
         admin_address = await admin.start(settings.proxy.admin, "$.proxy.admin")
         try:
             # Before the first request: a proxy that starts while mirroring is paused mirrors nothing.
-            await watcher.look()
+            await watcher.begin()
             watching = tasks.start(watcher.run(), name="controls")
             recorder.start()
             address = await server.start()

@@ -162,12 +162,25 @@ class Watcher:
         self._stored: bytes | None = None
         self._current = Controls()
         self._lost = False
+        self._unknown = False
+
+    async def begin(self) -> None:
+        """Look for the first time. While a store is away that may hold a pause, nothing is mirrored."""
+        try:
+            await self.look()
+        except StoreUnavailable as error:
+            log.warning("nothing is mirrored until the controls can be read: %s", error)
+            self._lost = self._unknown = True
+            self._apply(Controls(paused=True, reason="the controls have not been read yet"))
 
     async def look(self) -> bool:
         """Look once, and apply what has changed. Returns whether something has. Raises StoreUnavailable."""
         stored = await self._store.read_controls()
+        unknown, self._unknown = self._unknown, False
         if stored == self._stored:
-            return False
+            if unknown:
+                self._apply(self._current)
+            return unknown
         if stored is None:
             assert self._stored is not None  # noqa: S101  (it differs from None; this is for the type checker)
             log.warning("the store has lost the controls; what was in force stays: %s", self._current)

@@ -113,6 +113,13 @@ class Spool:
         """Bytes of this producer's segments."""
         return self._written - self._backlog.freed
 
+    def has_producers(self) -> bool:
+        """Whether a producer of this experiment, dead or alive, has a folder here. Blocks for a moment."""
+        try:
+            return any((self.directory / self._experiment).iterdir())
+        except OSError:
+            return False
+
     async def open(self, producer: str) -> None:
         """Claim the producer's folder. Where that can't be done the spool is out of service, and tried again later."""
         self._producer = producer

@@ -229,6 +229,25 @@ async def test_a_store_that_is_away_changes_nothing_and_a_change_after_it_is_see
             await until(lambda: proxy.last.paused)
 
 
+async def test_a_proxy_that_starts_while_the_store_is_away_mirrors_nothing_until_it_has_asked(
+    own_valkey: EmbeddedServer,
+) -> None:
+    async with await Store.open(own_valkey.url, "away", max_entries=10) as store:
+        proxy, tasks = Proxy(store), Tasks()
+        assert own_valkey.pid is not None
+        os.kill(own_valkey.pid, signal.SIGSTOP)
+        try:
+            await proxy.watcher.begin()
+        finally:
+            os.kill(own_valkey.pid, signal.SIGCONT)
+        assert [controls.paused for controls in proxy.applied] == [True]
+        tasks.start(proxy.watcher.run(), name="controls")
+        try:
+            await until(lambda: proxy.last == Controls())
+        finally:
+            await tasks.cancel()
+
+
 async def test_a_change_whose_reply_was_lost_is_made_once(valkey: EmbeddedServer) -> None:
     async with relay_to(valkey.url) as relay, await Store.open(relay.url, unique("lost"), max_entries=10) as store:
         await store.change_controls(RESUME)

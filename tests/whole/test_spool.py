@@ -30,7 +30,7 @@ async def test_a_proxy_killed_while_the_store_is_away_is_followed_by_one_that_de
                 killed.process.kill()
         assert candidate.seen.keys() >= set(load.answered)
         with command(tmp_path, chosen, "proxy") as heir:
-            # The store is still away: the clients don't notice.
+            # The store is still away. A first start would be refused; this one follows a proxy that was killed.
             await heir.ready("proxy_admin")
             async with under_load(heir.proxy) as after:
                 after.numbers = iter(range(10_000, 20_000))
