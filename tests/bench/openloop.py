@@ -7,7 +7,7 @@ have been asked meanwhile).
 
 *Its own jitter*: times to leave come from a timerfd, not from the loop's timers of 1 ms (see `bench.alarm`); the process
 does nothing else, checks answers only after it has read the clock, and puts its garbage collection off. What is left is in
-the result as `late`, how late requests left.
+the result as `late`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Outcome:
     from_due: list[float] = field(default_factory=list)
     from_sent: list[float] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
-    """How long after its time each request left, seconds."""
+    """How long after its time each request was given to the pool, seconds: the jitter of the client itself."""
     most_open: int = 0
     """Connections that were open at once."""
     seconds: float = 0.0
@@ -97,12 +97,13 @@ def _fault(got: bytes, end: int, number: int) -> str:
 class Asked:
     """One request under way."""
 
-    __slots__ = ("_run", "due", "number", "sent", "wire")
+    __slots__ = ("_run", "due", "left", "number", "sent", "wire")
 
     def __init__(self, run: Run, number: int, due: float) -> None:
         self._run = run
         self.number = number
         self.due = due
+        self.left = 0.0
         self.sent = 0.0
         self.wire = wire.request(number)
 
@@ -207,7 +208,7 @@ class Run:
             if self._keep and asked.due >= self.measured_from:
                 self.outcome.from_due.append(now - asked.due)
                 self.outcome.from_sent.append(now - asked.sent)
-                self.outcome.late.append(asked.sent - asked.due)
+                self.outcome.late.append(asked.left - asked.due)
         self.changed()
 
     async def end(self) -> Outcome:
@@ -247,6 +248,7 @@ async def open_loop(
         asked = run.made(times[at])
 
         def send() -> None:
+            asked.left = time.perf_counter()
             pool.ask(asked)
             prepare(at + 1)
 

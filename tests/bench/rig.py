@@ -279,7 +279,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 @contextlib.contextmanager
 def rig(
-    sections: Mapping[str, Any] | None = None, *, same_process: bool = False, service: float = 0.003, spread: float = 0.1
+    sections: Mapping[str, Any] | None = None, *, same_process: bool = False, niceness: int = 5, service: float = 0.003, spread: float = 0.1
 ) -> Iterator[Rig]:
     """A proxy that runs, and all that it needs. `sections` of a configuration replace what is chosen here.
 
@@ -294,7 +294,7 @@ def rig(
         else:
             upstreams = {
                 BASELINE: stack.enter_context(Upstreams(BASELINE, service=service, spread=spread)),
-                CANDIDATE: stack.enter_context(Upstreams(CANDIDATE, service=service, spread=spread, niceness=5)),
+                CANDIDATE: stack.enter_context(Upstreams(CANDIDATE, service=service, spread=spread, niceness=niceness)),
             }
         valkey = stack.enter_context(EmbeddedServer(rack.folder / "valkey"))
         base = {

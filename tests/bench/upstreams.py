@@ -44,6 +44,8 @@ class Counts:
     open: int = 0
     most_open: int = 0
     bytes_read: int = 0
+    kept: float = 0.0
+    """Seconds from a request read to its answer written, summed over the healthy answers: what the upstream itself took."""
 
 
 class Port:
@@ -103,6 +105,7 @@ class Served(asyncio.Protocol):
         self._left = 0
         self._more: Callable[[], bool] | None = None
         self._held = False
+        self._read_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -143,6 +146,7 @@ class Served(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _requested(self, head: bytes, body: bytes) -> None:
+        self._read_at = time.perf_counter()
         self.port.counts.requests += 1
         if head.startswith(b"GET /bytes/"):
             self.stream(int(head[11:].split(b" ", 1)[0]))
@@ -153,12 +157,15 @@ class Served(asyncio.Protocol):
 
     def later(self, seconds: float, digits: bytes) -> None:
         """Answer as one should, after a while."""
-        self.port.alarms.at(time.perf_counter() + seconds, functools.partial(self._answer, digits))
+        self.port.alarms.at(self._read_at + seconds, functools.partial(self._answer, digits))
 
     def _answer(self, digits: bytes) -> None:
         if not self.transport.is_closing():
-            self.port.counts.answered += 1
-            self.transport.write(wire.answer(digits, self.port.side))
+            answer = wire.answer(digits, self.port.side)
+            counts = self.port.counts
+            counts.answered += 1
+            counts.kept += time.perf_counter() - self._read_at
+            self.transport.write(answer)
 
     def reset(self) -> None:
         """Cut the connection with a RST."""
