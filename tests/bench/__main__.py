@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bench import cpu, report
+from bench import cpu, latency, report
 from bench.options import Options
 from bench.peers import NotMeasured
 from bench.procs import Failed
@@ -17,15 +17,18 @@ from rich.console import Console
 
 BENCHMARKS: Final[dict[str, Callable[[Options], report.Report]]] = {
     "proxy-cpu": cpu.run,
+    "proxy-latency": latency.run,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is named, all without a name."""
-    chosen = _parser().parse_args(arguments)
-    # However it is told to end, the processes that it started end with it.
-    signal.signal(signal.SIGTERM, _stop)
-    console = Console()
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.names) - BENCHMARKS.keys():
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    # A log has no width; a table wants one.
+    console = Console(width=None if sys.stdout.isatty() else 140)
     options = Options(chosen.rounds, chosen.seconds, chosen.quick, tuple(filter(None, chosen.only.split(","))), console)
     reports = []
     for name in chosen.names or BENCHMARKS:
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description="Compare shadowproxy with its peers in one run.")
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*BENCHMARKS, []], help=", ".join(BENCHMARKS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--rounds", type=int, help="each side is measured so often, in turn")
     parser.add_argument("--seconds", type=float, help="for each side in each round")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to see that it works")
@@ -60,4 +63,6 @@ def _stop(number: int, _frame: object) -> NoReturn:
 
 
 if __name__ == "__main__":
+    # However it is told to end, the processes that it started end with it.
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(main())

@@ -50,7 +50,7 @@ class Proxy:
         recording = asyncio.create_task(self.record(request, body, (status, headers, answer, took), copy))
         self.tasks.add(recording)
         recording.add_done_callback(self.tasks.discard)
-        return web.Response(status=status, headers=headers, body=answer)  # type: ignore[arg-type]
+        return web.Response(status=status, headers=headers, body=answer)
 
     async def record(self, request: web.Request, body: bytes, baseline: Any, copy: asyncio.Task[Any]) -> None:
         candidate = await copy

@@ -26,6 +26,11 @@ def requests(count: int = COUNT, *, seed: int = 7, host: str = "models.internal:
     return [_request(draw, host) for _ in range(count)]
 
 
+def request_id(request: bytes) -> str:
+    """Its X-Request-Id."""
+    return request.partition(b"X-Request-Id: ")[2].partition(b"\r\n")[0].decode()
+
+
 def _request(draw: random.Random, host: str) -> bytes:
     body = _body(draw)
     agent, accept, encoding = draw.choice(_AGENTS)

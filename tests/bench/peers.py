@@ -5,11 +5,12 @@ Every side is set up as its documentation shows it, and what helps it and change
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,8 @@ from bench.procs import Process, Rack, free_ports
 
 ROOT: Final = Path(__file__).parent.parent.parent
 HERE: Final = Path(__file__).parent
+
+SHADOWPROXY: Final = "shadowproxy"
 
 MAX_ENTRIES: Final = 200
 """Of the stream, each of up to 100 pairs: bounded memory, however long a benchmark runs."""
@@ -95,7 +98,7 @@ def program(name: str) -> str:
 def nginx(place: Place | Rack, name: str, http: str, port: int) -> Process:
     """An nginx with one worker and this `http` section, in a folder of its own."""
     rack = place.rack if isinstance(place, Place) else place
-    folder = rack.folder / name
+    folder = rack.folder / f"{name}-{port}"
     folder.mkdir()
     temporary = "\n".join(
         f"    {kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -162,17 +165,23 @@ def _redis_binary() -> str:
 # Sides
 
 
-def shadowproxy(place: Place) -> Running:
-    """The command as users start it, with the configuration's defaults."""
+def shadowproxy(
+    place: Place, *, proxy: Mapping[str, object] | None = None, sections: Mapping[str, object] | None = None
+) -> Running:
+    """The command as users start it, with the configuration's defaults but for what is given of `proxy` and others."""
     port, admin = next(place.ports), next(place.ports)
-    config = place.rack.folder / "shadowproxy.yaml"
-    config.write_text(
-        f"experiment: bench\nbaseline: {place.baseline}\ncandidate: {place.candidate}\n"
-        f"proxy: {{listen: '127.0.0.1:{port}', admin: '127.0.0.1:{admin}'}}\n"
-        f"redis: {{url: '{place.redis}', max_entries: {MAX_ENTRIES}}}\n"
-    )
+    config = place.rack.folder / f"shadowproxy-{port}.yaml"
+    chosen = {
+        "experiment": "bench",
+        "baseline": place.baseline,
+        "candidate": place.candidate,
+        "proxy": {"listen": f"127.0.0.1:{port}", "admin": f"127.0.0.1:{admin}", **(proxy or {})},
+        "redis": {"url": place.redis, "max_entries": MAX_ENTRIES},
+        **(sections or {}),
+    }
+    config.write_text(json.dumps(chosen, indent=2))
     process = place.rack.start(
-        "shadowproxy",
+        SHADOWPROXY,
         [sys.executable, "-m", "shadowproxy", "proxy", "--config", config],
         port=port,
         env={"PYTHONPATH": str(ROOT)},
@@ -260,7 +269,7 @@ def aiohttp_proxy(place: Place) -> Running:
 SIDES: Final = {
     side.name: side
     for side in (
-        Side("shadowproxy", "shadowproxy, recording", True, shadowproxy),
+        Side(SHADOWPROXY, "shadowproxy, recording", True, shadowproxy),
         Side("nginx-mirror", "nginx with `mirror`", True, nginx_mirror),
         Side("nginx-plain", "nginx, no mirroring", False, nginx_plain),
         Side("traefik", "Traefik mirroring", True, traefik),

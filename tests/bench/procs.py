@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -104,16 +105,20 @@ class Process:
             raise Failed(f"{self.name} still runs after {within:g} s; {self._said()}") from None
 
     def stop(self, within: float = 10.0) -> int:
-        """SIGTERM, and SIGKILL to whatever of it is left after `within` seconds. Its exit code."""
-        family = self.tree() if self.running else []
+        """SIGTERM, and SIGKILL to whatever of it is left after `within` seconds, or when it has ended without them.
+
+        Returns its exit code.
+        """
+        family = [handle for pid in self.tree() if (handle := _handle(pid)) is not None] if self.running else []
         for number in (signal.SIGCONT, signal.SIGTERM):
             self.signal(number)
-        try:
-            return self._popen.wait(within)
-        except subprocess.TimeoutExpired:
-            for pid in family:
-                _kill(pid)
-            return self._popen.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(within)
+        for handle in family:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            os.close(handle)
+        return self._popen.wait()
 
     def wait_for_port(self, port: int, within: float = 20.0) -> None:
         """Until something listens on 127.0.0.1:`port`. Raises Failed if the process ends first, or past the time."""
@@ -148,12 +153,12 @@ class Rack:
     def start(
         self,
         name: str,
-        command: Sequence[str | Path],
+        command: Sequence[object],
         *,
         port: int | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Process:
-        """Start a program, and wait for its port where one is given. Raises Failed."""
+        """Start a program, each word of its command as text, and wait for its port if one is given. Raises Failed."""
         log = self.folder / f"{name}-{len(self.processes)}.log"
         become = [sys.executable, "-I", "-S", "-c", _BECOME, str(os.getpid())]
         with log.open("wb") as file:
@@ -173,7 +178,7 @@ class Rack:
             process.wait_for_port(port)
         return process
 
-    def run(self, name: str, command: Sequence[str | Path], *, within: float) -> str:
+    def run(self, name: str, command: Sequence[object], *, within: float) -> str:
         """Run a program to its end, and return what it printed. Raises Failed: exit code, time."""
         process = self.start(name, command)
         try:
@@ -225,8 +230,9 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _kill(pid: int) -> None:
+def _handle(pid: int) -> int | None:
+    """Names this process for good, whoever gets its id later; None if it has ended."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        return os.pidfd_open(pid)
     except ProcessLookupError:
-        return
+        return None

@@ -49,6 +49,24 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What the project wants a figure to be at most. Missing it is a finding and no error of the run's."""
+
+    what: str
+    most: float
+    found: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the figure is within the goal."""
+        return self.found <= self.most
+
+    def text(self) -> str:
+        """The figure beside its goal."""
+        return f"{self.what}: {self.found:.3g}, wanted at most {self.most:g}"
+
+
+@dataclass(frozen=True)
 class Report:
     """One benchmark's outcome. `rows` are cells as text; `raw` is everything behind them, for JSON."""
 
@@ -57,6 +75,7 @@ class Report:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     checks: Sequence[Check] = ()
+    goals: Sequence[Goal] = ()
     notes: Sequence[str] = ()
     not_measured: Mapping[str, str] = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict)
@@ -70,13 +89,16 @@ class Report:
         """To a terminal."""
         table = Table(title=self.title, title_justify="left", title_style="bold")
         for index, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=False)
+            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
         for row in self.rows:
             table.add_row(*row)
         console.print(table)
         for check in self.checks:
             style, word = ("green", "holds") if check.holds else ("bold red", "FAILS")
             console.print(f"[{style}]{word}[/] {check.what}: {check.detail}", highlight=False)
+        for goal in self.goals:
+            style, word = ("green", "met") if goal.met else ("bold yellow", "NOT MET")
+            console.print(f"[{style}]{word}[/] {goal.text()}", highlight=False)
         for name, why in self.not_measured.items():
             console.print(f"[yellow]not measured[/] {name}: {why}", highlight=False)
         for note in self.notes:
@@ -87,6 +109,7 @@ class Report:
         lines = [f"| {' | '.join(self.columns)} |", f"| --- |{' ---: |' * (len(self.columns) - 1)}"]
         lines += [f"| {' | '.join(row)} |" for row in self.rows]
         lines += ["", *(f"- FAILS: {check.what}: {check.detail}" for check in self.checks if not check.holds)]
+        lines += [f"- {'Met' if goal.met else 'Not met'}: {goal.text()}." for goal in self.goals]
         lines += [f"- Not measured: {name}: {why}" for name, why in self.not_measured.items()]
         lines += [f"- {note}" for note in self.notes]
         return "\n".join(lines).strip() + "\n"
@@ -98,6 +121,7 @@ class Report:
             "machine": machine(),
             "good": self.good,
             "checks": [{"what": check.what, "holds": check.holds, "detail": check.detail} for check in self.checks],
+            "goals": [{"what": goal.what, "most": goal.most, "found": goal.found} for goal in self.goals],
             "not_measured": dict(self.not_measured),
             "columns": list(self.columns),
             "rows": [list(row) for row in self.rows],
