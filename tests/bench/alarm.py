@@ -1,8 +1,8 @@
 """A timer without the event loop's grain.
 
-uvloop's timers have a grain of one millisecond, and so has epoll, in which asyncio's own loop sleeps: a request that is to
-leave at 3.3 ms would leave at 4. The kernel's timerfd has none; it becomes readable at the nanosecond that was asked for,
-give or take the scheduler (about 0.06 ms on an idle machine).
+uvloop's timers have a grain of one millisecond, and so has epoll, in which asyncio's own loop sleeps: a request that
+is to leave at 3.3 ms would leave at 4. The kernel's timerfd has none; it becomes readable at the nanosecond that was
+asked for, give or take the scheduler (about 0.06 ms on an idle machine).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Alarms:
         loop.add_reader(self._handle, self._fire)
 
     def at(self, when: float, call: Callable[[], object]) -> None:
-        """Call at `when`, or at once if that has passed. Calls for one moment are made in the order they were asked for."""
+        """Call at `when`, or at once if that has passed; what is due at one moment, in the order of asking."""
         heapq.heappush(self._due, (when, next(self._serial), call))
         if when < self._set_to:
             self._set(when)

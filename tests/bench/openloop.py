@@ -1,13 +1,13 @@
 """Clients in a process of their own: `python -m bench.openloop HOST PORT`; `Clients` is the handle to it.
 
 *Open loop*: requests leave at given times whether or not earlier ones were answered, over a bounded pool of kept
-connections; one that finds no free connection waits for one. Its latency is measured twice, from the time it was to leave
-and from the time it left; only the first tells what a user waits (a closed loop leaves out what a stalled server would
-have been asked meanwhile).
+connections; one that finds no free connection waits for one. Its latency is measured twice, from the time it was to
+leave and from the time it left; only the first tells what a user waits (a closed loop leaves out what a stalled
+server would have been asked meanwhile).
 
-*Its own jitter*: times to leave come from a timerfd, not from the loop's timers of 1 ms (see `bench.alarm`); the process
-does nothing else, checks answers only after it has read the clock, and puts its garbage collection off. What is left is in
-the result as `late`.
+*Its own jitter*: times to leave come from a timerfd, not from the loop's timers of 1 ms (see `bench.alarm`); the
+process does nothing else, checks answers only after it has read the clock, and puts its garbage collection off. What
+is left is in the result as `late`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import uvloop
 from bench import wire
@@ -229,7 +229,7 @@ class Run:
 async def open_loop(
     pool: Pool, alarms: Alarms, first: int, *, rate: float, seconds: float, lead: float, seed: int
 ) -> Outcome:
-    """`rate` requests a second, each at a random point of its own slot: as even as a mean rate can be, and not periodic.
+    """`rate` requests a second, each at a random point of its own slot: nearly even, and not periodic.
 
     The first `lead` seconds are sent and checked like the rest, but not timed.
     """
@@ -314,7 +314,7 @@ class Clients:
     def close(self) -> None:
         self._remote.close()
 
-    def __enter__(self) -> Clients:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bench.openloop import Clients
 from bench.procs import Failed, Process, Rack
@@ -68,7 +68,7 @@ class Watch:
             self.rss = max(self.rss, self._process.rss())
             self.descriptors = max(self.descriptors, self._process.descriptors())
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -85,7 +85,7 @@ class Peak:
         self.before = 0
         self.most = 0
 
-    def __enter__(self) -> Peak:
+    def __enter__(self) -> Self:
         # 5 sets the mark back to what is resident now (proc(5)).
         Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
         self.before = self._mark()
@@ -102,7 +102,9 @@ class Peak:
 class Rig:
     """Built by `rig`. `proxy` is the process, `clients` ask it."""
 
-    def __init__(self, rack: Rack, settings: Settings, valkey: EmbeddedServer, upstreams: Mapping[str, Upstreams]) -> None:
+    def __init__(
+        self, rack: Rack, settings: Settings, valkey: EmbeddedServer, upstreams: Mapping[str, Upstreams]
+    ) -> None:
         self.settings = settings
         self.valkey = valkey
         self._rack = rack
@@ -214,7 +216,7 @@ class Rig:
         return found
 
     def audit(self, *, live_only: int = 0) -> Audit:
-        """Compare the proxy's account with what clients, upstreams and the store have counted; nothing may be under way.
+        """Compare the proxy's account with what clients, upstreams and the store counted; nothing may be under way.
 
         `live_only`: requests that were made beside `clients` and are not mirrored.
         """
@@ -230,7 +232,11 @@ class Rig:
             ("requests are those that clients sent", account.requests, sent, sent),
             ("the baseline saw each once", asked, sent, sent),
             ("each is skipped or eligible", account.requests, *[sum(account.skipped.values()) + account.eligible] * 2),
-            ("each eligible is recorded or dropped", account.eligible, *[account.recorded + sum(account.dropped.values())] * 2),
+            (
+                "each eligible is recorded or dropped",
+                account.eligible,
+                *[account.recorded + sum(account.dropped.values())] * 2,
+            ),
             ("each eligible has one candidate exchange", sum(candidate.values()), account.eligible, account.eligible),
             ("the candidate saw what is said to have been sent", seen, heard, heard + candidate.get(Outcome.RESET, 0)),
             ("the store was given what is recorded", stored.pairs, account.recorded, account.recorded),
@@ -279,12 +285,17 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 @contextlib.contextmanager
 def rig(
-    sections: Mapping[str, Any] | None = None, *, same_process: bool = False, niceness: int = 5, service: float = 0.003, spread: float = 0.1
+    sections: Mapping[str, Any] | None = None,
+    *,
+    same_process: bool = False,
+    niceness: int = 5,
+    service: float = 0.003,
+    spread: float = 0.1,
 ) -> Iterator[Rig]:
     """A proxy that runs, and all that it needs. `sections` of a configuration replace what is chosen here.
 
-    The candidate's process runs at a low priority: it stands for another machine, and what it does in its faults must not
-    take the CPU from the baseline's. With `same_process` it is a second port of the baseline's.
+    The candidate's process runs at a low priority (`niceness`): it stands for another machine, and what it does in its
+    faults must not take the CPU from the baseline's. With `same_process` it is a second port of the baseline's.
     """
     with contextlib.ExitStack() as stack:
         rack = stack.enter_context(Rack())

@@ -17,7 +17,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import uvloop
 from bench import wire
@@ -45,7 +45,7 @@ class Counts:
     most_open: int = 0
     bytes_read: int = 0
     kept: float = 0.0
-    """Seconds from a request read to its answer written, summed over the healthy answers: what the upstream itself took."""
+    """Seconds from a request read to its answer made, summed over healthy answers: what the upstream itself took."""
 
 
 class Port:
@@ -266,7 +266,7 @@ class Upstreams:
     def close(self) -> None:
         self._remote.close()
 
-    def __enter__(self) -> Upstreams:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

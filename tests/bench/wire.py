@@ -1,7 +1,7 @@
 """What client and upstream say to each other: every request has a number, and its answer repeats it.
 
-So a client can tell that it got the whole of its own answer, from the baseline. Lengths are fixed: a request is 0.9 KB, an
-answer 2.2 KB.
+So a client can tell that it got the whole of its own answer, from the baseline. Lengths are fixed: a request is 0.9
+KB, an answer 2.2 KB.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def number_of(body: bytes) -> bytes:
 def answer(digits: bytes, side: str) -> bytes:
     """The whole answer of one side to the request whose number is written in `digits`."""
     body = (_BEGINS + digits + b'","side":"' + side.encode() + _PADDING).ljust(_ANSWER_BODY - 2, b" ") + b"]}"
-    return (
-        b"HTTP/1.1 200 OK\r\nServer: upstream\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-        % (len(body), body)
+    return b"HTTP/1.1 200 OK\r\nServer: upstream\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(body),
+        body,
     )
 
 
