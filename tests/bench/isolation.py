@@ -59,6 +59,8 @@ class Turn:
     outcome: Outcome
     rss: int
     descriptors: int
+    cpu: float
+    """Seconds of CPU of the proxy, per request: tells a proxy that works more from a machine that is busy."""
 
     def quantile(self, q: float) -> float:
         """Of the latency from the time each request was due, seconds."""
@@ -249,11 +251,12 @@ class Isolation:
 
     def _turn(self, seed: int) -> Turn:
         self._rig.seed(seed)
+        before = self._rig.proxy.cpu()
         with Watch(self._rig.proxy) as watch:
             outcome = self._rig.clients.open_loop(
                 rate=self._rate, seconds=self._seconds, lead=self._lead, connections=CONNECTIONS, seed=seed
             )
-        return Turn(outcome, watch.rss, watch.descriptors)
+        return Turn(outcome, watch.rss, watch.descriptors, (self._rig.proxy.cpu() - before) / outcome.sent)
 
 
 def run(options: Options) -> Report:
@@ -280,6 +283,7 @@ def run(options: Options) -> Report:
             "p50 ratio",
             "p99 ms",
             "p99 ratio",
+            "CPU ms",
             "errors",
             "RSS MiB",
             "descriptors",
@@ -299,16 +303,17 @@ def run(options: Options) -> Report:
 
 
 def _row(one: Measured) -> tuple[str, ...]:
-    def milliseconds(q: float) -> str:
-        pair = (float(np.median([turn.quantile(q) for turn in turns])) * 1e3 for turns in (one.healthy, one.faulty))
+    def milliseconds(of: Callable[[Turn], float]) -> str:
+        pair = (float(np.median([of(turn) for turn in turns])) * 1e3 for turns in (one.healthy, one.faulty))
         return " → ".join(f"{value:.2f}" for value in pair)
 
     return (
         one.fault,
-        milliseconds(0.5),
+        milliseconds(lambda turn: turn.quantile(0.5)),
         one.ratio(0.5).text(3),
-        milliseconds(0.99),
+        milliseconds(lambda turn: turn.quantile(0.99)),
         one.ratio(0.99).text(),
+        milliseconds(lambda turn: turn.cpu),
         str(sum(one.errors.values())),
         f"{one.rss / MiB:.0f} of {one.most_rss / MiB:.0f}",
         f"{one.descriptors} of {one.most_descriptors}",
@@ -337,6 +342,7 @@ def _raw(one: Measured) -> dict[str, Any]:
                 "errors": turn.outcome.errors,
                 "rss": turn.rss,
                 "descriptors": turn.descriptors,
+                "cpu": turn.cpu,
             }
             for turn in several
         ]
