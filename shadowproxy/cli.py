@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -17,14 +18,16 @@ import typer
 import uvloop
 
 from shadowproxy import __version__
-from shadowproxy.config import Settings, load
-from shadowproxy.errors import ApiUnavailable, PayloadError, ShadowproxyError, StoreUnavailable
+from shadowproxy.config import Settings, load, worker_count, worker_settings
+from shadowproxy.errors import ApiUnavailable, PayloadError, ShadowproxyError, StoreUnavailable, Unfinished
 
 if TYPE_CHECKING:
+    from shadowproxy.children import Stop
     from shadowproxy.demo.scenarios import Scenario
 
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 4
+EXIT_UNFINISHED = 5
 
 app = typer.Typer(
     name="shadowproxy",
@@ -45,6 +48,8 @@ def main() -> None:
     """Entry point: errors that are meant for people become one line and exit code 2."""
     try:
         app()
+    except Unfinished as error:
+        _fail(str(error), EXIT_UNFINISHED)
     except ShadowproxyError as error:
         _fail(str(error))
 
@@ -78,9 +83,9 @@ def _settings(path: Path) -> Settings:
     return settings
 
 
-def _log_to_stderr(level: str) -> None:
+def _log_to_stderr(level: str, who: str = "") -> None:
     logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+        level=level.upper(), stream=sys.stderr, format=f"%(asctime)s %(levelname)-7s {who}%(name)s: %(message)s"
     )
 
 
@@ -88,33 +93,36 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     return uvloop.run(work)
 
 
-def _process(name: str, config: Path, supervised: bool) -> None:
-    settings = _settings(config)
-    _log_to_stderr(settings.log_level)
+def _process(
+    work: Callable[[Stop, Callable[[Mapping[str, str]], None]], Coroutine[Any, Any, None]], supervised: bool
+) -> None:
+    """Run one process until it is told to stop. One that is supervised announces itself in one line of JSON."""
+    from shadowproxy.children import PartFailed
+    from shadowproxy.processes import stop_signals, watch_parent
+    from shadowproxy.tasks import Tasks
 
-    async def work() -> None:
-        from shadowproxy.processes import PROCESSES, stop_signals, watch_parent
-        from shadowproxy.tasks import Tasks
+    def announce(urls: Mapping[str, str]) -> None:
+        if supervised:
+            sys.stdout.write(json.dumps(dict(urls)) + "\n")
+            sys.stdout.flush()
+            return
+        for what, url in urls.items():
+            typer.echo(f"{what}: {url}")
 
+    async def process() -> None:
         tasks = Tasks()
-
-        def announce(urls: Mapping[str, str]) -> None:
-            if supervised:
-                sys.stdout.write(json.dumps(dict(urls)) + "\n")
-                sys.stdout.flush()
-                return
-            for what, url in urls.items():
-                typer.echo(f"{what}: {url}")
-
         with stop_signals() as stop:
             if supervised:
                 watch_parent(stop, tasks)
             try:
-                await PROCESSES[name](settings, stop, announce)
+                await work(stop, announce)
             finally:
                 await tasks.cancel()
 
-    _run(work())
+    try:
+        _run(process())
+    except PartFailed:
+        raise SystemExit(EXIT_USAGE) from None
 
 
 @app.command()
@@ -128,35 +136,53 @@ def run(config: Config) -> None:
     settings = _settings(config)
     _log_to_stderr(settings.log_level)
 
-    from shadowproxy.supervisor import PartFailed, Supervisor
+    from shadowproxy.processes import open_store
+    from shadowproxy.supervisor import Supervisor
 
-    async def work() -> None:
-        from shadowproxy.processes import open_store, stop_signals
+    async def work(stop: Stop, announce: Callable[[Mapping[str, str]], None]) -> None:
+        # Opened here first, so that a wrong URL is said once and not by every part.
+        async with open_store(settings) as store:
+            supervisor = Supervisor(config, settings, store.url)
+            stop.at_once.append(supervisor.end_at_once)
+            await supervisor.start()
+            announce({**supervisor.urls, "experiment": store.name})
+            await stop.wait()
+            failed = await supervisor.stop()
+        if failed:
+            raise Unfinished(failed)
 
-        with stop_signals() as stop:
-            # Opened here first, so that a wrong URL is said once and not by every part.
-            async with open_store(settings) as store:
-                supervisor = Supervisor(config, settings, store.url)
-                await supervisor.start()
-                for what, where in supervisor.urls.items():
-                    typer.echo(f"{what}: {where}")
-                typer.echo(f"experiment: {store.name}")
-                await stop.wait()
-                await supervisor.stop()
-
-    try:
-        _run(work())
-    except PartFailed:
-        raise SystemExit(EXIT_USAGE) from None
+    _process(work, supervised=False)
 
 
 @app.command()
-def proxy(config: Config, supervised: Supervised = False) -> None:
+def proxy(
+    config: Config,
+    supervised: Supervised = False,
+    worker: Annotated[
+        tuple[int, int, int], typer.Option("--worker", hidden=True, help="Which worker, of how many, on which port.")
+    ] = (0, 0, 0),
+) -> None:
     """Answer clients from the baseline and send copies to the candidate; pairs go to Redis.
+
+    With `proxy.workers` more than 1 it is the parent of that many processes.
 
     [bold]Example[/bold]: shadowproxy proxy --config config/shadowproxy.yaml
     """
-    _process("proxy", config, supervised)
+    from shadowproxy.processes import run_proxy
+
+    settings = _settings(config)
+    number, count, port = worker
+    if count:
+        _log_to_stderr(settings.log_level, f"worker {number}: ")
+        _process(partial(run_proxy, worker_settings(settings, count, port), reuse_port=True), supervised)
+        return
+    _log_to_stderr(settings.log_level)
+    if worker_count(settings) == 1:
+        _process(partial(run_proxy, settings), supervised)
+        return
+    from shadowproxy.workers import run_workers
+
+    _process(partial(run_workers, config, settings), supervised)
 
 
 @app.command()
@@ -165,7 +191,11 @@ def compare(config: Config, supervised: Supervised = False) -> None:
 
     [bold]Example[/bold]: shadowproxy compare --config config/shadowproxy.yaml
     """
-    _process("compare", config, supervised)
+    from shadowproxy.processes import run_comparator
+
+    settings = _settings(config)
+    _log_to_stderr(settings.log_level)
+    _process(partial(run_comparator, settings), supervised)
 
 
 @app.command()
@@ -174,7 +204,11 @@ def serve(config: Config, supervised: Supervised = False) -> None:
 
     [bold]Example[/bold]: shadowproxy serve --config config/shadowproxy.yaml
     """
-    _process("serve", config, supervised)
+    from shadowproxy.processes import run_api
+
+    settings = _settings(config)
+    _log_to_stderr(settings.log_level)
+    _process(partial(run_api, settings), supervised)
 
 
 @app.command("check-config")

@@ -14,12 +14,13 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import orjson
 
 from shadowproxy import metrics
+from shadowproxy.children import Stop
 from shadowproxy.config import Settings, experiment_id, frozen
 from shadowproxy.model import Side
 from shadowproxy.tasks import Tasks
@@ -35,27 +36,42 @@ _LAST_WRITE = 2.0
 """Seconds that the store has for the last pairs where the clients have used up the grace: with the last word of the
 recorder, less than what a supervisor adds to the grace before it kills."""
 
+EXIT_AT_ONCE = 130
+"""As a shell has it for Ctrl-C."""
+
 Announce = Callable[[Mapping[str, str]], None]
 """Told once, when everything listens: by name, where."""
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM or Ctrl-C sets. A second Ctrl-C ends the process at once."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+def stop_signals() -> Iterator[Stop]:
+    """An event that SIGTERM or Ctrl-C sets. A second Ctrl-C, or SIGQUIT, ends the process at once.
 
-    def asked() -> None:
+    So does no second SIGTERM: an init system sends it to every process of a service, and then a supervisor does again.
+    """
+    loop = asyncio.get_running_loop()
+    stop = Stop()
+
+    def interrupted() -> None:
         if stop.is_set():
-            os._exit(130)
+            at_once()
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked)
+    def at_once() -> None:
+        # By now loaded, if there is a server to end.
+        from shadowproxy.pairs.embedded import end_owned
+
+        for end in (*stop.at_once, end_owned):
+            end()
+        os._exit(EXIT_AT_ONCE)
+
+    handlers = {signal.SIGTERM: stop.set, signal.SIGINT: interrupted, signal.SIGQUIT: at_once}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield stop
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 
@@ -96,8 +112,10 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
             await store.close()
 
 
-async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
+async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce, *, reuse_port: bool = False) -> None:
     """The data plane. Returns when every accepted request is answered and every pair is written, or the grace is over.
+
+    With `reuse_port` it is one of several that listen on the same port.
 
     Raises StartError or StoreUnavailable where it can't begin.
     """
@@ -112,7 +130,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
         ledger = Ledger()
         recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks)
         observed = metrics.ProxyMetrics(registry)
-        server = ProxyServer(settings, recorder, tasks=tasks, observe=observed.observe)
+        server = ProxyServer(settings, recorder, tasks=tasks, observe=observed.observe, reuse_port=reuse_port)
         observed.watch(
             account=ledger.snapshot,
             in_flight=lambda: server.in_flight,
@@ -218,10 +236,3 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         finally:
             await tasks.cancel()
             await admin.stop()
-
-
-PROCESSES: Mapping[str, Callable[[Settings, asyncio.Event, Announce], Coroutine[Any, Any, None]]] = {
-    "proxy": run_proxy,
-    "compare": run_comparator,
-    "serve": run_api,
-}

@@ -31,6 +31,7 @@ def filled() -> dict[str, metrics.Registry]:
         guardrails=(guardrail,),
     )  # fmt: skip
     metrics.VerdictMetrics(made["api"], lambda: reading)
+    made["parent of several proxy workers"] = metrics.of_workers(metrics.registry(), {}, configured=1, restarts=0)
     return made
 
 
@@ -47,6 +48,11 @@ def metrics_page() -> str:
         "OpenMetrics; beside these it exports CPU, memory and descriptors (`process_*`). All labels are bounded: cohorts by",
         "`verdict.max_cohorts`, the rest by the words of the code. A scrape configuration is in",
         "[deploy/prometheus.yml](../deploy/prometheus.yml).",
+        "",
+        "With `proxy.workers` more than 1 the parent answers for all of them. Each sample of a worker then has the label",
+        "`worker`, `0` to N-1. A worker that is started again keeps its number and counts anew, which `rate` and `increase`",
+        "take for the restart that it is; one that does not answer in time is left out, and not counted as up. Write",
+        "`sum without (worker) (rate(shadowproxy_requests_total[5m]))`, which is right for one process too.",
     ]
     for process, registry in filled().items():
         lines += ["", f"## {process}", "", "| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]

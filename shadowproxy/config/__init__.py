@@ -19,6 +19,7 @@ from shadowproxy.config.settings import (
     Verdict,
 )
 from shadowproxy.config.units import Address
+from shadowproxy.config.workers import worker_count, worker_settings
 
 __all__ = [
     "CATALOGUE",
@@ -42,4 +43,6 @@ __all__ = [
     "json_schema",
     "load",
     "loads",
+    "worker_count",
+    "worker_settings",
 ]

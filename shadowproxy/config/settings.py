@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from shadowproxy.config.catalogue import CATALOGUE, Direction
-from shadowproxy.config.units import Address, Duration, HttpUrl, Listen, Size
+from shadowproxy.config.units import Address, Duration, HttpUrl, Listen, Size, Workers
 from shadowproxy.errors import Fault
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -58,7 +58,7 @@ class Upstream(Section):
     url: HttpUrl = Field(description="where it answers; a path here is put before the request's own")
     connect_timeout: Duration = Field(2.0, gt=0, description="for making a connection")
     deadline: Duration = Field(10.0, gt=0, description="from the request's start to the last byte of the response")
-    max_idle: Annotated[int, Field(ge=0)] = Field(64, description="idle connections kept open")
+    max_idle: Annotated[int, Field(ge=0)] = Field(64, description="idle connections kept open, by all workers together")
     idle_timeout: Duration = Field(30.0, gt=0, description="an idle connection is closed after this")
 
 
@@ -106,6 +106,9 @@ class Limits(Section):
     header_timeout: Duration = Field(10.0, gt=0, description="for a whole request head to come; then 408")
     body: Size = Field(256 * 1024**2, description="largest request body; larger is 413")
     idle_timeout: Duration = Field(75.0, gt=0, description="an idle client connection is closed after this")
+    tunnel_timeout: Duration = Field(
+        3600.0, gt=0, description="a tunnel (Upgrade, as of a WebSocket) through which nothing came is cut after this"
+    )
     connections: Count = Field(4096, description="client connections at once; more are answered 503")
 
 
@@ -114,6 +117,11 @@ class Proxy(Section):
 
     listen: Listen = Field(Address("127.0.0.1", 8080), description="where clients connect")
     admin: Listen = Field(Address("127.0.0.1", 9101), description="/metrics, /healthz and /readyz of the proxy")
+    workers: Workers = Field(
+        1,
+        description="processes that share the port; `auto`: one per CPU that may be used (by affinity, not by quota). "
+        "Limits on what is held or under way are for all of them together: each has an equal share, rounded up",
+    )
     capture: Size = Field(1024**2, description="bytes of a body that are recorded; longer ones keep size and digest")
     mirror: Mirror = Mirror()
     limits: Limits = Limits()

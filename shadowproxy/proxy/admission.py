@@ -12,6 +12,7 @@ METHOD = "method"
 NOT_SAMPLED = "not_sampled"
 TOO_LARGE = "request_too_large"
 SLOW_UPLOAD = "slow_upload"
+UPGRADE = "upgrade"
 
 
 class Admission:

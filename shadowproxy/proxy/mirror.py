@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from shadowproxy.model import Exchange, Outcome, Pair, Request, Side
 from shadowproxy.pairs.ledger import Ledger
-from shadowproxy.proxy.admission import Admission
+from shadowproxy.proxy.admission import UPGRADE, Admission
 from shadowproxy.proxy.framing import RequestHead
 from shadowproxy.proxy.redact import Redactor
 from shadowproxy.proxy.upstream import SLOTS, Call, Observe, Pool
@@ -72,6 +72,8 @@ class Mirror:
         size = None if body is None else len(body)
         ledger = self._recorder.ledger
         reason = self._admission.refusal(request.method, request.received, request.request_id, size, upload)
+        if request.upgrade:
+            reason = UPGRADE
         if reason or body is None:
             ledger.skip(reason)
             return None
@@ -118,7 +120,8 @@ class OpenPair:
         mirror = self._mirror
         for side, pool in mirror.shadows.items():
             if pool.in_flight < mirror.max_in_flight:
-                Call(pool, self._request, self._body, extra=mirror.marker, settled=self.settled).start()
+                extra = mirror.marker + self._request.trace
+                Call(pool, self._request, self._body, extra=extra, settled=self.settled).start()
             else:
                 self._shed(side)
 
@@ -151,7 +154,7 @@ class OpenPair:
             request=Request(
                 method=request.method.decode("ascii"),
                 target=request.target.decode("latin-1"),
-                head=redact(b"Host: " + baseline.authority + request.fields),
+                head=redact(b"Host: " + baseline.authority + request.fields + request.framing + request.trace),
                 body=self._body[: baseline.capture],
                 body_size=len(self._body),
             ),

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from shadowproxy.config import Address, Settings
-from shadowproxy.errors import StartError
 from shadowproxy.model import Side
 from shadowproxy.proxy.admission import Admission
 from shadowproxy.proxy.framing import RequestRules
 from shadowproxy.proxy.listener import ClientConnection, Front
 from shadowproxy.proxy.mirror import Mirror, PairRecorder
 from shadowproxy.proxy.redact import Redactor
+from shadowproxy.proxy.reserve import listen_error
 from shadowproxy.proxy.upstream import Observe, Pool
 from shadowproxy.tasks import Tasks
 
@@ -43,7 +43,7 @@ class ProxyServer:
 
     `clock` gives Unix time, `monotonic` the seconds that durations are measured in, `new_id` ids for requests that come
     without one. `observe(side, outcome, total)` is called once per exchange (`total` in seconds, infinite for a
-    failure); it must be cheap and not raise.
+    failure); it must be cheap and not raise. With `reuse_port` other processes of ours may listen on the same port.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class ProxyServer:
         monotonic: Callable[[], float] = time.perf_counter,
         new_id: Callable[[], str] | None = None,
         observe: Observe | None = None,
+        reuse_port: bool = False,
     ) -> None:
         self._settings = settings
         self._recorder = recorder
@@ -64,6 +65,7 @@ class ProxyServer:
         self._monotonic = monotonic
         self._new_id = RandomIds() if new_id is None else new_id
         self._observe = observe
+        self._reuse_port = reuse_port
         self._pools: dict[Side, Pool] = {}
         self._front: Front | None = None
         self._server: asyncio.Server | None = None
@@ -75,15 +77,15 @@ class ProxyServer:
         front = self._built()
         listen = self._settings.proxy.listen
         try:
+
+            def protocol() -> Any:
+                return ClientConnection(front)
+
             self._server = await loop.create_server(
-                lambda: ClientConnection(front), listen.host or None, listen.port, backlog=BACKLOG
+                protocol, listen.host or None, listen.port, backlog=BACKLOG, reuse_port=self._reuse_port
             )
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise StartError(
-                    f"port {listen.port} is in use: proxy.listen is {listen}; stop what listens there or choose another"
-                ) from None
-            raise StartError(f"can't listen on {listen} (proxy.listen): {error}") from None
+            raise listen_error(listen, error) from None
         host, port = self._server.sockets[0].getsockname()[:2]
         return Address(host, port)
 

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 from urllib.parse import quote, urlsplit
 
 from shadowproxy.config import Upstream
@@ -21,7 +21,7 @@ from shadowproxy.proxy.framing import (
     MalformedResponseError,
     RequestHead,
     ResponseHead,
-    parse_response,
+    ResponseRules,
 )
 from shadowproxy.proxy.timers import Deadlines
 from shadowproxy.tasks import Tasks
@@ -71,6 +71,18 @@ class Sink(Protocol):
         """Stop, or go on, handing over the request's body."""
         ...
 
+    def switch(self, connection: Connection, head: ResponseHead, data: bytes) -> None:
+        """The upstream has changed protocols as asked; `data` came behind its head. The connection is the sink's."""
+        ...
+
+    def tunnelled(self, data: bytes) -> None:
+        """Bytes came through the tunnel."""
+        ...
+
+    def tunnel_ended(self) -> None:
+        """The upstream has closed its end of the tunnel."""
+        ...
+
 
 class Call:
     """One request to one upstream, from its dispatch to the end of the response.
@@ -81,19 +93,19 @@ class Call:
     """
 
     __slots__ = (
-        "_body",
         "_fresh",
         "_heads_up",
         "_moved",
         "_settled",
-        "_watch",
         "connection",
         "held",
         "method",
         "over",
         "pool",
         "sink",
+        "upgrade",
         "upload",
+        "watch",
         "wire",
     )
 
@@ -109,6 +121,7 @@ class Call:
     ) -> None:
         self.pool = pool
         self.method = request.method
+        self.upgrade = request.upgrade
         self.sink = sink
         self.connection: Connection | None = None
         self.over = False
@@ -121,7 +134,8 @@ class Call:
         else:
             self.wire = head + (body if request.length is not None else chunk(body) + LAST_CHUNK)
         self._settled = settled
-        self._watch: Observation | None = Observation(pool.capture if settled is not None else 0)
+        self.watch: Observation | None = Observation(pool.capture if settled is not None else 0)
+        """What is observed, until the call has settled."""
         self._heads_up = False
         self._moved = False
         self._fresh = False
@@ -132,57 +146,42 @@ class Call:
 
     # What its connection reports
 
-    def attached(self, connection: Connection) -> None:
-        """A connection was found and has been given `wire`."""
-        self.connection = connection
-        if self.upload is not None:
-            self.upload.flush(connection)
-            self.hold_upload(False)
-
     def sent(self) -> None:
         """The last byte of the request has been written."""
-        if self._watch is not None and (self.upload is None or self.upload.complete):
-            self._watch.sent = self.pool.monotonic()
-
-    def arrived(self) -> None:
-        """Bytes came; nothing has been done with them."""
-        if self._watch is not None:
-            self._watch.last = self.pool.monotonic()
-
-    def first_byte(self) -> None:
-        """What has arrived begins a head."""
-        if self._watch is not None:
-            self._watch.first = self._watch.last
+        if self.watch is not None and (self.upload is None or self.upload.complete):
+            self.watch.sent = self.pool.monotonic()
 
     def interim(self, head: ResponseHead) -> None:
         """A 1xx response came."""
         if self.sink is not None:
             self.sink.interim(head)
 
-    def note(self, head: ResponseHead) -> None:
-        """The head of the final response came; what follows it has not been looked at."""
-        if self._watch is not None:
-            self._watch.status = head.status
-            self._watch.head = head.received[2:]
-
     def begin(self, head: ResponseHead, raw: bytes, payload: bytes) -> None:
         """The response begins, with the first part of its body (often all of it)."""
         self._heads_up = True
-        if payload and self._watch is not None and self._settled is not None:
-            self._watch.capture.feed(payload)
+        if payload and self._settled is not None and self.watch is not None:
+            self.watch.feed(payload)
         if self.sink is not None:
             self.sink.begin(head, raw, payload)
 
     def data(self, raw: bytes, payload: bytes) -> None:
         """A part of the response's body came."""
         self._moved = True
-        watch = self._watch
+        watch = self.watch
         if watch is not None and payload and self._settled is not None:
-            watch.capture.feed(payload)
+            watch.feed(payload)
         if self.sink is not None:
             self.sink.data(raw, payload)
-        elif watch is not None and watch.capture.overflowed and self.connection is not None:
+        elif watch is not None and watch.overflowed and self.connection is not None:
             self.pool.spend(self.connection, len(payload))
+
+    def switch(self, connection: Connection, head: ResponseHead, data: bytes) -> None:
+        """The protocol has changed: from here on the client and `connection` have each other."""
+        self.connection = None
+        sink = cast("Sink", self.sink)
+        self._finish()
+        sink.switch(connection, head, data)
+        self._settle(Outcome.OK, "")
 
     def complete(self) -> None:
         """The response is complete and its connection is no longer this call's."""
@@ -204,8 +203,8 @@ class Call:
             return
         if stale and not self._fresh and self.upload is None and self.method in SAFE_TO_REPEAT:
             self._fresh = True
-            if self._watch is not None:
-                self._watch.sent = None
+            if self.watch is not None:
+                self.watch.sent = None
             self.pool.connect(self)
             return
         self._finish()
@@ -234,7 +233,7 @@ class Call:
     def leave(self) -> None:
         """The client is gone. A recorded exchange is read to its end all the same, within its deadline; others stop."""
         self.sink = None
-        if self._settled is None or self._watch is None or self.upload is not None:
+        if self._settled is None or self.watch is None or self.upload is not None:
             self.abandon(Outcome.RESET, "the client went away")
         elif self.connection is not None:
             self.connection.hold(_HELD_BY_CLIENT, False)
@@ -265,13 +264,14 @@ class Call:
             self.abandon(Outcome.TIMEOUT, f"silent for {self.pool.deadline:g} s amid the response")
 
     def _settle(self, outcome: Outcome, detail: str) -> None:
-        watch = self._watch
+        watch = self.watch
         if watch is None:
             return
-        self._watch = None
-        exchange = watch.conclude(outcome, detail, self.pool.redact)
-        if self.pool.observe is not None:
-            self.pool.observe(self.pool.side, outcome, exchange.total)
+        self.watch = None
+        pool = self.pool
+        exchange = watch.conclude(outcome, detail, pool.redact)
+        if pool.observe is not None:
+            pool.observe(pool.side, outcome, exchange.total)
         if self._settled is not None:
             self._settled(self, exchange)
 
@@ -307,8 +307,8 @@ class _Upload:
             connection.write(b"".join(waiting))
 
 
-class Connection(asyncio.Protocol):
-    """One connection to an upstream, with at most one call on it."""
+class Connection:
+    """One connection to an upstream, with at most one call on it; after a change of protocol, the end of a tunnel."""
 
     __slots__ = (
         "_body",
@@ -318,16 +318,20 @@ class Connection(asyncio.Protocol):
         "_partial",
         "_pool",
         "_reusable",
+        "_rules",
         "_transport",
+        "_tunnel",
         "_used",
         "_write_held",
     )
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._rules = pool.rules
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._call: Call | None = None
         self._body: Body | None = None
+        self._tunnel: Sink | None = None
         self._partial = b""
         self._heard = False
         self._used = False
@@ -351,25 +355,46 @@ class Connection(asyncio.Protocol):
         self._body = None
         self._partial = b""
         self._heard = False
-        self.write(call.wire, whole=call.upload is None)
-        call.attached(self)
+        call.connection = self
+        self._transport.write(call.wire)
+        if call.upload is None:
+            # Its clock starts when the bytes have been handed to the kernel.
+            if not self._write_held and call.watch is not None:
+                call.watch.sent = self._pool.monotonic()
+        else:
+            call.upload.flush(self)
+            call.hold_upload(False)
 
-    def write(self, data: bytes, *, whole: bool = True) -> None:
-        """Write bytes of the request; its clock starts when they have been handed to the kernel."""
+    def write(self, data: bytes) -> None:
+        """Write bytes of a request that is streamed, or into a tunnel."""
         if self._transport.is_closing():
             return
         self._transport.write(data)
-        if whole and not self._write_held and self._call is not None:
+        if not self._write_held and self._call is not None:
             self._call.sent()
 
     def hold(self, reason: int, hold: bool) -> None:
         """Pause reading for `reason`, or take that back."""
         self._holds = hold_reading(self._transport, self._holds, reason, hold)
 
+    def hold_tunnel(self, hold: bool) -> None:
+        """Pause reading as the client can't take more, or go on."""
+        self.hold(_HELD_BY_CLIENT, hold)
+
     def drop(self) -> None:
         """Close at once, whatever is under way."""
-        self._call = None
+        self._call = self._tunnel = None
         self._transport.abort()
+
+    def write_eof(self) -> None:
+        """The client will send no more into the tunnel."""
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close a tunnel when what was written has gone out."""
+        self._tunnel = None
+        self._transport.close()
 
     # asyncio.Protocol
 
@@ -385,6 +410,8 @@ class Connection(asyncio.Protocol):
         self._write_held = True
         if self._call is not None:
             self._call.hold_upload(True)
+        elif self._tunnel is not None:
+            self._tunnel.hold_upload(True)
 
     def resume_writing(self) -> None:
         """See asyncio."""
@@ -392,15 +419,23 @@ class Connection(asyncio.Protocol):
         if self._call is not None:
             self._call.sent()
             self._call.hold_upload(False)
+        elif self._tunnel is not None:
+            self._tunnel.hold_upload(False)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
         call = self._call
         if call is None:
-            self._transport.abort()
+            if self._tunnel is None:
+                self._transport.abort()
+            else:
+                self._tunnel.tunnelled(data)
             return
         self._heard = True
-        call.arrived()
+        watch = call.watch
+        if watch is not None:
+            # Before anything is done with them: see `Observation`.
+            watch.last = self._pool.monotonic()
         try:
             if self._body is None:
                 self._heads(call, data)
@@ -415,10 +450,11 @@ class Connection(asyncio.Protocol):
     def _heads(self, call: Call, data: bytes) -> None:
         """Read heads until that of the final response, and what follows it."""
         while data:
-            if not self._partial:
-                call.first_byte()
-            else:
+            if self._partial:
                 data = self._partial + data
+                self._partial = b""
+            elif call.watch is not None:
+                call.watch.first = call.watch.last
             end = data.find(b"\r\n\r\n")
             if end < 0:
                 self._partial = data
@@ -427,21 +463,37 @@ class Connection(asyncio.Protocol):
                 if not b"HTTP/1.".startswith(data[:7]):
                     raise MalformedResponseError("the status line is not that of HTTP/1")
                 return
-            self._partial = b""
-            head = parse_response(data[:end])
+            head = self._rules.parse(data[:end])
             data = data[end + 4 :]
             if head.status >= 200:
-                body = self._body = head.body(call.method)
                 self._reusable = head.keep_alive
-                call.note(head)
+                # What follows may prove broken; the head has come all the same.
+                if call.watch is not None:
+                    call.watch.status = head.status
+                    call.watch.head = head.received[2:]
+                if head.length == len(data) and data and not head.bodiless and call.method != b"HEAD":
+                    # The usual case, whole in one read, needs no decoder.
+                    call.begin(head, data, data)
+                    if self._call is call:
+                        self._complete(call, keep=True)
+                    return
+                body = self._body = head.body(call.method)
                 raw, payload, surplus = _part(body, data)
                 call.begin(head, raw, payload)
                 self._check_end(call, body, surplus)
                 return
             if head.status == 101:
-                raise MalformedResponseError("101 Switching Protocols was not asked for")
+                self._switch(call, head, data)
+                return
             if head.status != 100:
                 call.interim(head)
+
+    def _switch(self, call: Call, head: ResponseHead, data: bytes) -> None:
+        if not call.upgrade or not head.upgrade or call.sink is None:
+            raise MalformedResponseError("101 Switching Protocols was not asked for")
+        self._call = None
+        self._tunnel = call.sink
+        call.switch(self, head, data)
 
     def _check_end(self, call: Call, body: Body, surplus: bytes) -> None:
         if body.done and self._call is call:
@@ -451,7 +503,8 @@ class Connection(asyncio.Protocol):
     def _complete(self, call: Call, *, keep: bool) -> None:
         self._call = None
         self._used = True
-        self.hold(_HELD_BY_CLIENT | _HELD_BY_BUDGET, False)
+        if self._holds:
+            self.hold(_HELD_BY_CLIENT | _HELD_BY_BUDGET, False)
         whole = call.upload is None or call.upload.complete
         if keep and self._reusable and whole and not self._write_held and not self._transport.is_closing():
             self._pool.release(self)
@@ -469,6 +522,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self._pool.closed(self)
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            tunnel.tunnel_ended()
         call, self._call = self._call, None
         if call is None:
             return
@@ -511,6 +567,7 @@ class Pool:
         self.deadline = upstream.deadline
         self.capture = capture
         self.redact = redact
+        self.rules = ResponseRules()
         self.monotonic = monotonic
         self.observe = observe
         self.in_flight = 0
@@ -520,10 +577,8 @@ class Pool:
         self._loop = loop
         self._tasks = tasks
         self._deadlines: Deadlines[Call] = Deadlines(loop, upstream.deadline, Call.expire)
-        self._idle: dict[Connection, None] = {}
         self._open: set[Connection] = set()
-        self._calls: set[Call] = set()
-        self._idle_since: Deadlines[Connection] = Deadlines(loop, upstream.idle_timeout, self._close_idle)
+        self._idle: Deadlines[Connection] = Deadlines(loop, upstream.idle_timeout, Connection.drop)
         self._budget = OVERFLOW_BUDGET
         self._over_budget: list[Connection] = []
         self._refill: asyncio.TimerHandle | None = None
@@ -534,11 +589,8 @@ class Pool:
     def begin(self, call: Call) -> None:
         """Send `call` on an idle connection, or on a new one."""
         self.in_flight += 1
-        self._calls.add(call)
-        self._deadlines.add(call)
-        while self._idle:
-            connection, _ = self._idle.popitem()
-            self._idle_since.discard(connection)
+        self._deadlines.start(call)
+        while (connection := self._idle.pop()) is not None:
             if connection.usable:
                 connection.take(call)
                 return
@@ -549,10 +601,15 @@ class Pool:
         call.hold_upload(True)
         self._tasks.start(self._connect(call), name=f"connect to {self.side.value}")
 
+    def _protocol(self) -> Any:
+        # asyncio asks for a subclass of its Protocol by its types alone. A class of its own can be compiled.
+        return Connection(self)
+
     async def _connect(self, call: Call) -> None:
+        connection: Connection
         try:
             async with asyncio.timeout(self._connect_timeout):
-                _, connection = await self._loop.create_connection(lambda: Connection(self), self.host, self.port)
+                _, connection = await self._loop.create_connection(self._protocol, self.host, self.port)
         except TimeoutError:
             call.lost(Outcome.CONNECT, f"no connection within {self._connect_timeout:g} s")
         except OSError as error:
@@ -576,9 +633,9 @@ class Pool:
     def finished(self, call: Call) -> None:
         """`call` is over."""
         self.in_flight -= 1
-        self._calls.discard(call)
         self._deadlines.discard(call)
-        self.silences.discard(call)
+        if self.silences:
+            self.silences.discard(call)
 
     # Connections
 
@@ -591,18 +648,12 @@ class Pool:
         if self._closing or len(self._idle) >= self._max_idle or not connection.usable:
             connection.drop()
         else:
-            self._idle[connection] = None
-            self._idle_since.add(connection)
+            self._idle.start(connection)
 
     def closed(self, connection: Connection) -> None:
         """`connection` is gone."""
         self._open.discard(connection)
-        if self._idle.pop(connection, self) is None:
-            self._idle_since.discard(connection)
-
-    def _close_idle(self, connection: Connection) -> None:
-        self._idle.pop(connection, None)
-        connection.drop()
+        self._idle.discard(connection)
 
     def spend(self, connection: Connection, size: int) -> None:
         """Account for `size` bytes that are read for their digest only; past the budget the connection waits."""
@@ -635,13 +686,13 @@ class Pool:
     def close(self) -> None:
         """End every call and close every connection."""
         self._closing = True
-        for call in tuple(self._calls):
+        for call in (*self._deadlines, *self.silences):
             call.abandon(Outcome.RESET, "the proxy is stopping")
         for connection in tuple(self._open):
             connection.drop()
         for timers in (self._deadlines, self.silences):
             timers.close()
-        self._idle_since.close()
+        self._idle.close()
         if self._refill is not None:
             self._refill.cancel()
 

@@ -17,7 +17,7 @@ from shadowproxy.proxy.admission import Admission
 from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, ChunkedBody, LengthBody, chunk
 from shadowproxy.proxy.capture import Capture
 from shadowproxy.proxy.exchange import Observation
-from shadowproxy.proxy.framing import MalformedResponseError, RefusalError, RequestRules, parse_response
+from shadowproxy.proxy.framing import MalformedResponseError, RefusalError, RequestRules, ResponseRules
 from shadowproxy.proxy.mirror import decode_annotations
 from shadowproxy.proxy.redact import Redactor
 from shadowproxy.proxy.timers import Deadlines
@@ -89,7 +89,7 @@ def test_no_bytes_break_the_head_parsers(head: bytes) -> None:
             assert forwarded.count(b"\n") == forwarded.count(b"\r\n") == forwarded.count(b"\r")
     response = (b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n").partition(b"\r\n\r\n")[0]
     with contextlib.suppress(MalformedResponseError):
-        assert b"\r\n\r\n" not in parse_response(response).fields
+        assert b"\r\n\r\n" not in ResponseRules().parse(response).fields
 
 
 def test_connection_cannot_name_what_frames_the_message() -> None:
