@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from bench import aa, memory
 from bench.isolation import CONFIGURATION, NAMES, Isolation
 from bench.openloop import Clients
+from bench.options import Options
+from bench.report import write_json
 from bench.rig import MiB, rig
 from bench.upstreams import Upstreams
 from bench.wire import BASELINE, CANDIDATE
@@ -155,3 +158,11 @@ def test_a_rig_ends_what_it_began() -> None:
         assert store is not None
     assert not any(process.running for process in processes)
     assert not Path(f"/proc/{store}").exists()
+
+
+def test_a_report_of_a_comparison_with_itself_can_be_written(tmp_path: Path) -> None:
+    report = aa.run(Options(rounds=2, seconds=0.5))
+    write_json(tmp_path / "figures.json", [report])
+    (written,) = json.loads((tmp_path / "figures.json").read_text())
+    assert [run["layout"] for run in written["runs"]] == list(aa.LAYOUTS)
+    assert all(run["alarms"].keys() == {"default", "strict"} for run in written["runs"])
