@@ -3,6 +3,7 @@
 #   make demo            watch a candidate being compared with the baseline, and a verdict arrive
 #   make test            all tests
 #   make bench           measure the proxy beside its peers; one: make bench BENCH=proxy-cpu
+#   make soak            measure isolation, memory and fairness at length, about 25 minutes
 #   make lint            ruff and mypy --strict
 #   make docs            write the schema and the pages of docs/ that are made from the code
 #   make clean           remove what the above made
@@ -21,7 +22,7 @@ CACHE := .cache
 STAMP := $(CACHE)/stamps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench lint docs clean
+.PHONY: demo test bench soak lint docs clean
 
 demo: $(STAMP)/installed-demo $(STAMP)/data
 	@# Its exit code is the verdict's. A rollback (1) is an outcome, and no error of make's; to stay undecided (3) is one.
@@ -32,6 +33,9 @@ test: $(STAMP)/installed-dev $(STAMP)/data $(STAMP)/servers
 
 bench: $(STAMP)/installed-bench $(STAMP)/servers
 	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" PYTHONPATH=.:tests $(BIN)/python -m bench $(BENCH) $(BENCH_ARGS)
+
+soak: BENCH = proxy-isolation proxy-memory proxy-aa
+soak: bench
 
 lint: $(STAMP)/installed-dev
 	$(BIN)/ruff check .

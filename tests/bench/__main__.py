@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bench import cpu, latency, report
+from bench import aa, cpu, isolation, latency, memory, report
 from bench.options import Options
 from bench.peers import NotMeasured
 from bench.procs import Failed
@@ -18,6 +18,9 @@ from rich.console import Console
 BENCHMARKS: Final[dict[str, Callable[[Options], report.Report]]] = {
     "proxy-cpu": cpu.run,
     "proxy-latency": latency.run,
+    "proxy-isolation": isolation.run,
+    "proxy-memory": memory.run,
+    "proxy-aa": aa.run,
 }
 
 
