@@ -22,9 +22,12 @@ SKIPPED: Final[Mapping[str, str]] = {
 DROPPED: Final[Mapping[str, str]] = {
     "client_slow": "The client took the answer so slowly that the baseline's deadline passed.",
     "proxy_stopped": "The proxy stopped before every side had answered, and `proxy.grace` was over.",
-    "recorder_full": "More than `recorder.max_bytes` wait for Redis.",
-    "recorder_shutdown": "The process ended before Redis took the pair.",
+    "proxy_crashed": "The proxy was killed while the pair was in its memory; said by the one that found its spool.",
+    "recorder_failed": "A fault of shadowproxy's own: no attempt to deliver the batch came to an expected end.",
+    "recorder_full": "More than `recorder.max_bytes` wait for Redis, and the spool takes no more.",
+    "recorder_shutdown": "The process ended before Redis or the spool took the pair.",
     "recorder_unencodable": "The pair has no place in the batch format.",
+    "spool_corrupt": "A record of the spool was damaged on the disk.",
 }
 """Every reason why the pair of an eligible request is not recorded. None is the candidate's doing."""
 
