@@ -162,7 +162,7 @@ def _unzstd(body: bytes, limit: int) -> Decoded:
 
 
 def _zstd_ends(body: bytes) -> bool:
-    """Whether `body` ends where a frame does (RFC 8878, section 3.1): the library's reader ends at a cut as at an end."""
+    """Whether `body` ends where a frame does (RFC 8878, section 3.1). To the library's reader a cut is an end too."""
     at = frames = 0
     while at < len(body):
         frames += 1

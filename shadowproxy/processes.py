@@ -103,6 +103,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
     """
     from shadowproxy.pairs.ledger import Ledger
     from shadowproxy.pairs.recorder import Recorder
+    from shadowproxy.proxy.redact import Redactor
     from shadowproxy.proxy.server import ProxyServer
     from shadowproxy.serve.admin import AdminServer
 
@@ -110,7 +111,8 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
     registry = metrics.registry()
     async with open_store(settings) as store:
         ledger = Ledger()
-        recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks)
+        redactor = Redactor(settings.proxy.redact)
+        recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks, scrub=redactor)
         observed = metrics.ProxyMetrics(registry)
         server = ProxyServer(settings, recorder, tasks=tasks, observe=observed.observe)
         observed.watch(
@@ -119,6 +121,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
             connections=lambda: server.connections,
             waiting=lambda: (recorder.waiting_pairs, recorder.waiting_bytes),
         )
+        observed.watch_edits(lambda: server.unapplied, lambda: redactor.left_out)
 
         async def ready() -> Mapping[str, str]:
             # Without the candidate the proxy still serves its clients, so only the baseline decides.

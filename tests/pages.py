@@ -21,6 +21,7 @@ def filled() -> dict[str, metrics.Registry]:
     made = {name: metrics.registry() for name in ("proxy", "comparator", "api")}
     proxy = metrics.ProxyMetrics(made["proxy"])
     proxy.watch(lambda: account, lambda: {Side.BASELINE: 1}, lambda: 1, lambda: (1, 1))
+    proxy.watch_edits(lambda: {Side.CANDIDATE: {"not_json": 1}}, lambda: {"truncated": 1})
     proxy.observe(Side.BASELINE, Outcome.OK, 0.01)
     metrics.ComparatorMetrics(made["comparator"]).failure(Side.CANDIDATE, "timeout", 1)
     guardrail = metrics.GuardrailReading(

@@ -10,9 +10,7 @@ from urllib.parse import urlsplit
 import jmespath
 import jmespath.exceptions
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -20,6 +18,9 @@ from pydantic import (
 )
 
 from shadowproxy.config.catalogue import CATALOGUE, Direction
+from shadowproxy.config.redaction import Redact
+from shadowproxy.config.section import Section
+from shadowproxy.config.shaping import Credentials, CredentialsOrWord, HeaderEdits, Host, JsonFields, Rewrite
 from shadowproxy.config.units import Address, Duration, HttpUrl, Listen, Size
 from shadowproxy.errors import Fault
 
@@ -27,12 +28,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, and closed to keys it doesn't know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 def _expression(text: Any) -> Any:
@@ -60,6 +55,19 @@ class Upstream(Section):
     deadline: Duration = Field(10.0, gt=0, description="from the request's start to the last byte of the response")
     max_idle: Annotated[int, Field(ge=0)] = Field(64, description="idle connections kept open")
     idle_timeout: Duration = Field(30.0, gt=0, description="an idle connection is closed after this")
+    host: Host | None = Field(
+        None, description="Host header: the URL's own unless given, `client` for the client's, or a literal"
+    )
+    rewrite: tuple[Rewrite, ...] = Field((), description="of the path, before that of `url` is put before it")
+    headers: HeaderEdits = HeaderEdits()
+    credentials: CredentialsOrWord = Field(
+        Credentials(), description="what it gets of the client's credentials: keep, remove, or {authorization: ...}"
+    )
+    json_fields: JsonFields = Field(
+        default_factory=dict,
+        description="path: value, set in JSON request bodies, such as `model: v2`; missing objects are made. A body "
+        "that is streamed (over proxy.mirror.max_body) or can't be read goes out as it came, and is counted",
+    )
 
 
 def _upstream(value: Any) -> Any:
@@ -117,10 +125,7 @@ class Proxy(Section):
     capture: Size = Field(1024**2, description="bytes of a body that are recorded; longer ones keep size and digest")
     mirror: Mirror = Mirror()
     limits: Limits = Limits()
-    redact_headers: tuple[str, ...] = Field(
-        ("authorization", "cookie", "set-cookie", "proxy-authorization"),
-        description="headers that never leave the process with a pair",
-    )
+    redact: Redact = Redact()
     annotation_header: str = Field(
         "x-shadow-annotations",
         pattern=r"^[!#$%&'*+.^_`|~0-9a-z-]+$",
@@ -370,6 +375,11 @@ def contradictions(parts: Mapping[str, Any]) -> list[Fault]:
                 faults.append(
                     Fault(f"$.{side}.url", f"{listen} is where the proxy itself listens: it would call itself")
                 )
+    if "proxy" in parts:
+        ours = {parts["proxy"].marker_header, parts["proxy"].annotation_header}
+        for side in ("baseline", "candidate", "replica"):
+            for name in sorted(ours & parts[side].headers.edited) if parts.get(side) is not None else ():
+                faults.append(Fault(f"$.{side}.headers", f"{name} is the proxy's own and can't be set or removed"))
     return faults
 
 

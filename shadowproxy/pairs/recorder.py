@@ -31,6 +31,8 @@ SHUTDOWN: Final = "recorder_shutdown"
 """Drop reason: the process ended before the store took the pair."""
 UNENCODABLE: Final = "recorder_unencodable"
 """Drop reason: the pair has no place in the batch format."""
+UNREDACTED: Final = "recorder_unredacted"
+"""Drop reason: what must not leave the process could not be taken out of the pair."""
 
 _PAIR_OVERHEAD: Final = 1024
 _BATCH_BYTES: Final = 2 * 1024**2
@@ -54,7 +56,8 @@ class Recorder:
     """Takes pairs, and delivers each exactly once or drops it and says so in the ledger.
 
     `producer` names the process; a random part is added, since the store tells a repeated batch by producer and
-    sequence, and a process that restarts counts from the beginning.
+    sequence, and a process that restarts counts from the beginning. `scrub` takes out of a pair what must not leave the
+    process: it is called in a thread, pair by pair, before anything is packed.
     """
 
     def __init__(
@@ -66,12 +69,14 @@ class Recorder:
         tasks: Tasks,
         *,
         jitter: Callable[[], float] = random.random,
+        scrub: Callable[[Pair], Pair] | None = None,
     ) -> None:
         self.producer = f"{producer}-{secrets.token_hex(4)}"
         self._store = store
         self._ledger = ledger
         self._tasks = tasks
         self._jitter = jitter
+        self._scrub = scrub
         self._batch = settings.batch
         self._linger = settings.linger
         self._max_bytes = settings.max_bytes
@@ -185,6 +190,8 @@ class Recorder:
         return pairs
 
     async def _deliver(self, pairs: Sequence[Pair]) -> None:
+        if self._scrub is not None:
+            pairs = await self._scrubbed(pairs, self._scrub)
         packed, count = self._pack(pairs)
         if count:
             # Compression lets go of the interpreter's lock; in a thread it doesn't delay the clients' answers.
@@ -200,6 +207,16 @@ class Recorder:
             await self._insist(append)
             self._ledger.record(count)
         self._under_way_pairs = self._under_way_bytes = 0
+
+    async def _scrubbed(self, pairs: Sequence[Pair], scrub: Callable[[Pair], Pair]) -> Sequence[Pair]:
+        """The pairs as they may leave the process; those that can't be scrubbed are dropped, whatever the reason."""
+        clean, failures = await asyncio.to_thread(_each, scrub, pairs)
+        for failure in failures:
+            # Not the message: it may quote what was to be taken out.
+            log.error("a pair can't be redacted and is dropped: %s", failure)
+            self._ledger.drop(UNREDACTED)
+            self._under_way_pairs -= 1
+        return clean
 
     def _pack(self, pairs: Sequence[Pair]) -> tuple[bytes, int]:
         """The batch as msgpack and how many pairs are in it, without those that can't be encoded, which are dropped."""
@@ -258,6 +275,17 @@ class Recorder:
         if account != self._published:
             await self._store.publish(self.producer, account)
             self._published = account
+
+
+def _each(scrub: Callable[[Pair], Pair], pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
+    clean: list[Pair] = []
+    failures: list[str] = []
+    for pair in pairs:
+        try:
+            clean.append(scrub(pair))
+        except Exception as error:  # noqa: BLE001  (no fault in redaction may let a pair out, nor stop the writer)
+            failures.append(type(error).__name__)
+    return clean, failures
 
 
 def _size(pair: Pair) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from shadowproxy.model import Exchange, Outcome
 from shadowproxy.proxy.capture import Capture
@@ -28,15 +27,15 @@ class Observation:
         self.head = b""
         self.capture = Capture(cap)
 
-    def conclude(self, outcome: Outcome, detail: str, redact: Callable[[bytes], bytes]) -> Exchange:
-        """The exchange as it ended, its head redacted."""
+    def conclude(self, outcome: Outcome, detail: str) -> Exchange:
+        """The exchange as it ended."""
         first = self.first
         sent = self.sent if self.sent is not None else first
         capture = self.capture
         return Exchange(
             outcome=outcome,
             status=self.status,
-            head=redact(self.head),
+            head=self.head,
             body=capture.body,
             body_size=capture.size,
             digest=capture.digest,

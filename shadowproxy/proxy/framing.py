@@ -80,6 +80,7 @@ class RequestHead:
         "annotations",
         "expects",
         "fields",
+        "host",
         "keep_alive",
         "length",
         "method",
@@ -96,6 +97,8 @@ class RequestHead:
     length: int | None
     expects: bool
     request_id: bytes
+    host: bytes
+    """The host that the client asked for; empty if an HTTP/1.0 client named none."""
     annotations: bytes
     fields: bytes
     received: bytes
@@ -167,6 +170,7 @@ class RequestRules:
         _check_upgrade(tokens, found)
         request.keep_alive = b"close" not in tokens and (request.minor == 1 or b"keep-alive" in tokens)
         request.annotations = found.get(self._annotations, b"")
+        request.host = authority or found.get(b"host", b"")
         request.received = fields
         request.fields = _forwarded(request, kept, tokens, found, authority, peer, new_id)
         return request

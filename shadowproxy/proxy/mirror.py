@@ -15,7 +15,6 @@ from shadowproxy.model import Exchange, Outcome, Pair, Request, Side
 from shadowproxy.pairs.ledger import Ledger
 from shadowproxy.proxy.admission import Admission
 from shadowproxy.proxy.framing import RequestHead
-from shadowproxy.proxy.redact import Redactor
 from shadowproxy.proxy.upstream import SLOTS, Call, Observe, Pool
 
 CLIENT_SLOW = "client_slow"
@@ -46,7 +45,6 @@ class Mirror:
         baseline: Pool,
         shadows: Mapping[Side, Pool],
         recorder: PairRecorder,
-        redact: Redactor,
         *,
         max_in_flight: int,
         marker_header: str,
@@ -60,7 +58,6 @@ class Mirror:
         self.observe = observe
         self._admission = admission
         self._recorder = recorder
-        self._redact = redact
         self._emptied = emptied
         self._open: set[OpenPair] = set()
 
@@ -86,7 +83,7 @@ class Mirror:
         if pair.dropped:
             self._recorder.ledger.drop(pair.dropped)
         else:
-            self._recorder.offer(pair.build(self._redact, self.baseline))
+            self._recorder.offer(pair.build(self.baseline))
         if not self._open:
             self._emptied()
 
@@ -141,8 +138,9 @@ class OpenPair:
         if not self._waiting:
             self._mirror.finish(self)
 
-    def build(self, redact: Redactor, baseline: Pool) -> Pair:
-        """The pair, redacted. The request is as the baseline got it, but for the path prefix of its URL."""
+    def build(self, baseline: Pool) -> Pair:
+        """The pair, not redacted yet. The request is the client's as it is forwarded, before any upstream's own edits;
+        its Host is that of the baseline's URL."""
         request = self._request
         first, second, third = self._exchanges
         return Pair(
@@ -151,7 +149,7 @@ class OpenPair:
             request=Request(
                 method=request.method.decode("ascii"),
                 target=request.target.decode("latin-1"),
-                head=redact(b"Host: " + baseline.authority + request.fields),
+                head=b"Host: " + baseline.authority + request.fields,
                 body=self._body[: baseline.capture],
                 body_size=len(self._body),
             ),

@@ -15,7 +15,7 @@ from shadowproxy.proxy.admission import Admission
 from shadowproxy.proxy.framing import RequestRules
 from shadowproxy.proxy.listener import ClientConnection, Front
 from shadowproxy.proxy.mirror import Mirror, PairRecorder
-from shadowproxy.proxy.redact import Redactor
+from shadowproxy.proxy.trace import RandomSpans
 from shadowproxy.proxy.upstream import Observe, Pool
 from shadowproxy.tasks import Tasks
 
@@ -42,8 +42,8 @@ class ProxyServer:
     """Answers clients from the baseline, copies requests to the shadow sides, offers pairs to the recorder.
 
     `clock` gives Unix time, `monotonic` the seconds that durations are measured in, `new_id` ids for requests that come
-    without one. `observe(side, outcome, total)` is called once per exchange (`total` in seconds, infinite for a
-    failure); it must be cheap and not raise.
+    without one, `new_span` span ids (16 hexadecimal digits) for the copies of traced requests. `observe(side, outcome,
+    total)` is called once per exchange (`total` in seconds, infinite for a failure); it must be cheap and not raise.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class ProxyServer:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.perf_counter,
         new_id: Callable[[], str] | None = None,
+        new_span: Callable[[], bytes] | None = None,
         observe: Observe | None = None,
     ) -> None:
         self._settings = settings
@@ -63,6 +64,7 @@ class ProxyServer:
         self._clock = clock
         self._monotonic = monotonic
         self._new_id = RandomIds() if new_id is None else new_id
+        self._new_span = RandomSpans() if new_span is None else new_span
         self._observe = observe
         self._pools: dict[Side, Pool] = {}
         self._front: Front | None = None
@@ -99,13 +101,12 @@ class ProxyServer:
             Side.CANDIDATE: settings.candidate,
             Side.REPLICA: settings.replica,
         }
-        redact = Redactor(proxy.redact_headers)
         pools = self._pools = {
             side: Pool(
                 side,
                 upstream,
                 capture=proxy.capture,
-                redact=redact,
+                new_span=self._new_span,
                 loop=loop,
                 tasks=self._tasks,
                 monotonic=self._monotonic,
@@ -121,7 +122,6 @@ class ProxyServer:
             pools[Side.BASELINE],
             {side: pool for side, pool in pools.items() if side is not Side.BASELINE},
             self._recorder,
-            redact,
             max_in_flight=proxy.mirror.max_in_flight,
             marker_header=proxy.marker_header,
             observe=self._observe,
@@ -182,6 +182,11 @@ class ProxyServer:
     def in_flight(self) -> Mapping[Side, int]:
         """Exchanges under way, by upstream."""
         return {side: pool.in_flight for side, pool in self._pools.items()}
+
+    @property
+    def unapplied(self) -> Mapping[Side, Mapping[str, int]]:
+        """Requests in which JSON fields could not be set, by upstream and by obstacle (see `overrides`)."""
+        return {side: pool.shape.unapplied for side, pool in self._pools.items()}
 
     @property
     def connections(self) -> int:

@@ -23,6 +23,7 @@ from shadowproxy.proxy.framing import (
     ResponseHead,
     parse_response,
 )
+from shadowproxy.proxy.shaping import shaper
 from shadowproxy.proxy.timers import Deadlines
 from shadowproxy.tasks import Tasks
 
@@ -115,11 +116,7 @@ class Call:
         self.held = False
         """Whether the client ever made the response wait."""
         self.upload = _Upload(chunked=request.length is None) if body is None else None
-        head = request.to(pool.prefix, pool.authority, extra)
-        if not body:
-            self.wire = head if body is None or request.length is not None else head + LAST_CHUNK
-        else:
-            self.wire = head + (body if request.length is not None else chunk(body) + LAST_CHUNK)
+        self.wire = pool.shape(request, body, extra)
         self._settled = settled
         self._watch: Observation | None = Observation(pool.capture if settled is not None else 0)
         self._heads_up = False
@@ -269,7 +266,7 @@ class Call:
         if watch is None:
             return
         self._watch = None
-        exchange = watch.conclude(outcome, detail, self.pool.redact)
+        exchange = watch.conclude(outcome, detail)
         if self.pool.observe is not None:
             self.pool.observe(self.pool.side, outcome, exchange.total)
         if self._settled is not None:
@@ -495,7 +492,7 @@ class Pool:
         upstream: Upstream,
         *,
         capture: int,
-        redact: Callable[[bytes], bytes],
+        new_span: Callable[[], bytes],
         loop: asyncio.AbstractEventLoop,
         tasks: Tasks,
         monotonic: Callable[[], float],
@@ -507,10 +504,10 @@ class Pool:
         self.host = parts.hostname or ""
         self.port = parts.port or 80
         self.authority = parts.netloc.encode("ascii") if parts.netloc.isascii() else parts.netloc.encode("idna")
-        self.prefix = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode("ascii").rstrip(b"/")
+        prefix = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode("ascii").rstrip(b"/")
+        self.shape = shaper(upstream, prefix, self.authority, new_span=None if side is Side.BASELINE else new_span)
         self.deadline = upstream.deadline
         self.capture = capture
-        self.redact = redact
         self.monotonic = monotonic
         self.observe = observe
         self.in_flight = 0
