@@ -15,7 +15,7 @@ _LITERAL = re.compile(r"[\x21-\x7e]*")
 
 
 def compile_rewrite(pattern: str, to: str) -> Callable[[bytes], bytes | None]:
-    """A function from a path to the path with every match of `pattern` replaced, or None where there is no match.
+    """A function from a path to the path with the first match of `pattern` replaced, or None where there is no match.
 
     `to` may name groups as `\\1` or `\\g<name>`; a `\\` is written twice. What comes out gets a slash at its
     beginning where it has none: from a valid path it is always a valid one. Raises ValueError.
@@ -30,7 +30,7 @@ def compile_rewrite(pattern: str, to: str) -> Callable[[bytes], bytes | None]:
         def replaced(match: Any) -> bytes:
             return b"".join(piece if isinstance(piece, bytes) else match[piece] or b"" for piece in pieces)
 
-        result, count = compiled.subn(replaced, path)
+        result, count = compiled.subn(replaced, path, 1)
         if not count:
             return None
         return bytes(result) if result.startswith(b"/") else b"/" + result

@@ -31,7 +31,7 @@ class Rewrite(Section):
     """A rule for the path. Of several rules, the first that matches is applied, and no other."""
 
     match: str = Field(min_length=1, description="pattern (RE2) that is looked for in the path, without the query")
-    to: str = Field(description="what stands in place of every match; \\1 and \\g<name> are groups")
+    to: str = Field(description="what stands in its place; \\1 and \\g<name> are groups")
 
     @field_validator("to")
     @classmethod

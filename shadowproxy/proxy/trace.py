@@ -16,7 +16,7 @@ _PARENT = re.compile(rb"\r\ntraceparent:[ \t]*([^\r]*)", re.IGNORECASE)
 _BOTH = re.compile(rb"\r\ntrace(?:parent|state):[^\r]*", re.IGNORECASE)
 # A version to come may have more after what is known; it is sent on as the version that is known (section 3.2.2).
 _VALID = re.compile(
-    rb"(?:(00)|(?!ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?(1)|(?:-.*)?)"
+    rb"(?:(00)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?(1)|(?:-.*)?)"
 )
 
 
