@@ -81,6 +81,17 @@ def test_a_cut_goes_through_all_codings(names: list[str], data: bytes, cut: floa
     assert not found.complete or found.data == data or "several" in "".join(names)
 
 
+def test_a_cut_of_the_outer_coding_alone_is_told() -> None:
+    head, body = encode(["zlib", "gzip"], b"a longer text")
+    assert decoded(head, body[:-1]) == (b"a longer text", False)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_large_runs_of_one_byte_are_whole(name: str) -> None:
+    head, body = encode([name], bytes(3_000_000))
+    assert decoded(head, body) == (bytes(3_000_000), True)
+
+
 @given(names=st.lists(NAMES, max_size=3), body=st.binary(max_size=200))
 def test_no_bytes_do_more_than_be_refused(names: list[str], body: bytes) -> None:
     head = b"Content-Encoding: " + ", ".join(ENCODERS[name][0] for name in names).encode()

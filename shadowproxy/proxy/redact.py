@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,13 +20,12 @@ from shadowproxy.proxy.mask import Hash, masks
 from shadowproxy.proxy.redact_json import Fields, UnreadableError
 from shadowproxy.proxy.redact_text import Heads, Parameters
 
-_TYPE = re.compile(rb"(?:\A|\r\n)content-type[ \t]*:[ \t]*([^\r;]*)", re.IGNORECASE)
+_TYPE = re.compile(rb"\r\ncontent-type[ \t]*:[ \t]*([^\r;]*)")
 _CODING = re.compile(rb"\r\ncontent-encoding[ \t]*:.*?(?=\r\n(?![ \t])|\Z)", re.IGNORECASE | re.DOTALL)
 _FORM = b"application/x-www-form-urlencoded"
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+class _Message(NamedTuple):
     """Head and body, masked. `left_out` says why there is no body, or is empty."""
 
     head: bytes
@@ -54,32 +53,36 @@ class Redactor:
         """The pair, masked. May run in any thread, one at a time."""
         notes: list[str] = []
         return Pair(
-            id=pair.id,
-            started=pair.started,
-            request=self._request(pair.request, notes),
-            baseline=self._exchange("baseline", pair.baseline, notes),
-            candidate=self._exchange("candidate", pair.candidate, notes),
-            replica=None if pair.replica is None else self._exchange("replica", pair.replica, notes),
-            annotations=self._annotated(pair.annotations, notes),
-            notes=tuple(notes),
+            pair.id,
+            pair.started,
+            self._request(pair.request, notes),
+            self._exchange("baseline", pair.baseline, notes),
+            self._exchange("candidate", pair.candidate, notes),
+            None if pair.replica is None else self._exchange("replica", pair.replica, notes),
+            self._annotated(pair.annotations, notes),
+            tuple(notes),
         )
 
     def _request(self, request: Request, notes: list[str]) -> Request:
+        target = self._parameters.in_url(request.target.encode("latin-1")).decode("latin-1")
         truncated = request.body_size > len(request.body)
         message = self._message(request.head, request.body, truncated=truncated)
-        if message.body and _media_type(request.head) == _FORM:
+        if message.body and _FORM in request.head.lower() and _media_type(request.head) == _FORM:
             message = self._form(message, truncated=truncated)
         self._note("request.body", message.left_out, notes)
         body = message.body
         return Request(
             method=request.method,
-            target=self._parameters.in_url(request.target.encode("latin-1")).decode("latin-1"),
+            target=target,
             head=message.head,
             body=body,
             body_size=request.body_size if message.left_out else request.body_size - len(request.body) + len(body),
         )
 
     def _exchange(self, side: str, exchange: Exchange, notes: list[str]) -> Exchange:
+        if not self._fields:
+            head = self._heads(exchange.head)
+            return exchange if head is exchange.head else msgspec.structs.replace(exchange, head=head)
         message = self._message(exchange.head, exchange.body, truncated=exchange.truncated)
         if message.left_out:
             self._note(f"{side}.body", message.left_out, notes)
@@ -95,8 +98,9 @@ class Redactor:
         try:
             if truncated:
                 raise UnreadableError("truncated")
-            plain = _decoded(head, body)
-            return _Message(_without_coding(masked), self._fields.body(plain, _media_type(head)))
+            if codings(head):
+                masked, body = _without_coding(masked), _decoded(head, body)
+            return _Message(masked, self._fields.body(body, _media_type(head)))
         except UnreadableError as error:
             return _Message(masked, b"", error.reason)
 
@@ -142,5 +146,5 @@ def _without_coding(head: bytes) -> bytes:
 
 
 def _media_type(head: bytes) -> bytes:
-    match = _TYPE.search(head)
-    return b"" if match is None else match[1].rstrip(b" \t").lower()
+    match = _TYPE.search(b"\r\n" + head.lower())
+    return b"" if match is None else match[1].rstrip(b" \t")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import unquote_to_bytes
 
 from shadowproxy.proxy.mask import GONE, Mask
@@ -30,6 +30,8 @@ class Parameters:
 
     def __init__(self, masks: Mapping[str, Mask]) -> None:
         self._masks = {name.lower().encode(): mask for name, mask in masks.items()}
+        # What may be one of the names, or a name that is percent-encoded.
+        self._likely = re.compile(b"|".join([rb"[%+]", *map(re.escape, sorted(self._masks))]))
 
     def in_url(self, url: bytes) -> bytes:
         """A target, or text that holds a URL.
@@ -38,7 +40,7 @@ class Parameters:
         >>> Parameters({"token": drop}).in_url(b"/a?x=1&%74oken=abc&y=2")
         b'/a?x=1&y=2'
         """
-        if not self._masks or (b"?" not in url and b"#" not in url):
+        if (b"?" not in url and b"#" not in url) or self._likely.search(url.lower()) is None:
             return url
         head, *parts = _SEPARATOR.split(url)
         return head + self._masked(parts)
@@ -86,17 +88,33 @@ class Heads:
     def __init__(self, masks: Mapping[str, Mask], parameters: Parameters) -> None:
         self._masks = {name.lower().encode("ascii"): mask for name, mask in masks.items()}
         self._parameters = parameters
-        names = b"|".join(re.escape(name) for name in {*self._masks, *(name.encode() for name in _URL_HEADERS)})
+        names = {*self._masks, *(name.encode() for name in _URL_HEADERS)}
         # A folded line (RFC 9112, section 5.2) goes with the line that it continues.
-        self._pattern = re.compile(rb"\r\n(%b)[ \t]*:(.*?)(?=\r\n(?![ \t])|\Z)" % names, re.IGNORECASE | re.DOTALL)
+        self._pattern = re.compile(rb"\r\n(%b)[ \t]*:.*?(?=\r\n(?![ \t])|\Z)" % _alternatives(names), re.DOTALL)
 
     def __call__(self, head: bytes) -> bytes:
         """`head` (CRLF-separated lines, without a start line), masked."""
-        return self._pattern.sub(self._line, b"\r\n" + head)[2:] if head else head
+        # Searched in a lower-cased copy: several times as fast as a search that ignores case.
+        lines = b"\r\n" + head
+        pieces: list[bytes] = []
+        at = 0
+        for match in self._pattern.finditer(lines.lower()):
+            pieces += (lines[at : match.start()], self._line(match[1], lines[match.start() : match.end()]))
+            at = match.end()
+        return b"".join((*pieces, lines[at:]))[2:] if pieces else head
 
-    def _line(self, match: re.Match[bytes]) -> bytes:
-        mask = self._masks.get(match[1].lower())
+    def _line(self, name: bytes, line: bytes) -> bytes:
+        mask = self._masks.get(name)
         if mask is None:
-            return b"\r\n%b:%b" % (match[1], self._parameters.in_url(match[2]))
-        new = mask(match[2].strip())
-        return b"" if new is GONE else b"\r\n%b: %b" % (match[1], str(new).encode("ascii"))
+            return self._parameters.in_url(line)
+        written, _, value = line.partition(b":")
+        new = mask(value.strip())
+        return b"" if new is GONE else b"%b: %b" % (written, str(new).encode("ascii"))
+
+
+def _alternatives(names: Iterable[bytes]) -> bytes:
+    """A pattern for any of `names` that looks at each first letter once: alternatives are tried one by one."""
+    by_letter: dict[bytes, list[bytes]] = {}
+    for name in sorted(names):
+        by_letter.setdefault(name[:1], []).append(re.escape(name[1:]))
+    return b"|".join(b"%b(?:%b)" % (re.escape(letter), b"|".join(rests)) for letter, rests in by_letter.items())
