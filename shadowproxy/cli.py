@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -17,14 +18,17 @@ import typer
 import uvloop
 
 from shadowproxy import __version__
-from shadowproxy.config import Settings, load
-from shadowproxy.errors import ApiUnavailable, PayloadError, ShadowproxyError, StoreUnavailable
+from shadowproxy.config import Settings, load, worker_count, worker_settings
+from shadowproxy.errors import ApiUnavailable, PayloadError, ShadowproxyError, StoreUnavailable, Unfinished
 
 if TYPE_CHECKING:
+    from shadowproxy.children import Stop
     from shadowproxy.demo.scenarios import Scenario
+    from shadowproxy.pairs.controls import ControlChange, ControlStatus
 
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 4
+EXIT_UNFINISHED = 5
 
 app = typer.Typer(
     name="shadowproxy",
@@ -38,6 +42,16 @@ app = typer.Typer(
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="Configuration file (YAML).", metavar="FILE", show_default=False)
 ]
+Url = Annotated[str, typer.Option("--url", help="The API to ask.", envvar="SHADOWPROXY_API_URL")]
+Store = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="Go to the store of this configuration, past any API."),
+]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the experiment.", metavar="TEXT")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+API = "http://127.0.0.1:9100"
+CONFIRMED_WITHIN = 3.0
+"""Seconds for every proxy to say that it goes by a change: they look several times a second."""
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
 
 
@@ -45,6 +59,8 @@ def main() -> None:
     """Entry point: errors that are meant for people become one line and exit code 2."""
     try:
         app()
+    except Unfinished as error:
+        _fail(str(error), EXIT_UNFINISHED)
     except ShadowproxyError as error:
         _fail(str(error))
 
@@ -78,9 +94,9 @@ def _settings(path: Path) -> Settings:
     return settings
 
 
-def _log_to_stderr(level: str) -> None:
+def _log_to_stderr(level: str, who: str = "") -> None:
     logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+        level=level.upper(), stream=sys.stderr, format=f"%(asctime)s %(levelname)-7s {who}%(name)s: %(message)s"
     )
 
 
@@ -88,33 +104,36 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     return uvloop.run(work)
 
 
-def _process(name: str, config: Path, supervised: bool) -> None:
-    settings = _settings(config)
-    _log_to_stderr(settings.log_level)
+def _process(
+    work: Callable[[Stop, Callable[[Mapping[str, str]], None]], Coroutine[Any, Any, None]], supervised: bool
+) -> None:
+    """Run one process until it is told to stop. One that is supervised announces itself in one line of JSON."""
+    from shadowproxy.children import PartFailed
+    from shadowproxy.processes import stop_signals, watch_parent
+    from shadowproxy.tasks import Tasks
 
-    async def work() -> None:
-        from shadowproxy.processes import PROCESSES, stop_signals, watch_parent
-        from shadowproxy.tasks import Tasks
+    def announce(urls: Mapping[str, str]) -> None:
+        if supervised:
+            sys.stdout.write(json.dumps(dict(urls)) + "\n")
+            sys.stdout.flush()
+            return
+        for what, url in urls.items():
+            typer.echo(f"{what}: {url}")
 
+    async def process() -> None:
         tasks = Tasks()
-
-        def announce(urls: Mapping[str, str]) -> None:
-            if supervised:
-                sys.stdout.write(json.dumps(dict(urls)) + "\n")
-                sys.stdout.flush()
-                return
-            for what, url in urls.items():
-                typer.echo(f"{what}: {url}")
-
         with stop_signals() as stop:
             if supervised:
                 watch_parent(stop, tasks)
             try:
-                await PROCESSES[name](settings, stop, announce)
+                await work(stop, announce)
             finally:
                 await tasks.cancel()
 
-    _run(work())
+    try:
+        _run(process())
+    except PartFailed:
+        raise SystemExit(EXIT_USAGE) from None
 
 
 @app.command()
@@ -128,35 +147,55 @@ def run(config: Config) -> None:
     settings = _settings(config)
     _log_to_stderr(settings.log_level)
 
-    from shadowproxy.supervisor import PartFailed, Supervisor
+    from shadowproxy.children import on_hangup
+    from shadowproxy.processes import open_store
+    from shadowproxy.supervisor import Supervisor
 
-    async def work() -> None:
-        from shadowproxy.processes import open_store, stop_signals
-
-        with stop_signals() as stop:
-            # Opened here first, so that a wrong URL is said once and not by every part.
-            async with open_store(settings) as store:
-                supervisor = Supervisor(config, settings, store.url)
-                await supervisor.start()
-                for what, where in supervisor.urls.items():
-                    typer.echo(f"{what}: {where}")
-                typer.echo(f"experiment: {store.name}")
+    async def work(stop: Stop, announce: Callable[[Mapping[str, str]], None]) -> None:
+        # Opened here first, so that a wrong URL is said once and not by every part.
+        async with open_store(settings) as store:
+            supervisor = Supervisor(config, settings, store.url)
+            stop.at_once.append(supervisor.end_at_once)
+            await supervisor.start()
+            with on_hangup(settings, partial(supervisor.hang_up, "proxy")):
+                announce({**supervisor.urls, "experiment": store.name})
                 await stop.wait()
-                await supervisor.stop()
+                failed = await supervisor.stop()
+        if failed:
+            raise Unfinished(failed)
 
-    try:
-        _run(work())
-    except PartFailed:
-        raise SystemExit(EXIT_USAGE) from None
+    _process(work, supervised=False)
 
 
 @app.command()
-def proxy(config: Config, supervised: Supervised = False) -> None:
+def proxy(
+    config: Config,
+    supervised: Supervised = False,
+    worker: Annotated[
+        tuple[int, int, int], typer.Option("--worker", hidden=True, help="Which worker, of how many, on which port.")
+    ] = (0, 0, 0),
+) -> None:
     """Answer clients from the baseline and send copies to the candidate; pairs go to Redis.
+
+    With `proxy.workers` more than 1 it is the parent of that many processes.
 
     [bold]Example[/bold]: shadowproxy proxy --config config/shadowproxy.yaml
     """
-    _process("proxy", config, supervised)
+    from shadowproxy.processes import run_proxy
+
+    settings = _settings(config)
+    number, count, port = worker
+    if count:
+        _log_to_stderr(settings.log_level, f"worker {number}: ")
+        _process(partial(run_proxy, worker_settings(settings, count, port), reuse_port=True), supervised)
+        return
+    _log_to_stderr(settings.log_level)
+    if worker_count(settings) == 1:
+        _process(partial(run_proxy, settings), supervised)
+        return
+    from shadowproxy.workers import run_workers
+
+    _process(partial(run_workers, config, settings), supervised)
 
 
 @app.command()
@@ -165,7 +204,11 @@ def compare(config: Config, supervised: Supervised = False) -> None:
 
     [bold]Example[/bold]: shadowproxy compare --config config/shadowproxy.yaml
     """
-    _process("compare", config, supervised)
+    from shadowproxy.processes import run_comparator
+
+    settings = _settings(config)
+    _log_to_stderr(settings.log_level)
+    _process(partial(run_comparator, settings), supervised)
 
 
 @app.command()
@@ -174,7 +217,11 @@ def serve(config: Config, supervised: Supervised = False) -> None:
 
     [bold]Example[/bold]: shadowproxy serve --config config/shadowproxy.yaml
     """
-    _process("serve", config, supervised)
+    from shadowproxy.processes import run_api
+
+    settings = _settings(config)
+    _log_to_stderr(settings.log_level)
+    _process(partial(run_api, settings), supervised)
 
 
 @app.command("check-config")
@@ -196,29 +243,27 @@ def check_config(
     settings = load(config)
     from rich.console import Console
 
-    from shadowproxy.config import experiment_id
+    from shadowproxy.config import experiment_id, risks
     from shadowproxy.report.configuration import configuration_table
     from shadowproxy.verdict.rules import rules, warnings
 
     console = Console()
     console.print(f"{config}: good; experiment {experiment_id(settings)}")
     console.print(configuration_table(settings, rules(settings)))
-    for warning in warnings(settings):
+    for warning in (*risks(settings), *warnings(settings)):
         console.print(f"warning: {warning}", style="yellow", markup=False)
 
 
 @app.command()
 def verdict(
-    url: Annotated[
-        str, typer.Option("--url", help="The API to ask.", envvar="SHADOWPROXY_API_URL")
-    ] = "http://127.0.0.1:9100",
+    url: Url = API,
     config: Annotated[
         Path | None,
         typer.Option(
             "--config", "-c", metavar="FILE", help="Work the verdict out of the store instead of asking an API."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print the verdict. Exit code: 0 promote, 1 rollback, 3 continue, 4 can't tell, 2 usage.
 
@@ -254,6 +299,118 @@ def verdict(
 
         Console().print(verdict_report(got))
     raise SystemExit(EXIT_CODES[got.state])
+
+
+@app.command()
+def pause(url: Url = API, config: Store = None, reason: Reason = "", as_json: Json = False) -> None:
+    """Stop all mirroring of the experiment within a second; clients are answered as before.
+
+    What is under way is completed and recorded. It stays so until `resume`, also for proxies that start meanwhile.
+
+    [bold]Example[/bold]: shadowproxy pause --reason "the candidate is overloaded"
+    """
+    _control(url, config, as_json, paused=True, reason=reason)
+
+
+@app.command()
+def resume(url: Url = API, config: Store = None, reason: Reason = "", as_json: Json = False) -> None:
+    """Mirror again after `pause`.
+
+    [bold]Example[/bold]: shadowproxy resume --reason "the candidate has its second machine"
+    """
+    _control(url, config, as_json, paused=False, reason=reason)
+
+
+@app.command()
+def sample(
+    share: Annotated[float | None, typer.Argument(min=0, max=1, show_default=False, help="From 0 to 1.")] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Back to what the configuration says.")] = False,
+    url: Url = API,
+    config: Store = None,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Set the share of requests that are mirrored, in place of proxy.mirror.sample, while the proxies run.
+
+    Who is in at a share is in at every larger one. A route with a share of its own is mirrored at the lower of the two.
+
+    [bold]Example[/bold]: shadowproxy sample 0.1 --reason "a tenth will do at night"
+    """
+    if (share is None) is not reset:
+        _fail("sample needs a share from 0 to 1, such as `shadowproxy sample 0.1`, or --reset")
+    _control(url, config, as_json, sample=share, reason=reason)
+
+
+@app.command()
+def control(url: Url = API, config: Store = None, as_json: Json = False) -> None:
+    """Show whether and how much is mirrored, which proxies go by it, and what was changed by whom and why.
+
+    [bold]Example[/bold]: shadowproxy control --json
+    """
+    _control(url, config, as_json)
+
+
+def _control(url: str, config: Path | None, as_json: bool, **changes: Any) -> None:
+    """Ask for a change, or with none for the state; print it, and end with 4 where a proxy has not confirmed it."""
+    import asyncio
+    import getpass
+    import socket
+
+    import msgspec
+
+    from shadowproxy.pairs.controls import ControlChange, Controls
+
+    settings = None if config is None else _settings(config)
+    change = ControlChange(**changes, by=f"{getpass.getuser()}@{socket.gethostname()}") if changes else None
+    if change is not None:
+        try:
+            change.applied_to(Controls(), 0.0)
+        except ValueError as error:
+            _fail(str(error))
+
+    async def ask() -> ControlStatus:
+        async with _controls(settings, url) as (look, put):
+            if change is None:
+                return await look()
+            status = await put(change)
+            clock = asyncio.get_running_loop().time
+            until = clock() + CONFIRMED_WITHIN
+            while status.behind and clock() < until:
+                await asyncio.sleep(0.1)
+                status = await look()
+            return status
+
+    try:
+        got: ControlStatus = _run(ask())
+    except (ApiUnavailable, StoreUnavailable, PayloadError) as error:
+        _fail(str(error), EXIT_UNREACHABLE)
+    if as_json:
+        typer.echo(msgspec.json.encode(got))
+    else:
+        typer.echo(got.describe(history=change is None))
+    if got.behind:
+        _fail(f"{', '.join(got.behind)} has not confirmed it; is it able to reach the store?", EXIT_UNREACHABLE)
+
+
+@contextlib.asynccontextmanager
+async def _controls(
+    settings: Settings | None, url: str
+) -> AsyncIterator[tuple[Callable[[], Awaitable[ControlStatus]], Callable[[ControlChange], Awaitable[ControlStatus]]]]:
+    """How to look at the controls and how to change them: by the API at `url`, or in the store of `settings`."""
+    if settings is None:
+        from shadowproxy.serve.client import change_control, fetch_control
+
+        yield partial(fetch_control, url), partial(change_control, url)
+        return
+    from shadowproxy.processes import open_store
+
+    async with open_store(settings) as store:
+
+        async def put(change: ControlChange) -> ControlStatus:
+            await store.change_controls(change)
+            return await store.control_status()
+
+        yield store.control_status, put
 
 
 @app.command()

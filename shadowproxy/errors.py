@@ -43,6 +43,17 @@ class StartError(ShadowproxyError):
     """A process can't start: a port in use, a file that is missing, an extra that isn't installed."""
 
 
+class Unfinished(ShadowproxyError):  # noqa: N818  (how a stop ended, read as such at the call site)
+    """Processes that were told to stop did not end in order: what they had under way may be lost."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        super().__init__(
+            f"stopped, but not in order: {', '.join(self.names)} (killed past its grace, or ended with an error, see "
+            "above); what was under way there may be lost"
+        )
+
+
 class StoreUnavailable(ShadowproxyError):  # noqa: N818  (a state of the world, read as such at the call site)
     """Redis can't be reached, or refuses us. Whoever holds data keeps it and tries again."""
 

@@ -6,17 +6,29 @@ user, item, id or raw path is ever a label.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, StateSetMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    StateSetMetricFamily,
+)
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from shadowproxy.model import Accounting, Outcome, Side
 
-_LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LATENCY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LATENCY_BOUNDS: Final = (*map(str, _LATENCY_BUCKETS), "+Inf")
+"""As the label `le` has them."""
 
 
 Registry = CollectorRegistry
@@ -66,28 +78,51 @@ def accounting_families(account: Accounting) -> Iterable[Metric]:
         yield family
 
 
+_OK: Final = Outcome.OK
+"""A module's name costs less than an attribute of an enum's class."""
+
+
+class _Tally:
+    """Exchanges with one upstream. An answer is counted in one bucket, the first whose bound it does not pass."""
+
+    __slots__ = ("buckets", "failures", "seconds")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(_LATENCY_BUCKETS) + 1)
+        self.seconds = 0.0
+        self.failures = {outcome: 0 for outcome in Outcome if outcome is not _OK}
+
+    def ended(self) -> Iterable[tuple[Outcome, int]]:
+        """By outcome, how many."""
+        yield _OK, sum(self.buckets)
+        yield from self.failures.items()
+
+
 class ProxyMetrics:
     """Of one proxy process."""
 
     def __init__(self, into: Registry) -> None:
         self._into = into
-        durations = Histogram(
+        self._tallies = {side: _Tally() for side in Side}
+        into.register(_Scraped(self._exchanges))
+
+    def _exchanges(self) -> Iterable[Metric]:
+        durations = HistogramMetricFamily(
             "shadowproxy_exchange_duration_seconds",
             "From the last byte of the request written to the last byte of the response, by upstream.",
-            ["side"],
-            buckets=_LATENCY_BUCKETS,
-            registry=into,
+            labels=["side"],
         )
-        outcomes = Counter(
-            "shadowproxy_exchanges",
-            "Exchanges with an upstream, by how they ended.",
-            ["side", "outcome"],
-            registry=into,
+        outcomes = CounterMetricFamily(
+            "shadowproxy_exchanges", "Exchanges with an upstream, by how they ended.", labels=["side", "outcome"]
         )
-        self._durations = {side: durations.labels(side.value) for side in Side}
-        self._outcomes = {
-            (side, outcome): outcomes.labels(side.value, outcome.value) for side in Side for outcome in Outcome
-        }
+        for side, tally in self._tallies.items():
+            durations.add_metric(
+                [side.value], list(zip(_LATENCY_BOUNDS, accumulate(tally.buckets), strict=True)), tally.seconds
+            )
+            for outcome, count in tally.ended():
+                outcomes.add_metric([side.value, outcome.value], count)
+        yield durations
+        yield outcomes
 
     def watch(
         self,
@@ -95,8 +130,12 @@ class ProxyMetrics:
         in_flight: Callable[[], Mapping[Side, int]],
         connections: Callable[[], int],
         waiting: Callable[[], tuple[int, int]],
+        spooled: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0),
     ) -> None:
-        """Export what these say at the moment of a scrape; `waiting` is (pairs, bytes) in the recorder."""
+        """Export what these say at the moment of a scrape.
+
+        `waiting` is (pairs, bytes) in the recorder's memory, `spooled` (pairs, bytes, pairs adopted) of its spool.
+        """
 
         def families() -> Iterable[Metric]:
             yield from accounting_families(account())
@@ -112,6 +151,51 @@ class ProxyMetrics:
             yield GaugeMetricFamily(
                 "shadowproxy_recorder_waiting_bytes", "Memory of pairs waiting to be written.", value=size
             )
+            pairs, size, adopted = spooled()
+            yield GaugeMetricFamily(
+                "shadowproxy_recorder_spool_pairs", "Pairs waiting on disk to be written.", value=pairs
+            )
+            yield GaugeMetricFamily("shadowproxy_recorder_spool_bytes", "Disk space of these pairs.", value=size)
+            yield CounterMetricFamily(
+                "shadowproxy_recorder_adopted_pairs",
+                "Pairs delivered for proxies that had died, from their spools.",
+                value=adopted,
+            )
+
+        self._into.register(_Scraped(families))
+
+    def watch_network(
+        self,
+        addresses: Callable[[], Mapping[Side, tuple[int, int]]],
+        failed_lookups: Callable[[], Mapping[Side, int]],
+        failed_handshakes: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """Export what these say at the moment of a scrape; `addresses` is (known, healthy) by upstream."""
+
+        def families() -> Iterable[Metric]:
+            known = GaugeMetricFamily(
+                "shadowproxy_upstream_addresses", "Addresses that an upstream's host stands for.", labels=["side"]
+            )
+            healthy = GaugeMetricFamily(
+                "shadowproxy_upstream_healthy_addresses", "Those of them that are not put aside.", labels=["side"]
+            )
+            for side, (count, good) in addresses().items():
+                known.add_metric([side.value], count)
+                healthy.add_metric([side.value], good)
+            yield known
+            yield healthy
+            lookups = CounterMetricFamily(
+                "shadowproxy_upstream_failed_lookups", "Times a host could not be resolved.", labels=["side"]
+            )
+            for side, count in failed_lookups().items():
+                lookups.add_metric([side.value], count)
+            yield lookups
+            handshakes = CounterMetricFamily(
+                "shadowproxy_failed_handshakes", "TLS handshakes with clients that failed, by why.", labels=["reason"]
+            )
+            for reason, count in failed_handshakes().items():
+                handshakes.add_metric([reason], count)
+            yield handshakes
 
         self._into.register(_Scraped(families))
 
@@ -144,10 +228,119 @@ class ProxyMetrics:
         self._into.register(_Scraped(families))
 
     def observe(self, side: Side, outcome: Outcome, total: float) -> None:
-        """One exchange has ended; `total` in seconds, counted only where there was an answer."""
-        self._outcomes[side, outcome].inc()
-        if outcome is Outcome.OK:
-            self._durations[side].observe(total)
+        """One exchange has ended; `total` in seconds, counted only where there was an answer.
+
+        Called twice per mirrored request: prometheus_client's own counters and histograms, behind locks, cost six
+        times as much (1.4 µs against 0.2).
+        """
+        tally = self._tallies[side]
+        if outcome is _OK:
+            tally.buckets[bisect_left(_LATENCY_BUCKETS, total)] += 1
+            tally.seconds += total
+        else:
+            tally.failures[outcome] += 1
+
+
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
+"""What to accept of a process whose page is given to `of_workers`: it keeps every type."""
+
+
+def of_workers(own: Registry, pages: Mapping[str, str], *, configured: int, restarts: int) -> Registry:
+    """One exposition of several proxy processes and their parent (`own`), from the OpenMetrics page of each worker.
+
+    Each of their samples has the label `worker`, its number, which a worker that is started again keeps: its counters
+    then begin anew, as those of any process that was restarted, and `rate` knows that. A sum made here would not do: it
+    falls whenever a worker does not answer, `rate` takes that for a restart, and counts all of it once more when the
+    worker is back. Sums are for the one who asks: `sum without (worker) (rate(...))`.
+
+    A page that is cut off or can't be read is left out; `shadowproxy_workers{state="up"}` counts those that are in.
+    """
+    families = {family.name: family for family in own.collect()}
+    up = 0
+    for worker, page in pages.items():
+        try:
+            theirs = list(text_string_to_metric_families(page))  # type: ignore[no-untyped-call]
+        except ValueError:
+            continue
+        up += 1
+        for family in theirs:
+            into = families.setdefault(family.name, Metric(family.name, family.documentation, family.type, family.unit))
+            into.samples += [sample._replace(labels={"worker": worker, **sample.labels}) for sample in family.samples]
+    workers = GaugeMetricFamily(
+        "shadowproxy_workers",
+        "Workers of the proxy: as configured, and up, which are those whose metrics are shown.",
+        labels=["state"],
+    )
+    workers.add_metric(["configured"], configured)
+    workers.add_metric(["up"], up)
+    again = CounterMetricFamily(
+        "shadowproxy_worker_restarts", "Workers that ended unasked, and were started again.", value=restarts
+    )
+    made = Registry()
+    made.register(_Scraped(lambda: (workers, again, *families.values())))
+    return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowReading:
+    """What is exported of the copies to one shadow side."""
+
+    breaker: str
+    transitions: Mapping[str, int]
+    held: int
+    shed: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorReading:
+    """What is exported of mirroring as a whole."""
+
+    paused: bool
+    sample: float
+    sides: Mapping[Side, ShadowReading]
+
+
+class MirrorMetrics:
+    """Of one proxy process: whether and how it mirrors. `current` is asked at the moment of a scrape."""
+
+    _STATES = ("closed", "open", "half_open")
+
+    def __init__(self, into: Registry, current: Callable[[], MirrorReading]) -> None:
+        self._current = current
+        into.register(_Scraped(self._families))
+
+    def _families(self) -> Iterable[Metric]:
+        reading = self._current()
+        yield GaugeMetricFamily(
+            "shadowproxy_mirroring_paused", "1 while all mirroring is paused by a person, else 0.", value=reading.paused
+        )
+        yield GaugeMetricFamily(
+            "shadowproxy_mirroring_sample_ratio",
+            "Share of requests that is mirrored where no route says otherwise; 0 while paused.",
+            value=reading.sample,
+        )
+        state = StateSetMetricFamily("shadowproxy_breaker_state", "The breaker of a shadow upstream.", labels=["side"])
+        turned = CounterMetricFamily(
+            "shadowproxy_breaker_transitions", "Times that a breaker came into a state.", labels=["side", "state"]
+        )
+        held = GaugeMetricFamily(
+            "shadowproxy_in_flight_bytes",
+            "Memory of copies under way and of answers that wait for them.",
+            labels=["side"],
+        )
+        shed = CounterMetricFamily(
+            "shadowproxy_shed_copies",
+            "Copies that were not made, and are recorded as that side's failure, by reason.",
+            labels=["side", "reason"],
+        )
+        for side, one in reading.sides.items():
+            state.add_metric([side.value], {name: name == one.breaker for name in self._STATES})
+            held.add_metric([side.value], one.held)
+            for name, count in one.transitions.items():
+                turned.add_metric([side.value, name], count)
+            for reason, count in one.shed.items():
+                shed.add_metric([side.value, reason], count)
+        yield from (state, turned, held, shed)
 
 
 class ComparatorMetrics:

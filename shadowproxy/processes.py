@@ -14,15 +14,18 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import orjson
 
 from shadowproxy import metrics
+from shadowproxy.children import Stop, on_hangup
 from shadowproxy.config import Settings, experiment_id, frozen
+from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Side
 from shadowproxy.tasks import Tasks
+from shadowproxy.tasks import end as end_tasks
 
 if TYPE_CHECKING:
     from shadowproxy.pairs.recorder import Recorder
@@ -35,27 +38,44 @@ _LAST_WRITE = 2.0
 """Seconds that the store has for the last pairs where the clients have used up the grace: with the last word of the
 recorder, less than what a supervisor adds to the grace before it kills."""
 
+EXIT_AT_ONCE = 130
+"""As a shell has it for Ctrl-C."""
+_STORE_EVERY = 2.0
+"""Seconds between attempts to reach a store that was away when the process started."""
+
 Announce = Callable[[Mapping[str, str]], None]
 """Told once, when everything listens: by name, where."""
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM or Ctrl-C sets. A second Ctrl-C ends the process at once."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+def stop_signals() -> Iterator[Stop]:
+    """An event that SIGTERM or Ctrl-C sets. A second Ctrl-C, or SIGQUIT, ends the process at once.
 
-    def asked() -> None:
+    So does no second SIGTERM: an init system sends it to every process of a service, and then a supervisor does again.
+    """
+    loop = asyncio.get_running_loop()
+    stop = Stop()
+
+    def interrupted() -> None:
         if stop.is_set():
-            os._exit(130)
+            at_once()
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked)
+    def at_once() -> None:
+        # By now loaded, if there is a server to end.
+        from shadowproxy.pairs.embedded import end_owned
+
+        for end in (*stop.at_once, end_owned):
+            end()
+        os._exit(EXIT_AT_ONCE)
+
+    handlers = {signal.SIGTERM: stop.set, signal.SIGINT: interrupted, signal.SIGQUIT: at_once}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield stop
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 
@@ -82,46 +102,83 @@ def unique_name() -> str:
 
 
 @contextlib.asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[Store]:
-    """The experiment's store, on the configured server or an embedded one that lives as long as this."""
+async def open_store(settings: Settings, patience: Tasks | None = None) -> AsyncIterator[Store]:
+    """The experiment's store, on the configured server or an embedded one that lives as long as this.
+
+    Raises StoreUnavailable where that can't be reached; with `patience` it is yielded all the same, and tried again in
+    a task until it can.
+    """
     from shadowproxy.pairs.connect import resolve
     from shadowproxy.pairs.store import Store
 
     async with resolve(settings.redis) as url:
-        store = await Store.open(url, experiment_id(settings), max_entries=settings.redis.max_entries)
+        store = Store(url, experiment_id(settings), max_entries=settings.redis.max_entries)
+        description = orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS)
         try:
-            await store.experiment(orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS))
+            try:
+                await _introduce(store, description)
+            except StoreUnavailable as error:
+                if patience is None:
+                    raise
+                log.warning("%s; it is tried again, and pairs wait for it", error)
+                patience.start(_introduce_later(store, description), name="store")
             yield store
         finally:
             await store.close()
 
 
-async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
+async def _introduce(store: Store, description: bytes) -> None:
+    await store.prepare()
+    await store.experiment(description)
+
+
+async def _introduce_later(store: Store, description: bytes) -> None:
+    while True:
+        await asyncio.sleep(_STORE_EVERY)
+        with contextlib.suppress(StoreUnavailable):
+            await _introduce(store, description)
+            return
+
+
+async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce, *, reuse_port: bool = False) -> None:
     """The data plane. Returns when every accepted request is answered and every pair is written, or the grace is over.
 
-    Raises StartError or StoreUnavailable where it can't begin.
+    With `reuse_port` it is one of several that listen on the same port. Raises StartError where it can't begin.
     """
+    from shadowproxy.pairs.controls import Watcher
     from shadowproxy.pairs.ledger import Ledger
     from shadowproxy.pairs.recorder import Recorder
+    from shadowproxy.pairs.spool import spool_of
     from shadowproxy.proxy.redact import Redactor
     from shadowproxy.proxy.server import ProxyServer
     from shadowproxy.serve.admin import AdminServer
 
     tasks = Tasks()
     registry = metrics.registry()
-    async with open_store(settings) as store:
+    # A proxy that starts while Redis is away, such as one that was killed then, serves its clients all the same.
+    async with open_store(settings, tasks) as store:
         ledger = Ledger()
         redactor = Redactor(settings.proxy.redact)
-        recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks, scrub=redactor)
+        spool = spool_of(settings.recorder.spool, settings.redis.data_dir, store.name)
+        recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks, spool=spool, scrub=redactor)
         observed = metrics.ProxyMetrics(registry)
-        server = ProxyServer(settings, recorder, tasks=tasks, observe=observed.observe)
+        server = ProxyServer(settings, recorder, tasks=tasks, observe=observed.observe, reuse_port=reuse_port)
         observed.watch(
             account=ledger.snapshot,
             in_flight=lambda: server.in_flight,
             connections=lambda: server.connections,
             waiting=lambda: (recorder.waiting_pairs, recorder.waiting_bytes),
+            spooled=lambda: (*recorder.spooled, recorder.adopted_pairs),
         )
         observed.watch_edits(lambda: server.unapplied, lambda: redactor.left_out)
+        observed.watch_network(
+            addresses=lambda: server.addresses,
+            failed_lookups=lambda: server.failed_lookups,
+            failed_handshakes=lambda: server.failed_handshakes,
+        )
+
+        metrics.MirrorMetrics(registry, lambda: _mirroring(server))
+        watcher = Watcher(store, recorder.producer, server.control)
 
         async def ready() -> Mapping[str, str]:
             # Without the candidate the proxy still serves its clients, so only the baseline decides.
@@ -130,18 +187,42 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce)
         admin = AdminServer("proxy", registry, ready)
         admin_address = await admin.start(settings.proxy.admin, "$.proxy.admin")
         try:
+            # Before the first request: a proxy that starts while mirroring is paused mirrors nothing.
+            await watcher.look()
+            watching = tasks.start(watcher.run(), name="controls")
             recorder.start()
             address = await server.start()
             for side, wrong in (await server.probe()).items():
                 if wrong:
                     log.warning("%s is not reachable: %s; requests to it fail until it is", side.value, wrong)
-            announce({"proxy": f"http://{address}", "proxy_admin": f"http://{admin_address}"})
-            await stop.wait()
-            await _drain(server, recorder, settings.proxy.grace)
+            scheme = "http" if settings.proxy.tls.certificate is None else "https"
+            with on_hangup(settings, server.read_certificates):
+                announce({"proxy": f"{scheme}://{address}", "proxy_admin": f"http://{admin_address}"})
+                await stop.wait()
+                await _drain(server, recorder, settings.proxy.grace)
+            # Not before: what drains is still mirrored, or not, as people say.
+            await end_tasks([watching])
+            await watcher.leave()
             log.info("drained: %s", ledger.snapshot())
         finally:
             await tasks.cancel()
             await admin.stop()
+
+
+def _mirroring(server: ProxyServer) -> metrics.MirrorReading:
+    return metrics.MirrorReading(
+        paused=server.controls.paused,
+        sample=server.sample,
+        sides={
+            side: metrics.ShadowReading(
+                breaker=gate.breaker.value,
+                transitions={state.value: count for state, count in gate.transitions.items()},
+                held=gate.held,
+                shed=gate.shed,
+            )
+            for side, gate in server.gates.items()
+        },
+    )
 
 
 async def _until_stop(stop: asyncio.Event, running: asyncio.Task[None], tasks: Tasks) -> None:
@@ -204,6 +285,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     """The API: verdict, metrics, probes."""
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api import VerdictApi
+    from shadowproxy.serve.control import ControlApi
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
@@ -211,7 +293,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     async with open_store(settings) as store:
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
-        admin = AdminServer("api", registry, api.ready, api.routes)
+        admin = AdminServer("api", registry, api.ready, [*api.routes, *ControlApi(store).routes])
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()
@@ -221,10 +303,3 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         finally:
             await tasks.cancel()
             await admin.stop()
-
-
-PROCESSES: Mapping[str, Callable[[Settings, asyncio.Event, Announce], Coroutine[Any, Any, None]]] = {
-    "proxy": run_proxy,
-    "compare": run_comparator,
-    "serve": run_api,
-}

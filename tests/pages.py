@@ -11,6 +11,7 @@ from shadowproxy import metrics
 from shadowproxy.config import CATALOGUE
 from shadowproxy.config.catalogue import Metric as Comparison
 from shadowproxy.model import Accounting, Outcome, Side
+from shadowproxy.pairs.ledger import DROPPED, SHED, SKIPPED
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -22,7 +23,11 @@ def filled() -> dict[str, metrics.Registry]:
     proxy = metrics.ProxyMetrics(made["proxy"])
     proxy.watch(lambda: account, lambda: {Side.BASELINE: 1}, lambda: 1, lambda: (1, 1))
     proxy.watch_edits(lambda: {Side.CANDIDATE: {"not_json": 1}}, lambda: {"truncated": 1})
+    proxy.watch_network(lambda: {Side.BASELINE: (1, 1)}, lambda: {Side.BASELINE: 1}, lambda: {"timeout": 1})
     proxy.observe(Side.BASELINE, Outcome.OK, 0.01)
+    shadow = metrics.ShadowReading(breaker="closed", transitions={"open": 1}, held=1, shed={"in_flight": 1})
+    mirroring = metrics.MirrorReading(paused=False, sample=1.0, sides={Side.CANDIDATE: shadow})
+    metrics.MirrorMetrics(made["proxy"], lambda: mirroring)
     metrics.ComparatorMetrics(made["comparator"]).failure(Side.CANDIDATE, "timeout", 1)
     guardrail = metrics.GuardrailReading(
         guardrail="g", cohort="all", margin=0.1, estimate=0.0, e_promote=1.0, e_rollback=1.0, pairs=1
@@ -32,6 +37,7 @@ def filled() -> dict[str, metrics.Registry]:
         guardrails=(guardrail,),
     )  # fmt: skip
     metrics.VerdictMetrics(made["api"], lambda: reading)
+    made["parent of several proxy workers"] = metrics.of_workers(metrics.registry(), {}, configured=1, restarts=0)
     return made
 
 
@@ -48,6 +54,11 @@ def metrics_page() -> str:
         "OpenMetrics; beside these it exports CPU, memory and descriptors (`process_*`). All labels are bounded: cohorts by",
         "`verdict.max_cohorts`, the rest by the words of the code. A scrape configuration is in",
         "[deploy/prometheus.yml](../deploy/prometheus.yml).",
+        "",
+        "With `proxy.workers` more than 1 the parent answers for all of them. Each sample of a worker then has the label",
+        "`worker`, `0` to N-1. A worker that is started again keeps its number and counts anew, which `rate` and `increase`",
+        "take for the restart that it is; one that does not answer in time is left out, and not counted as up. Write",
+        "`sum without (worker) (rate(shadowproxy_requests_total[5m]))`, which is right for one process too.",
     ]
     for process, registry in filled().items():
         lines += ["", f"## {process}", "", "| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
@@ -56,6 +67,25 @@ def metrics_page() -> str:
             labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
             named = ", ".join(f"`{label}`" for label in labels) or "–"
             lines.append(f"| `{family.name}{suffix}` | {family.type} | {named} | {family.documentation} |")
+    for metric, meaning, table in (
+        (
+            "skipped_total",
+            "A request that was proxied and not mirrored; it was decided before any upstream saw it.",
+            SKIPPED,
+        ),
+        (
+            "dropped_total",
+            "An eligible request whose pair was not recorded; none of it is the candidate's doing.",
+            DROPPED,
+        ),
+        (
+            "shed_copies_total",
+            "A copy that was not made; its pair is recorded, and counts as a failure of that side (`shed`).",
+            SHED,
+        ),
+    ):
+        lines += ["", f"## Reasons of `shadowproxy_{metric}`", "", meaning, "", "| reason | when |", "| --- | --- |"]
+        lines += [f"| `{reason}` | {when} |" for reason, when in table.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -21,7 +21,9 @@ from shadowproxy.config import experiment_id, load
 from shadowproxy.pairs.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("run", "proxy", "compare", "serve", "check-config", "verdict", "demo")
+COMMANDS = (
+    "run", "proxy", "compare", "serve", "check-config", "verdict", "pause", "resume", "sample", "control", "demo"
+)  # fmt: skip
 FREE = (
     'proxy: {listen: "127.0.0.1:0", admin: "127.0.0.1:0", grace: 2}\n'
     'comparator: {admin: "127.0.0.1:0", grace: 2}\nserve: {listen: "127.0.0.1:0"}\n'
@@ -112,6 +114,42 @@ def test_no_api_means_cannot_tell() -> None:
     done = shadowproxy("verdict", "--url", f"http://127.0.0.1:{unused_port()}")
     assert done.returncode == 4
     assert "does not answer" in one_line(done)
+
+
+@pytest.mark.parametrize("words", [("pause",), ("resume",), ("sample", "0.5"), ("control",)])
+def test_a_control_that_nobody_takes_is_code_4(words: tuple[str, ...]) -> None:
+    done = shadowproxy(*words, "--url", f"http://127.0.0.1:{unused_port()}")
+    assert done.returncode == 4
+    assert "does not answer" in one_line(done)
+
+
+@pytest.mark.parametrize(
+    "words", [("sample",), ("sample", "0.5", "--reset"), ("sample", "1.5"), ("sample", "half"), ("pause", "now")]
+)
+def test_a_control_that_means_nothing_is_a_usage_error(words: tuple[str, ...]) -> None:
+    done = shadowproxy(*words, "--url", f"http://127.0.0.1:{unused_port()}")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_too_long_a_reason_is_a_usage_error() -> None:
+    done = shadowproxy("pause", "--reason", "x" * 501)
+    assert done.returncode == 2
+    assert "500 characters" in one_line(done)
+
+
+def test_controls_without_a_proxy_say_so_and_hold_for_the_next(tmp_path: Path, valkey: EmbeddedServer) -> None:
+    config = tmp_path / "shadowproxy.yaml"
+    config.write_text(
+        f"experiment: {unique('cli')}\nbaseline: http://a\ncandidate: http://b\nredis: {{url: {valkey.url}}}"
+    )
+    done = shadowproxy("pause", "--config", str(config), "--reason", "it \x1b[2J falls over")
+    assert done.returncode == 0, done.stderr
+    assert "mirroring is paused, since 2" in done.stdout
+    assert "it  [2J falls over" in done.stdout
+    assert "no proxy of this experiment runs now; one that starts will go by it" in done.stdout
+    assert '"paused":true' in shadowproxy("control", "--config", str(config), "--json").stdout
+    assert "note: mirroring is paused" in shadowproxy("verdict", "--config", str(config)).stdout
 
 
 def test_no_redis_is_one_line_and_code_2(tmp_path: Path) -> None:

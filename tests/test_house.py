@@ -18,7 +18,8 @@ STOREYS = (
     {"__main__"},
     {"cli"},
     {"demo"},
-    {"processes", "supervisor"},
+    {"processes", "supervisor", "workers"},
+    {"children"},
     {"proxy", "comparator", "serve", "traffic"},
     {"pairs", "report"},
     {"verdict"},
@@ -126,7 +127,7 @@ def test_a_forbidden_import_is_found(room: str, line: str, tmp_path: Path, monke
 def test_the_proxy_process_never_loads_numpy_or_scipy() -> None:
     code = (
         "import sys\n"
-        "import shadowproxy.cli, shadowproxy.processes\n"
+        "import shadowproxy.cli, shadowproxy.processes, shadowproxy.workers\n"
         "import shadowproxy.pairs.recorder, shadowproxy.proxy.server, shadowproxy.serve.admin\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules} & {'numpy', 'scipy'}))"
     )

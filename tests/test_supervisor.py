@@ -13,9 +13,10 @@ import aiohttp
 import pytest
 from servers import unique, until
 
+from shadowproxy.children import PartFailed
 from shadowproxy.config import load
 from shadowproxy.pairs.embedded import EmbeddedServer
-from shadowproxy.supervisor import PARTS, PartFailed, Supervisor
+from shadowproxy.supervisor import PARTS, Supervisor
 
 
 def written(folder: Path, serve: str = "127.0.0.1:0") -> Path:

@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-
-def compile_glob(glob: str) -> re.Pattern[str]:
-    """A path glob as a pattern to `fullmatch` with.
-
-    `*` stays within a segment, `**` crosses segments, and so does a final `/*`. Every other character stands for
-    itself.
-
-    >>> [bool(compile_glob("/v1/*/rank").fullmatch(path)) for path in ("/v1/us/rank", "/v1/us/east/rank")]
-    [True, False]
-    >>> bool(compile_glob("/v1/*").fullmatch("/v1/a/b"))
-    True
-    """
-    crossing = glob[:-1] + "**" if glob.endswith("/*") else glob
-    parts = re.split(r"(\*+)", crossing)
-    pattern = "".join(
-        re.escape(part) if not part.startswith("*") else "[^/]*" if part == "*" else ".*" for part in parts
-    )
-    return re.compile(pattern, re.DOTALL)
+from shadowproxy.config.globs import compile_glob
 
 
 def request_path(target: str) -> str:

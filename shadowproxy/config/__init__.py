@@ -6,10 +6,14 @@ from shadowproxy.config.load import load, loads
 from shadowproxy.config.redaction import Redact
 from shadowproxy.config.schema import json_schema
 from shadowproxy.config.settings import (
+    Breaker,
     Comparator,
     Guardrail,
+    Health,
     Limits,
+    ListenerTls,
     Mirror,
+    MirrorRoute,
     Proxy,
     Recorder,
     Redis,
@@ -17,19 +21,26 @@ from shadowproxy.config.settings import (
     Serve,
     Settings,
     Upstream,
+    UpstreamTls,
     Verdict,
+    risks,
 )
 from shadowproxy.config.units import Address
+from shadowproxy.config.workers import worker_count, worker_settings
 
 __all__ = [
     "CATALOGUE",
     "Address",
+    "Breaker",
     "Comparator",
     "Direction",
     "Guardrail",
+    "Health",
     "Limits",
+    "ListenerTls",
     "Metric",
     "Mirror",
+    "MirrorRoute",
     "Proxy",
     "Recorder",
     "Redact",
@@ -38,10 +49,14 @@ __all__ = [
     "Serve",
     "Settings",
     "Upstream",
+    "UpstreamTls",
     "Verdict",
     "experiment_id",
     "frozen",
     "json_schema",
     "load",
     "loads",
+    "risks",
+    "worker_count",
+    "worker_settings",
 ]

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import jmespath
 import jmespath.exceptions
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     ValidationInfo,
@@ -21,13 +22,17 @@ from shadowproxy.config.catalogue import CATALOGUE, Direction
 from shadowproxy.config.redaction import Redact
 from shadowproxy.config.section import Section
 from shadowproxy.config.shaping import Credentials, CredentialsOrWord, HeaderEdits, Host, JsonFields, Rewrite
-from shadowproxy.config.units import Address, Duration, HttpUrl, Listen, Size
+from shadowproxy.config.units import Address, Duration, HttpUrl, Listen, Size, Workers
 from shadowproxy.errors import Fault
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+
+
+File = Annotated[str, Field(min_length=1)]
+"""The path of a file, from the working directory."""
 
 
 def _expression(text: Any) -> Any:
@@ -47,14 +52,53 @@ def _reads_response(expression: str | None) -> bool:
     return expression is not None and re.search(r"\bresponse\b", expression) is not None
 
 
+def _needs_certificate(file: str | None, info: ValidationInfo) -> str | None:
+    if file is not None and info.data.get("certificate", ...) is None:
+        raise ValueError("is of no use without a `certificate`: give that too")
+    return file
+
+
+class UpstreamTls(Section):
+    """How an upstream whose URL is https is verified, and what is shown to it. Files are PEM."""
+
+    ca: File | None = Field(None, description="who may have signed its certificate, instead of the system's store")
+    certificate: File | None = Field(None, description="shown to it, where it asks for one")
+    key: File | None = Field(None, description="of that certificate; none: it stands in the same file")
+    server_name: str | None = Field(
+        None, pattern=r"^[0-9A-Za-z_][0-9A-Za-z_.:-]{0,252}$", description="whom to expect; none: the URL's host"
+    )
+    verify: bool = Field(True, description="false: whoever answers is believed; for a trial only")
+
+    @field_validator("key")
+    @classmethod
+    def _of_a_certificate(cls, key: str | None, info: ValidationInfo) -> str | None:
+        return _needs_certificate(key, info)
+
+
+class Health(Section):
+    """A request that tells whether an address of the upstream works."""
+
+    path: str | None = Field(
+        None, pattern=r"^/[\x21-\x7e]*$", description="asked with GET; 200 to 399 is healthy; none: nothing is asked"
+    )
+    every: Duration = Field(10.0, gt=0, description="between two requests to one address")
+    timeout: Duration = Field(2.0, gt=0, description="for connection and answer together")
+    failures: Count = Field(2, description="in a row, before an address is put aside; one success takes it back")
+
+
 class Upstream(Section):
     """One service: the baseline, the candidate or the replica. A plain URL stands for `{url: URL}`."""
 
     url: HttpUrl = Field(description="where it answers; a path here is put before the request's own")
     connect_timeout: Duration = Field(2.0, gt=0, description="for making a connection")
     deadline: Duration = Field(10.0, gt=0, description="from the request's start to the last byte of the response")
-    max_idle: Annotated[int, Field(ge=0)] = Field(64, description="idle connections kept open")
+    max_idle: Annotated[int, Field(ge=0)] = Field(64, description="idle connections kept open, by all workers together")
     idle_timeout: Duration = Field(30.0, gt=0, description="an idle connection is closed after this")
+    resolve_every: Duration = Field(
+        30.0, gt=0, description="the host's addresses are looked up again after this; new connections go to all in turn"
+    )
+    health: Health = Health()
+    tls: UpstreamTls = UpstreamTls()
     host: Host | None = Field(
         None, description="Host header: the URL's own unless given, `client` for the client's, or a literal"
     )
@@ -69,6 +113,13 @@ class Upstream(Section):
         "that is streamed (over proxy.mirror.max_body) or can't be read goes out as it came, and is counted",
     )
 
+    @field_validator("tls")
+    @classmethod
+    def _of_https(cls, tls: UpstreamTls, info: ValidationInfo) -> UpstreamTls:
+        if tls != UpstreamTls() and info.data.get("url", "https://").startswith("http://"):
+            raise ValueError("the URL is http: write https, or take this out")
+        return tls
+
 
 def _upstream(value: Any) -> Any:
     return {"url": value} if isinstance(value, str) else value
@@ -80,29 +131,86 @@ UpstreamOrUrl = Annotated[
 ]
 
 
+def _methods(methods: tuple[str, ...]) -> tuple[str, ...]:
+    for method in methods:
+        if not re.fullmatch(r"[A-Z]+", method):
+            raise ValueError(f"{method!r} is not a method: write it in capitals, such as POST")
+    return methods
+
+
+Methods = Annotated[tuple[str, ...], AfterValidator(_methods)]
+SampleBy = Annotated[
+    str,
+    Field(
+        pattern=r"^(request_id|(header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|query:[!$'()*+,./:;?@A-Z_a-z0-9~%\[\]-]+)$"
+    ),
+]
+
+
+class MirrorRoute(Section):
+    """What holds for the requests under one path. A key that is not given is that of `proxy.mirror`."""
+
+    path: str = Field(
+        pattern=r"^/",
+        description="glob over the request's path: `*` within a segment, `**` or a final `/*` across",
+    )
+    enabled: bool | None = Field(None, description="false: live-only, skipped{reason=route}; true: mirrored")
+    sample: Share | None = Field(None, description="share of these requests that are mirrored")
+    sample_by: SampleBy | None = Field(None, description="what is hashed for it")
+    methods: Methods | None = Field(None, description="methods that are mirrored here")
+
+
+class Breaker(Section):
+    """When a shadow upstream is no longer asked for a while. Each (candidate, replica) has a breaker of its own,
+    in each of several workers.
+
+    A copy that is not made for it is recorded as the candidate's failure (`shed`), as it would be without a breaker: a
+    candidate that is gone for T seconds may so be held responsible for 2 T. So it opens late, and only on what is no
+    answer at all; an answer of any status is an answer.
+    """
+
+    enabled: bool = Field(True, description="false: every copy is tried, whatever became of those before")
+    failures: Count = Field(
+        20, description="it opens after so many failures in a row: timeout, connect, reset or protocol, not a status"
+    )
+    open_for: Duration = Field(1.0, gt=0, description="the first time that it stays open; twice that the next time")
+    open_at_most: Duration = Field(30.0, gt=0, description="the longest time that it stays open")
+    probes: Count = Field(3, description="copies that are then let through: all well closes it, one failure opens it")
+
+    @field_validator("open_at_most")
+    @classmethod
+    def _not_below(cls, most: float, info: ValidationInfo) -> float:
+        first = info.data.get("open_for")
+        if first is not None and most < first:
+            raise ValueError(f"{most:g} s is less than `open_for`, {first:g} s")
+        return most
+
+
 class Mirror(Section):
     """What is copied to the candidate, and how much the copies may cost."""
 
-    enabled: bool = Field(True, description="false: proxy only")
-    sample: Share = Field(1.0, description="share of requests that are mirrored, by hash of `sample_by`")
-    sample_by: str = Field(
-        "request_id",
-        pattern=r"^(request_id|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)$",
-        description="`request_id`, or `header:NAME` to keep one account in or out as a whole",
+    enabled: bool = Field(True, description="false: proxy only, but for `routes` that say otherwise")
+    sample: Share = Field(
+        1.0, description="share of requests that are mirrored, by hash of `sample_by`; `shadowproxy sample` replaces it"
     )
-    methods: tuple[str, ...] = Field(("GET", "POST"), description="methods that are mirrored; others are live-only")
+    sample_by: SampleBy = Field(
+        "request_id",
+        description="`request_id`; or `header:NAME`, `cookie:NAME` or `query:NAME`, to keep one account in or out as a "
+        "whole (a request without it goes by its id)",
+    )
+    methods: Methods = Field(("GET", "POST"), description="methods that are mirrored; others are live-only")
     max_in_flight: Count = Field(
-        256, description="copies under way at once; past it the copy is shed and recorded as such"
+        256, description="copies under way at once, each side; past it the copy is shed and recorded as such"
+    )
+    max_in_flight_bytes: Size = Field(
+        64 * 1024**2,
+        ge=1,
+        description="memory, each side, for copies under way and for answers that wait for them; past it the copy is "
+        "shed and recorded as such",
     )
     max_body: Size = Field(1024**2, description="a larger request is live-only, skipped{reason=request_too_large}")
-
-    @field_validator("methods")
-    @classmethod
-    def _tokens(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        for method in methods:
-            if not re.fullmatch(r"[A-Z]+", method):
-                raise ValueError(f"{method!r} is not a method: write it in capitals, such as POST")
-        return methods
+    breaker: Breaker = Breaker()
+    routes: tuple[MirrorRoute, ...] = Field((), description="other rules by path; the first that matches is taken")
 
 
 class Limits(Section):
@@ -114,7 +222,28 @@ class Limits(Section):
     header_timeout: Duration = Field(10.0, gt=0, description="for a whole request head to come; then 408")
     body: Size = Field(256 * 1024**2, description="largest request body; larger is 413")
     idle_timeout: Duration = Field(75.0, gt=0, description="an idle client connection is closed after this")
+    tunnel_timeout: Duration = Field(
+        3600.0, gt=0, description="a tunnel (Upgrade, as of a WebSocket) through which nothing came is cut after this"
+    )
     connections: Count = Field(4096, description="client connections at once; more are answered 503")
+
+
+class ListenerTls(Section):
+    """TLS towards clients, where there is a certificate. Files are PEM; when they change they are read anew."""
+
+    certificate: File | None = Field(
+        None, description="the listener's own, and what it was signed by; none: clients speak plain HTTP"
+    )
+    key: File | None = Field(None, description="of that certificate; none: it stands in the same file")
+    client_ca: File | None = Field(
+        None, description="who must have signed the certificate of every client; none: clients show none"
+    )
+    min_version: Literal["TLSv1.2", "TLSv1.3"] = Field("TLSv1.2", description="oldest that is spoken")
+
+    @field_validator("key", "client_ca")
+    @classmethod
+    def _of_a_certificate(cls, file: str | None, info: ValidationInfo) -> str | None:
+        return _needs_certificate(file, info)
 
 
 class Proxy(Section):
@@ -122,7 +251,13 @@ class Proxy(Section):
 
     listen: Listen = Field(Address("127.0.0.1", 8080), description="where clients connect")
     admin: Listen = Field(Address("127.0.0.1", 9101), description="/metrics, /healthz and /readyz of the proxy")
+    workers: Workers = Field(
+        1,
+        description="processes that share the port; `auto`: one per CPU that may be used (by affinity, not by quota). "
+        "Limits on what is held or under way are for all of them together: each has an equal share, rounded up",
+    )
     capture: Size = Field(1024**2, description="bytes of a body that are recorded; longer ones keep size and digest")
+    tls: ListenerTls = ListenerTls()
     mirror: Mirror = Mirror()
     limits: Limits = Limits()
     redact: Redact = Redact()
@@ -139,14 +274,38 @@ class Proxy(Section):
     grace: Duration = Field(15.0, description="how long a stop waits for what is under way")
 
 
+class Spool(Section):
+    """Where pairs wait on disk while Redis doesn't take them, and outlive their process.
+
+    One directory may serve any number of proxies. A directory that can't be written to stops nobody: pairs then wait
+    in memory alone.
+    """
+
+    dir: str | None = Field(
+        None, min_length=1, description="a directory that outlives the process; null: `spool` in `redis.data_dir`"
+    )
+    max_bytes: Size = Field(
+        256 * 1024**2, description="for all that lies in it, whichever proxy wrote it; 0: no spool, memory only"
+    )
+
+
 class Recorder(Section):
     """From the proxy to the stream."""
 
     batch: Annotated[int, Field(ge=1, le=10_000)] = Field(100, description="pairs in one stream entry, at most")
     linger: Duration = Field(0.1, description="a batch waits no longer than this for more pairs")
     max_bytes: Size = Field(
-        64 * 1024**2, ge=1, description="memory for pairs that wait for Redis; past it the newest are dropped"
+        64 * 1024**2,
+        ge=1,
+        description="memory for pairs that wait for Redis; over half of it they go to the spool, and past it the "
+        "newest are dropped",
     )
+    compression: Annotated[int, Field(ge=0, le=19)] = Field(
+        0,
+        description="zstd level of batches in Redis; 0: none, the least CPU. 1 takes a fifth of the memory and the "
+        "network, for 10 µs of CPU per pair of 6 KB. What is spooled is always compressed",
+    )
+    spool: Spool = Spool()
 
 
 class Redis(Section):
@@ -158,7 +317,9 @@ class Redis(Section):
         description="redis://[user:password@]host:port/db or unix:///path; `${VAR}` keeps secrets out of the file",
     )
     data_dir: str = Field(
-        ".shadowproxy", min_length=1, description="where the embedded server keeps its data and socket"
+        ".shadowproxy",
+        min_length=1,
+        description="where the embedded server keeps its data and socket, and a proxy its spool",
     )
     max_entries: Count = Field(
         100_000, description="entries the stream keeps (about); older ones are trimmed and reported as lost"
@@ -306,7 +467,10 @@ class Verdict(Section):
 class Serve(Section):
     """The API."""
 
-    listen: Listen = Field(Address("127.0.0.1", 9100), description="/api/v1/*, /metrics, /healthz and /readyz")
+    listen: Listen = Field(
+        Address("127.0.0.1", 9100),
+        description="/api/v1/*, /metrics, /healthz and /readyz; who reaches it can also pause mirroring",
+    )
     refresh: Duration = Field(1.0, gt=0, description="how often the verdict is worked out anew")
 
 
@@ -336,10 +500,28 @@ class Settings(Section):
         return self
 
     @property
+    def tls_files(self) -> bool:
+        """Whether keys or certificates are read from files, which may be exchanged while a proxy runs."""
+        upstreams = [side for side in (self.baseline, self.candidate, self.replica) if side is not None]
+        return self.proxy.tls.certificate is not None or any(
+            side.url.startswith("https:") and bool(side.tls.ca or side.tls.certificate) for side in upstreams
+        )
+
+    @property
     def longest_deadline(self) -> float:
         """The longest any exchange of a pair may take, seconds."""
         sides = (self.baseline, self.candidate, self.replica)
         return max(side.deadline for side in sides if side is not None)
+
+
+def risks(settings: Settings) -> list[str]:
+    """What works and is hardly meant, one sentence each."""
+    return [
+        f"{side}.tls.verify is false: whoever answers at {upstream.url} is believed, and gets all requests; "
+        f"give {side}.tls.ca instead"
+        for side in ("baseline", "candidate", "replica")
+        if (upstream := getattr(settings, side)) is not None and not upstream.tls.verify
+    ]
 
 
 def contradictions(parts: Mapping[str, Any]) -> list[Fault]:

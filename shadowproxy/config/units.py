@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, GetPydanticSchema, WithJsonSchema
 from pydantic_core import core_schema
+
+MOST_WORKERS: Final = 256
+"""More than one machine has use for; a slip of the finger should not start thousands of processes."""
 
 _DURATIONS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {
@@ -94,20 +97,20 @@ def parse_address(text: Any) -> Address:
 
 
 def parse_http_url(text: Any) -> str:
-    """An absolute http URL without query, fragment or credentials; a trailing slash is taken off.
+    """An absolute http or https URL without query, fragment or credentials; a trailing slash is taken off.
 
     >>> parse_http_url("http://models:8001/v1/")
     'http://models:8001/v1'
     """
     if not isinstance(text, str):
-        raise ValueError(f"{text!r} is not a URL: write http://host:port")
+        raise ValueError(f"{text!r} is not a URL: write http://host:port or https://host:port")
     try:
         parts = urlsplit(text.strip())
         port = parts.port
     except ValueError as error:
         raise ValueError(f"{text!r} is not a URL: {error}") from None
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"{text!r} is not a URL of an upstream: write http://host:port")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{text!r} is not a URL of an upstream: write http://host:port or https://host:port")
     if port == 0:
         raise ValueError(f"{text!r}: port 0 can't be connected to")
     if parts.query or parts.fragment or parts.username is not None:
@@ -125,6 +128,19 @@ def without_passwords(text: str) -> str:
     """
     text = re.sub(r"://\S*@", "://***@", text)
     return re.sub(r"\b(password=)[^&\s'\"]*", r"\1***", text)
+
+
+def parse_workers(text: Any) -> int | Literal["auto"]:
+    """How many processes: a number from 1 to 256, or `auto`.
+
+    >>> parse_workers(4), parse_workers("auto")
+    (4, 'auto')
+    """
+    if text == "auto":
+        return "auto"
+    if not isinstance(text, int) or isinstance(text, bool) or not 1 <= text <= MOST_WORKERS:
+        raise ValueError(f"{text!r} is not a number of processes: write 1 to {MOST_WORKERS}, or auto")
+    return text
 
 
 Duration = Annotated[
@@ -162,8 +178,18 @@ Listen = Annotated[
     ),
     WithJsonSchema({"type": "string", "description": "host:port to listen on; port 0 takes a free one"}),
 ]
+Workers = Annotated[
+    int | Literal["auto"],
+    BeforeValidator(parse_workers),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer", "minimum": 1, "maximum": MOST_WORKERS}, {"const": "auto"}],
+            "description": "a number of processes, or auto: one per CPU that may be used",
+        }
+    ),
+]
 HttpUrl = Annotated[
     str,
     BeforeValidator(parse_http_url),
-    WithJsonSchema({"type": "string", "format": "uri", "pattern": "^http://"}),
+    WithJsonSchema({"type": "string", "format": "uri", "pattern": "^https?://"}),
 ]

@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from shadowproxy.model import Accounting
+
+SKIPPED: Final[Mapping[str, str]] = {
+    "paused": "Mirroring is paused (`shadowproxy pause`).",
+    "disabled": "`proxy.mirror.enabled` is false.",
+    "route": "The first of `proxy.mirror.routes` that matches has `enabled: false`.",
+    "upgrade": "The request asks for another protocol, such as WebSocket, and goes through a tunnel.",
+    "method": "The method is not among `methods`, of the route or of `proxy.mirror`.",
+    "not_sampled": "The hash of `sample_by` is outside the share that is in force.",
+    "request_too_large": "The body is larger than `proxy.mirror.max_body`.",
+    "slow_upload": "The body took longer than half of `verdict.settle`: the pair would come after its bucket closed.",
+}
+"""Every reason to proxy a request without mirroring it. None depends on what becomes of the request."""
+
+DROPPED: Final[Mapping[str, str]] = {
+    "client_slow": "The client took the answer so slowly that the baseline's deadline passed.",
+    "proxy_stopped": "The proxy stopped before every side had answered, and `proxy.grace` was over.",
+    "recorder_full": "More than `recorder.max_bytes` wait for Redis.",
+    "recorder_shutdown": "The process ended before Redis took the pair.",
+    "recorder_unencodable": "The pair has no place in the batch format.",
+}
+"""Every reason why the pair of an eligible request is not recorded. None is the candidate's doing."""
+
+SHED: Final[Mapping[str, str]] = {
+    "in_flight": "`proxy.mirror.max_in_flight` copies were under way to that side.",
+    "bytes": "Copies to that side, and answers that wait for them, hold `proxy.mirror.max_in_flight_bytes`.",
+    "breaker": "That side's breaker is open (`proxy.mirror.breaker`).",
+}
+"""Every reason why a copy is not made for one side of a pair that is recorded all the same, that side as `shed`."""
 
 
 class Ledger:

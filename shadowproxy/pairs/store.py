@@ -23,6 +23,7 @@ from shadowproxy.errors import Fenced, PayloadError, ShadowproxyError, StartErro
 from shadowproxy.model import Accounting
 from shadowproxy.pairs import scripts
 from shadowproxy.pairs.client import Client, Script, boundary, redacted
+from shadowproxy.pairs.controls import LIVE, ControlChange, Controls, ControlStatus, ProxyReport, decode
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ ENTRY_VERSION: Final = 1
 _EXPERIMENTS: Final = "shadow:experiments"
 _MAX_DEAD: Final = 1000
 _TIMEOUT: Final = 5.0
+_SOON: Final = 0.5
+"""Seconds for what a kill switch needs: a lost connection must be noticed, and another made, within a second."""
+_MAX_HISTORY: Final = 200
+_FORGET_PROXY: Final = 3600.0
 _OLDEST: Final = (7, 0)
 
 
@@ -56,6 +61,16 @@ class Clock:
     """Seconds from its stamp to the server's time, the way there included; negative where it is ahead."""
     at: float
     """The server's clock then, Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the store has of one producer, at one instant."""
+
+    sequence: int
+    """Of the last batch that is stored; 0 before the first."""
+    account: Accounting | None
+    """As last published; None where it never was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +147,16 @@ class Superseded(Fenced):
 
 _APPEND: Final = Script(scripts.APPEND)
 _PUBLISH: Final = Script(scripts.PUBLISH)
+_STANDING: Final = Script(scripts.STANDING)
 _OWN_PENDING: Final = Script(scripts.OWN_PENDING)
 _CLAIM: Final = Script(scripts.CLAIM)
 _COMMIT: Final = Script(scripts.COMMIT)
 _LOAD: Final = Script(scripts.LOAD)
 _SLOTS: Final = Script(scripts.SLOTS)
 _SNAPSHOT: Final = Script(scripts.SNAPSHOT)
+_CONTROL: Final = Script(scripts.CONTROL)
+_REPORT: Final = Script(scripts.REPORT)
+_CONTROL_STATUS: Final = Script(scripts.CONTROL_STATUS)
 
 
 def _version(info: bytes) -> str:
@@ -234,9 +253,14 @@ class Store:
         self._latch = f"{prefix}latch"
         self._clocks = f"{prefix}clocks"
         self._experiment = f"{prefix}experiment"
+        self._controls = f"{prefix}controls"
+        self._control_history = f"{prefix}controls:history"
+        self._watchers = f"{prefix}controls:proxies"
         self._client = Client(url, reply_within=reply_within, connect_within=reply_within, attempts=2)
         # A blocking read outlasts any socket timeout, so it has connections of its own without one; `read` bounds it.
         self._reader = Client(url, reply_within=None, connect_within=reply_within, attempts=1)
+        # What a batch of pairs may take must not hold up a kill switch.
+        self._watcher = Client(url, reply_within=_SOON, connect_within=_SOON, attempts=2)
 
     @classmethod
     async def open(
@@ -275,7 +299,7 @@ class Store:
 
     async def close(self) -> None:
         """Close all connections."""
-        for client in (self._client, self._reader):
+        for client in (self._client, self._reader, self._watcher):
             await client.close()
 
     async def __aenter__(self) -> Self:
@@ -316,6 +340,11 @@ class Store:
     async def publish(self, producer: str, account: Accounting) -> None:
         """Store a producer's account alone. An older account than the stored one is ignored."""
         await self._run(_PUBLISH, (self._accounts,), producer, _weight(account), msgspec.json.encode(account))
+
+    async def standing(self, producer: str) -> Standing:
+        """What a producer has stored, for whoever takes over what it has not. Raises PayloadError for its account."""
+        sequence, account = await self._run(_STANDING, (self._sequences, self._accounts), producer)
+        return Standing(int(sequence or 0), None if account is None else _account(account))
 
     # What workers do
 
@@ -457,6 +486,66 @@ class Store:
             await self._client.command("ZADD", _EXPERIMENTS, "NX", int(seconds), self.name)
             await self._client.command("SET", self._experiment, description, "NX")
             return bytes(await self._client.command("GET", self._experiment))
+
+    # What people say to it while it runs (see `controls`)
+
+    async def read_controls(self) -> bytes | None:
+        """The controls as they are stored, None where nobody has said anything. Answers or raises within a second."""
+        with boundary(self.url):
+            found = await self._watcher.command("GET", self._controls)
+        return None if found is None else bytes(found)
+
+    async def restore_controls(self, stored: bytes) -> None:
+        """Store these again, unless there are others."""
+        with boundary(self.url):
+            await self._watcher.command("SET", self._controls, stored, "NX")
+
+    async def report_controls(self, name: str, version: int) -> None:
+        """Say that the proxy `name` is there, and goes by that version of the controls."""
+        with boundary(self.url):
+            await self._watcher.run(_REPORT, (self._watchers,), name, version, round(_FORGET_PROXY * 1000))
+
+    async def forget_proxy(self, name: str) -> None:
+        """Forget what the proxy `name` has reported."""
+        with boundary(self.url):
+            await self._watcher.command("HDEL", self._watchers, name)
+
+    async def change_controls(self, change: ControlChange) -> Controls:
+        """Put a change in force and into the history. Returns the controls after it.
+
+        What is there and can't be read is replaced. Raises ValueError for a change that can't be.
+        """
+        with boundary(self.url):
+            while True:
+                found = await self._client.command("GET", self._controls) or b""
+                try:
+                    before = decode(found or None)
+                except PayloadError:
+                    before = Controls()
+                seconds, micros = await self._client.command("TIME")
+                after = change.applied_to(before, int(seconds) + int(micros) / 1e6)
+                new = msgspec.json.encode(after)
+                keys = (self._controls, self._control_history)
+                if await self._client.run(_CONTROL, keys, found, new, _MAX_HISTORY):
+                    return after
+
+    async def control_status(self) -> ControlStatus:
+        """What is in force, who goes by it, and what was before. Raises PayloadError where it can't be read."""
+        keys = (self._controls, self._control_history, self._watchers)
+        found, history, watchers, now = await self._run(_CONTROL_STATUS, keys)
+        milliseconds = int(now[0]) * 1000 + int(now[1]) // 1000
+        proxies = {}
+        for name, stored in _mapping(watchers).items():
+            version, _, at = stored.partition(b" ")
+            age = max(0.0, (milliseconds - int(at)) / 1000)
+            if age <= LIVE:
+                proxies[name] = ProxyReport(version=int(version), age=age)
+        return ControlStatus(
+            experiment=self.name,
+            controls=decode(found),
+            proxies=proxies,
+            history=tuple(map(decode, history)),
+        )
 
     # Below: how
 

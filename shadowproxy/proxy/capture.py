@@ -33,6 +33,11 @@ class Capture:
         self._hash.update(piece)
 
     @property
+    def held(self) -> int:
+        """How many bytes are kept."""
+        return min(self.size, self._cap)
+
+    @property
     def overflowed(self) -> bool:
         """Whether the body has outgrown the cap."""
         return self._hash is not None

@@ -1,9 +1,9 @@
 """Heads of requests and responses: what is refused and why, and the few edits made on the way. Sans-I/O.
 
-A head is handled as one run of bytes. One scan of a lower-cased copy finds the headers that matter, they are cut out or
-kept as raw slices, and the rest is forwarded untouched. llhttp then checks the grammar of every field; it is not asked
-for them one by one. What llhttp lets through and this module refuses: more than one space in the request line, HTTP/0.9
-and HTTP/2 on it, a fragment in the target, a missing, repeated or malformed Host, an Expect that is unknown.
+A head is cut into its lines, and each is looked up in a table of those that came before (see `fields`): the ones that
+mean something to a proxy are sorted out, the rest is forwarded untouched, byte for byte. What is refused, beside bad
+grammar: more than one space in the request line, HTTP/0.9 and HTTP/2 on it, a fragment in the target, a missing,
+repeated or malformed Host, an Expect that is unknown, any doubt about where the message ends.
 
 What a request gets on its way to an upstream:
 
@@ -16,7 +16,7 @@ What a request gets on its way to an upstream:
 - Hop-by-hop headers and those named by `Connection` go; so do the annotation header (for no upstream) and the marker
   header (a client that could set it would have its own requests taken for copies).
 - `Expect: 100-continue` is answered by the listener and goes too. An `Upgrade` to h2c, which some clients offer with
-  every request, is ignored as RFC 9110 allows; any other is refused.
+  every request, is ignored as RFC 9110 allows; any other goes to the baseline, and to nobody else.
 - Trailers and chunk extensions of a request are not forwarded (RFC 9110, section 6.5.1, allows it).
 """
 
@@ -25,19 +25,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from http import HTTPStatus
-
-import httptools
+from typing import Final
 
 from shadowproxy.config import Limits
 from shadowproxy.proxy.bodies import Body, ChunkedBody, CloseBody, LengthBody
+from shadowproxy.proxy.fields import PLAIN, BadFieldError, FieldTable, tokens, without
 
+_ORIGIN_FORM = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (/[\x21\x22\x24-\x7e\x80-\xff]*) HTTP/1\.([01])")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _BLANK_LINES = re.compile(rb"(?:\r\n)*")
-_DIGITS = re.compile(rb"[0-9]{1,18}")
+_MOST_DIGITS = 18
+_MOST_HOSTS = 256
 _HOP_BY_HOP = (
     b"connection",
     b"keep-alive",
@@ -46,8 +48,8 @@ _HOP_BY_HOP = (
     b"transfer-encoding",
     b"upgrade",
 )
-_RESPONSE_FIELDS = re.compile(rb"\r\n(%b):[ \t]*([^\r]*)" % b"|".join((*_HOP_BY_HOP, b"content-length")))
-_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
+_UNNAMEABLE = frozenset({b"close", b"keep-alive", b"upgrade", b"content-length", b"transfer-encoding", b"host"})
+"""What `Connection` can't take out of a message: its own options, and what frames the message."""
 
 SAFE_TO_REPEAT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """Idempotent methods (RFC 9110, section 9.2.2)."""
@@ -72,14 +74,17 @@ class MalformedResponseError(Exception):
 class RequestHead:
     """One request as it will be forwarded.
 
-    `fields` are header lines, each with a CRLF *before* it, without Host and shared by all upstreams; `received` are
-    those of the client. `target` is in origin form. `length` is that of the body, None if it is chunked.
+    `fields` are header lines, each with a CRLF *before* it, shared by all upstreams: without Host, without `framing`
+    (the line for the body's length or coding, empty for none) and without `traceparent` (that field's value).
+    `received` are the client's own lines. `target` is in origin form. `length` is that of the body, None if it is
+    chunked. `upgrade` is the protocol that the client wants to change to, empty for none.
     """
 
     __slots__ = (
         "annotations",
         "expects",
         "fields",
+        "framing",
         "host",
         "keep_alive",
         "length",
@@ -88,29 +93,52 @@ class RequestHead:
         "received",
         "request_id",
         "target",
+        "traceparent",
+        "upgrade",
     )
 
     method: bytes
     target: bytes
     minor: int
+    host: bytes
     keep_alive: bool
     length: int | None
     expects: bool
+    upgrade: bytes
     request_id: bytes
-    host: bytes
-    """The host that the client asked for; empty if an HTTP/1.0 client named none."""
+    traceparent: bytes
     annotations: bytes
     fields: bytes
+    framing: bytes
     received: bytes
 
     def body(self) -> Body:
         """A decoder for the body that follows."""
         return ChunkedBody() if self.length is None else LengthBody(self.length)
 
+    @property
+    def trace(self) -> bytes:
+        """The client's own trace context as a header line (CRLF before it), or nothing."""
+        return b"\r\ntraceparent: " + self.traceparent if self.traceparent else b""
+
     def to(self, prefix: bytes, authority: bytes, extra: bytes = b"") -> bytes:
         """The head for one upstream: its path `prefix` and `authority`, and `extra` lines (CRLF before each)."""
-        target = self.target if self.target == b"*" else prefix + self.target
-        return b"%b %b HTTP/1.1\r\nHost: %b%b%b\r\n\r\n" % (self.method, target, authority, self.fields, extra)
+        target = self.target
+        if prefix and target != b"*":
+            target = prefix + target
+        return b"".join(
+            (
+                self.method,
+                b" ",
+                target,
+                b" HTTP/1.1\r\nHost: ",
+                authority,
+                self.fields,
+                self.framing,
+                extra,
+                b"\r\n\r\n",
+            )
+        )
 
 
 def skip_blank_lines(data: bytes) -> bytes:
@@ -120,29 +148,34 @@ def skip_blank_lines(data: bytes) -> bytes:
 
 
 class RequestRules:
-    """Turns the bytes of a head into a `RequestHead`, or refuses them."""
+    """Turns the bytes of a head into a `RequestHead`, or refuses them. `scheme` is what the listener speaks."""
 
-    def __init__(self, limits: Limits, *, annotation_header: str, marker_header: str) -> None:
+    def __init__(self, limits: Limits, *, annotation_header: str, marker_header: str, scheme: bytes = b"http") -> None:
         self._limits = limits
+        self._scheme = scheme
         self._annotations = annotation_header.lower().encode("ascii")
-        names = (
-            *_HOP_BY_HOP,
-            b"host",
-            b"content-length",
-            b"expect",
-            b"x-request-id",
-            b"x-forwarded-for",
-            b"x-forwarded-host",
-            b"x-forwarded-proto",
-            b"via",
-            self._annotations,
-            marker_header.lower().encode("ascii"),
+        self._hosts: dict[bytes, bytes] = {}
+        self._table = FieldTable(
+            (
+                *_HOP_BY_HOP,
+                b"host",
+                b"content-length",
+                b"expect",
+                b"traceparent",
+                b"x-request-id",
+                b"x-forwarded-for",
+                b"x-forwarded-host",
+                b"x-forwarded-proto",
+                b"via",
+                self._annotations,
+                marker_header.lower().encode("ascii"),
+            )
         )
-        self._pattern = re.compile(rb"\r\n(%b):[ \t]*([^\r]*)" % b"|".join(map(re.escape, names)))
 
     def check_partial(self, head: bytes) -> None:
         """Refuse what can be told before the head is complete: it is too large, or its lines end with a bare LF."""
-        _check_line_ends(head)
+        if head.count(b"\n") != head.count(b"\r\n"):
+            raise RefusalError(400, "a line of the head ends with a bare LF; HTTP lines end with CRLF")
         if b"\r\n" not in head and len(head) > self._limits.target + 64:
             raise RefusalError(414, f"the request target is longer than {self._limits.target} bytes")
         if len(head) > self._limits.header_bytes + self._limits.target + 64:
@@ -153,44 +186,54 @@ class RequestRules:
 
         `peer` is the client's address for X-Forwarded-For. Raises RefusalError.
         """
-        _check_line_ends(head)
-        line, crlf, _ = head.partition(b"\r\n")
-        fields = head[len(line) :] if crlf else b""
+        lines = head.split(b"\r\n")
+        first = lines[0]
         request = RequestHead()
-        authority = self._request_line(request, line)
-        if len(fields) > self._limits.header_bytes:
-            raise RefusalError(431, f"the header section is larger than {self._limits.header_bytes} bytes")
-        if fields.count(b"\r\n") > self._limits.header_count:
-            raise RefusalError(431, f"there are more than {self._limits.header_count} header fields")
-        found, kept = self._scan(fields)
-        _check_host(request, found)
+        authority = self._request_line(request, first)
+        request.received = received = head[len(first) :]
+        limits = self._limits
+        if len(received) > limits.header_bytes:
+            raise RefusalError(431, f"the header section is larger than {limits.header_bytes} bytes")
+        if len(lines) > limits.header_count + 1:
+            raise RefusalError(431, f"there are more than {limits.header_count} header fields")
+        del lines[0]
+        kept, found = self._sort(lines)
+        if request.minor == 1 and b"host" not in found:
+            raise RefusalError(400, "an HTTP/1.1 request needs a Host header")
         _set_framing(request, found)
-        _check_grammar(fields)
-        tokens = _tokens(found.get(b"connection", b""))
-        _check_upgrade(tokens, found)
-        request.keep_alive = b"close" not in tokens and (request.minor == 1 or b"keep-alive" in tokens)
-        request.annotations = found.get(self._annotations, b"")
-        request.host = authority or found.get(b"host", b"")
-        request.received = fields
-        request.fields = _forwarded(request, kept, tokens, found, authority, peer, new_id)
+        self._set_connection(request, found)
+        self._forward(request, kept, found, authority, peer, new_id)
         return request
 
     def _request_line(self, request: RequestHead, line: bytes) -> bytes | None:
         """Sets method, target and version. Returns the authority of an absolute-form target."""
+        match = _ORIGIN_FORM.fullmatch(line)
+        if match is None:
+            return self._unusual_request_line(request, line)
+        request.method, target, minor = match.groups()
+        request.target = target
+        request.minor = 1 if minor == b"1" else 0
+        self._check_target(request.method, target)
+        return None
+
+    def _check_target(self, method: bytes, target: bytes) -> None:
+        if len(target) > self._limits.target:
+            raise RefusalError(414, f"the request target is longer than {self._limits.target} bytes")
+        if method == b"CONNECT":
+            raise RefusalError(501, "CONNECT is not supported: this is not a forward proxy")
+
+    def _unusual_request_line(self, request: RequestHead, line: bytes) -> bytes | None:
         match = _REQUEST_LINE.fullmatch(line)
         if match is None:
             raise RefusalError(400, "the request line is not `METHOD target HTTP/1.1`")
         method, target, major, minor = match.groups()
         if major != b"1" or minor not in b"01":
             raise RefusalError(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-        if len(target) > self._limits.target:
-            raise RefusalError(414, f"the request target is longer than {self._limits.target} bytes")
-        if method == b"CONNECT":
-            raise RefusalError(501, "CONNECT is not supported: this is not a forward proxy")
+        self._check_target(method, target)
         request.method, request.target, request.minor = method, target, int(minor)
         if b"#" in target:
             raise RefusalError(400, "the request target has a fragment")
-        if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
+        if target == b"*" and method == b"OPTIONS":
             return None
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None or not absolute[1] or not _AUTHORITY.fullmatch(absolute[1]):
@@ -199,50 +242,111 @@ class RequestRules:
         request.target = rest if rest.startswith(b"/") else b"/" + rest
         return absolute[1]
 
-    def _scan(self, fields: bytes) -> tuple[dict[bytes, bytes], list[bytes]]:
-        """Headers that matter (repeated ones joined by a comma), and the slices of `fields` that stay as they are."""
+    def _sort(self, lines: list[bytes]) -> tuple[list[bytes], dict[bytes, bytes]]:
+        """The lines that stay as they are, and the fields that matter by name (repeated ones joined by a comma)."""
+        known = self._table.known
         found: dict[bytes, bytes] = {}
-        kept: list[bytes] = []
-        at = 0
-        for match in self._pattern.finditer(fields.lower()):
-            name = match[1]
-            stop = match.end()
-            value = fields[match.start(2) : stop].rstrip(b" \t")
-            if name in found:
-                if name == b"host" or name == b"content-length":
-                    raise RefusalError(400, f"{name.decode()} stands more than once")
-                value = found[name] + b", " + value
-            elif name in _KEPT and (name != b"x-request-id" or _REQUEST_ID.fullmatch(value)):
+        # Joined again, the empty string gives each line the CRLF that stands before it.
+        kept = [b""]
+        keep = kept.append
+        try:
+            for line in lines:
+                field = known.get(line)
+                if field is None:
+                    field = self._table.learn(line)
+                if field is PLAIN:
+                    keep(line)
+                    continue
+                name, value = field.name, field.value
+                if name in found:
+                    if name == b"host" or name == b"content-length":
+                        raise RefusalError(400, f"{name.decode()} stands more than once")
+                    value = found[name] + b", " + value
                 found[name] = value
-                continue
-            found[name] = value
-            kept.append(fields[at : match.start()])
-            at = stop
-        kept.append(fields[at:])
-        return found, kept
+        except BadFieldError as error:
+            raise RefusalError(400, str(error)) from None
+        return kept, found
 
+    def _set_connection(self, request: RequestHead, found: dict[bytes, bytes]) -> None:
+        request.upgrade = b""
+        value = found.get(b"connection")
+        if value is None:
+            request.keep_alive = request.minor == 1
+            return
+        options = tokens(value)
+        request.keep_alive = b"close" not in options and (request.minor == 1 or b"keep-alive" in options)
+        if b"upgrade" in options and tokens(found.get(b"upgrade", b"")) - {b"h2c"}:
+            if request.length != 0:
+                raise RefusalError(501, "Upgrade with a request body is not supported")
+            if request.minor == 1:
+                request.upgrade = found[b"upgrade"]
 
-_KEPT = frozenset({b"content-length", b"x-request-id", b"x-forwarded-host", b"x-forwarded-proto"})
+    def _forward(
+        self,
+        request: RequestHead,
+        kept: list[bytes],
+        found: dict[bytes, bytes],
+        authority: bytes | None,
+        peer: bytes,
+        new_id: Callable[[], str],
+    ) -> None:
+        """Sets what goes to the upstreams."""
+        get = found.get
+        connection = get(b"connection")
+        if connection is not None:
+            named = tokens(connection) - _UNNAMEABLE
+            if named:
+                kept = without(kept, named)
+        request_id = get(b"x-request-id")
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            request_id = new_id().encode("latin-1")
+        request.request_id = request_id
+        request.annotations = get(self._annotations, b"")
+        request.traceparent = get(b"traceparent", b"")
+        host = get(b"host", b"")
+        # Checked even where the target's own authority takes its place.
+        forwarded_host = self._hosts.get(host) or self._host(host)
+        if authority:
+            host = authority
+            forwarded_host = self._hosts.get(host) or self._host(host)
+        request.host = host
+        if not host:
+            forwarded_host = b""
+        if b"x-forwarded-host" in found:
+            forwarded_host = b"\r\nX-Forwarded-Host: " + found[b"x-forwarded-host"]
+        before = get(b"x-forwarded-for")
+        via = get(b"via")
+        request.fields = b"".join(
+            (
+                b"\r\n".join(kept),
+                b"\r\nX-Request-Id: ",
+                request_id,
+                b"\r\nX-Forwarded-For: ",
+                peer if before is None else before + b", " + peer,
+                b"\r\nVia: " if via is None else b"\r\nVia: " + via + b", ",
+                b"1.1 shadowproxy" if request.minor else b"1.0 shadowproxy",
+                b"\r\nX-Forwarded-Proto: ",
+                get(b"x-forwarded-proto", self._scheme),
+                forwarded_host,
+                b"\r\nConnection: Upgrade\r\nUpgrade: " + request.upgrade if request.upgrade else b"",
+            )
+        )
 
-
-def _check_line_ends(head: bytes) -> None:
-    if head.count(b"\n") != head.count(b"\r\n"):
-        raise RefusalError(400, "a line of the head ends with a bare LF; HTTP lines end with CRLF")
-
-
-def _check_host(request: RequestHead, found: dict[bytes, bytes]) -> None:
-    host = found.get(b"host")
-    if host is None:
-        if request.minor == 1:
-            raise RefusalError(400, "an HTTP/1.1 request needs a Host header")
-    elif not _AUTHORITY.fullmatch(host):
-        raise RefusalError(400, "the Host header is not a host with an optional port")
+    def _host(self, host: bytes) -> bytes:
+        """The line that tells an upstream of `host`; few hosts are asked for, so it is checked and made once."""
+        if not _AUTHORITY.fullmatch(host):
+            raise RefusalError(400, "the Host header is not a host with an optional port")
+        if len(self._hosts) >= _MOST_HOSTS:
+            self._hosts.clear()
+        line = self._hosts[host] = b"\r\nX-Forwarded-Host: " + host
+        return line
 
 
 def _set_framing(request: RequestHead, found: dict[bytes, bytes]) -> None:
     length = found.get(b"content-length")
     coding = found.get(b"transfer-encoding")
     request.length = 0
+    request.framing = b""
     if coding is not None:
         if length is not None:
             raise RefusalError(400, "Content-Length and Transfer-Encoding stand together: the body's end is unclear")
@@ -251,82 +355,29 @@ def _set_framing(request: RequestHead, found: dict[bytes, bytes]) -> None:
         if coding.lower() != b"chunked":
             raise RefusalError(501, "the only transfer coding that is understood is chunked")
         request.length = None
+        request.framing = b"\r\nTransfer-Encoding: chunked"
     elif length is not None:
-        if not _DIGITS.fullmatch(length):
+        if not length.isdigit() or len(length) > _MOST_DIGITS:
             raise RefusalError(400, "Content-Length is not a plain decimal number")
         request.length = int(length)
+        request.framing = b"\r\nContent-Length: " + length
     expect = found.get(b"expect")
-    if expect is not None and expect.lower() != b"100-continue":
+    if expect is None:
+        request.expects = False
+    elif expect.lower() != b"100-continue":
         raise RefusalError(417, "the only expectation that is understood is 100-continue")
-    request.expects = expect is not None and request.minor == 1 and request.length != 0
-
-
-def _check_upgrade(tokens: frozenset[bytes], found: dict[bytes, bytes]) -> None:
-    if b"upgrade" in tokens and _tokens(found.get(b"upgrade", b"")) - {b"h2c"}:
-        raise RefusalError(501, "Upgrade is not supported")
-
-
-def _check_grammar(fields: bytes) -> None:
-    """Let llhttp judge the fields. The request line has been checked, more strictly; any method is passed on."""
-    try:
-        httptools.HttpRequestParser(_NO_CALLBACKS).feed_data(b"GET / HTTP/1.1%b\r\n\r\n" % fields)
-    except httptools.HttpParserUpgrade:
-        return
-    except httptools.HttpParserError as error:
-        raise RefusalError(400, f"the header section is malformed: {error}") from None
-
-
-def _tokens(value: bytes) -> frozenset[bytes]:
-    return frozenset(token.strip(b" \t").lower() for token in value.split(b",")) if value else frozenset()
-
-
-def _forwarded(
-    request: RequestHead,
-    kept: list[bytes],
-    tokens: frozenset[bytes],
-    found: dict[bytes, bytes],
-    authority: bytes | None,
-    peer: bytes,
-    new_id: Callable[[], str],
-) -> bytes:
-    lines = _without(b"".join(kept), tokens)
-    request_id = found.get(b"x-request-id", b"")
-    if not _REQUEST_ID.fullmatch(request_id):
-        request_id = new_id().encode("latin-1")
-        lines += b"\r\nX-Request-Id: " + request_id
-    request.request_id = request_id
-    before = found.get(b"x-forwarded-for")
-    via = found.get(b"via")
-    lines += b"\r\nX-Forwarded-For: %b\r\nVia: %b" % (
-        peer if before is None else before + b", " + peer,
-        (b"" if via is None else via + b", ") + b"1.%d shadowproxy" % request.minor,
-    )
-    if b"x-forwarded-proto" not in found:
-        lines += b"\r\nX-Forwarded-Proto: http"
-    host = authority or found.get(b"host")
-    if host and b"x-forwarded-host" not in found:
-        lines += b"\r\nX-Forwarded-Host: " + host
-    if request.length is None:
-        lines += b"\r\nTransfer-Encoding: chunked"
-    return lines
-
-
-def _without(lines: bytes, tokens: frozenset[bytes]) -> bytes:
-    """`lines` less those that Connection names; it can't name what frames the message."""
-    named = tokens - {b"close", b"keep-alive", b"upgrade", b""} - _FRAMING
-    if named:
-        lines = re.sub(rb"(?i)\r\n(?:%b):[^\r]*" % b"|".join(map(re.escape, named)), b"", lines)
-    return lines
+    else:
+        request.expects = request.minor == 1 and request.length != 0
 
 
 class ResponseHead:
     """The head of a response.
 
     `received` are its header lines as they came, `fields` those that are forwarded; a CRLF stands before each line.
-    `length` is the Content-Length, None if there is none.
+    `length` is the Content-Length, None if there is none. `upgrade` is the protocol that a 101 changes to.
     """
 
-    __slots__ = ("chunked", "fields", "keep_alive", "length", "reason", "received", "status")
+    __slots__ = ("chunked", "fields", "keep_alive", "length", "reason", "received", "status", "upgrade")
 
     status: int
     reason: bytes
@@ -336,6 +387,7 @@ class ResponseHead:
     length: int | None
     chunked: bool
     keep_alive: bool
+    upgrade: bytes
 
     @property
     def bodiless(self) -> bool:
@@ -351,60 +403,90 @@ class ResponseHead:
         return CloseBody() if self.length is None else LengthBody(self.length)
 
 
-def parse_response(head: bytes) -> ResponseHead:
-    """Check a complete response head (without its closing blank line). Raises MalformedResponseError."""
-    line, crlf, _ = head.partition(b"\r\n")
-    match = _STATUS_LINE.fullmatch(line)
-    if match is None:
-        raise MalformedResponseError("the status line is not that of HTTP/1")
-    fields = head[len(line) :] if crlf else b""
-    _check_response_grammar(fields)
-    response = ResponseHead()
-    response.status = int(match[2])
-    response.reason = line[9:]
-    response.received = fields
-    _scan_response(response, fields, minor=match[1])
-    return response
+class ResponseRules:
+    """Turns the bytes of a response's head into a `ResponseHead`. One for each upstream, as each has its own lines."""
+
+    __slots__ = ("_lines", "_table")
+
+    _MOST_STATUS_LINES: Final = 64
+
+    def __init__(self) -> None:
+        self._table = FieldTable((*_HOP_BY_HOP, b"content-length"))
+        self._lines: dict[bytes, tuple[int, bool]] = {}
+
+    def parse(self, head: bytes) -> ResponseHead:
+        """Check a complete response head (without its closing blank line). Raises MalformedResponseError."""
+        lines = head.split(b"\r\n")
+        first = lines[0]
+        status, new = self._lines.get(first) or self._status(first)
+        response = ResponseHead()
+        response.status = status
+        response.reason = first[9:]
+        response.received = response.fields = head[len(first) :]
+        response.chunked = False
+        response.length = None
+        response.keep_alive = new
+        response.upgrade = b""
+        del lines[0]
+        self._sort(response, lines, new=new)
+        return response
+
+    def _status(self, line: bytes) -> tuple[int, bool]:
+        """The code, and whether it is HTTP/1.1."""
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None:
+            raise MalformedResponseError("the status line is not that of HTTP/1")
+        if len(self._lines) >= self._MOST_STATUS_LINES:
+            self._lines.clear()
+        status = self._lines[line] = (int(match[2]), match[1] == b"1")
+        return status
+
+    def _sort(self, response: ResponseHead, lines: list[bytes], *, new: bool) -> None:
+        known = self._table.known
+        kept = [b""]
+        keep = kept.append
+        connection = b""
+        try:
+            for line in lines:
+                field = known.get(line)
+                if field is None:
+                    field = self._table.learn(line)
+                if field is PLAIN:
+                    keep(line)
+                elif field.name == b"content-length":
+                    _set_length(response, field.value)
+                    # A 204 or 1xx must not have one (RFC 9110, section 8.6).
+                    if response.status >= 200 and response.status != 204:
+                        keep(line)
+                elif field.name == b"connection":
+                    connection = connection + b"," + field.value if connection else field.value
+                elif field.name == b"transfer-encoding":
+                    _set_coding(response, field.value)
+                elif field.name == b"upgrade":
+                    response.upgrade = field.value
+        except BadFieldError as error:
+            raise MalformedResponseError(str(error)) from None
+        if response.chunked and response.length is not None:
+            raise MalformedResponseError("Content-Length and Transfer-Encoding stand together")
+        if connection:
+            options = tokens(connection)
+            response.keep_alive = b"close" not in options and (new or b"keep-alive" in options)
+            named = options - _UNNAMEABLE
+            if named:
+                kept = without(kept, named)
+        if len(kept) <= len(lines):
+            response.fields = b"\r\n".join(kept)
 
 
-def _check_response_grammar(fields: bytes) -> None:
-    try:
-        httptools.HttpResponseParser(_NO_CALLBACKS).feed_data(b"HTTP/1.1 200 OK%b\r\n\r\n" % fields)
-    except httptools.HttpParserUpgrade:
-        return
-    except httptools.HttpParserError as error:
-        raise MalformedResponseError(f"the header section is malformed: {error}") from None
+def _set_length(response: ResponseHead, value: bytes) -> None:
+    if response.length is not None:
+        raise MalformedResponseError("Content-Length stands more than once")
+    if not value.isdigit() or len(value) > _MOST_DIGITS:
+        raise MalformedResponseError("Content-Length is not a plain decimal number")
+    response.length = int(value)
 
 
-def _scan_response(response: ResponseHead, fields: bytes, *, minor: bytes) -> None:
-    tokens: frozenset[bytes] = frozenset()
-    response.chunked = False
-    response.length = None
-    kept = []
-    at = 0
-    for match in _RESPONSE_FIELDS.finditer(fields.lower()):
-        name = match[1]
-        if name == b"content-length":
-            # llhttp has refused what is repeated, is not a number, or stands beside Transfer-Encoding.
-            response.length = int(match[2])
-            # A 204 or 1xx must not have one (RFC 9110, section 8.6).
-            if response.status >= 200 and response.status != 204:
-                continue
-        if name == b"connection":
-            tokens |= _tokens(match[2])
-        elif name == b"transfer-encoding":
-            if response.chunked or match[2].rstrip(b" \t") != b"chunked":
-                raise MalformedResponseError("the only transfer coding that is understood is chunked")
-            response.chunked = True
-        kept.append(fields[at : match.start()])
-        at = match.end()
-    kept.append(fields[at:])
-    response.keep_alive = b"close" not in tokens and (minor == b"1" or b"keep-alive" in tokens)
-    response.fields = _without(b"".join(kept), tokens)
-
-
-class _NoCallbacks:
-    """llhttp is asked to check, not to report: a parser without callbacks makes no Python call."""
-
-
-_NO_CALLBACKS = _NoCallbacks()
+def _set_coding(response: ResponseHead, value: bytes) -> None:
+    if response.chunked or value.lower() != b"chunked":
+        raise MalformedResponseError("the only transfer coding that is understood is chunked")
+    response.chunked = True

@@ -18,7 +18,7 @@ from shadowproxy.proxy.flow import hold_reading
 from shadowproxy.proxy.framing import RefusalError, RequestHead, RequestRules, ResponseHead, skip_blank_lines
 from shadowproxy.proxy.mirror import Mirror
 from shadowproxy.proxy.timers import Deadlines
-from shadowproxy.proxy.upstream import Call, Pool
+from shadowproxy.proxy.upstream import Call, Connection, Pool
 
 WRITE_HIGH = 64 * 1024
 """Bytes that wait for a client before the baseline's response is held."""
@@ -75,6 +75,7 @@ class Front:
         self.heads: Deadlines[ClientConnection] = Deadlines(loop, limits.header_timeout, ClientConnection.head_late)
         self.lingering: Deadlines[ClientConnection] = Deadlines(loop, LINGER, ClientConnection.lingered)
         self.last_calls: Deadlines[ClientConnection] = Deadlines(loop, LAST_CALL, ClientConnection.retire)
+        self.tunnels: Deadlines[ClientConnection] = Deadlines(loop, limits.tunnel_timeout, ClientConnection.abort)
 
     def drain(self) -> None:
         """Close every connection after its next answer; one that is idle and stays so, after LAST_CALL seconds."""
@@ -89,7 +90,7 @@ class Front:
                 connection.retire()
             else:
                 connection.abort()
-        for timers in (self.idle, self.heads, self.lingering, self.last_calls):
+        for timers in (self.idle, self.heads, self.lingering, self.last_calls, self.tunnels):
             timers.close()
 
 
@@ -98,6 +99,7 @@ class _State(enum.Enum):
     BODY = "reading a body that is kept"
     UPLOAD = "reading a body that is streamed to the baseline"
     ANSWER = "the request is complete, its response is not"
+    TUNNEL = "passing bytes both ways, of another protocol"
     LINGER = "answered for good; what still comes is thrown away"
     CLOSED = "closed"
 
@@ -109,7 +111,7 @@ class _Framing(enum.Enum):
     NONE = "no body"
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection:
     """One client. Requests are answered in order, one at a time; while one is under way, reading pauses.
 
     A request's body up to the mirror's cap is read whole before any upstream sees a byte (as nginx does by default): so
@@ -140,6 +142,7 @@ class ClientConnection(asyncio.Protocol):
         "_started",
         "_state",
         "_transport",
+        "_tunnel",
         "_write_held",
     )
 
@@ -157,6 +160,7 @@ class ClientConnection(asyncio.Protocol):
         self._started = 0.0
         self._head_at = 0.0
         self._call: Call | None = None
+        self._tunnel: Connection | None = None
         self._framing = _Framing.NONE
         self._response_begun = False
         self._keep = True
@@ -168,7 +172,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is under way."""
-        return self._state in (_State.BODY, _State.UPLOAD, _State.ANSWER)
+        return self._state in (_State.BODY, _State.UPLOAD, _State.ANSWER, _State.TUNNEL)
 
     @property
     def idle(self) -> bool:
@@ -201,9 +205,13 @@ class ClientConnection(asyncio.Protocol):
         front.heads.discard(self)
         front.lingering.discard(self)
         front.last_calls.discard(self)
+        front.tunnels.discard(self)
         call, self._call = self._call, None
         if call is not None:
             call.leave()
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            tunnel.close()
         if not front.connections:
             front.emptied()
 
@@ -212,6 +220,9 @@ class ClientConnection(asyncio.Protocol):
         self._eof = True
         if self._state is _State.ANSWER:
             self._keep = False
+            return True
+        if self._tunnel is not None:
+            self._tunnel.write_eof()
             return True
         if self.busy:
             self.abort()
@@ -224,6 +235,8 @@ class ClientConnection(asyncio.Protocol):
         self._front.idle.add(self)
         if self._call is not None:
             self._call.hold_response(True)
+        elif self._tunnel is not None:
+            self._tunnel.hold_tunnel(True)
 
     def resume_writing(self) -> None:
         """See asyncio."""
@@ -231,12 +244,19 @@ class ClientConnection(asyncio.Protocol):
         if self._call is not None:
             self._front.idle.discard(self)
             self._call.hold_response(False)
+        elif self._tunnel is not None:
+            self._front.idle.discard(self)
+            self._tunnel.hold_tunnel(False)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
         if self._state is _State.ANSWER:
             self._pending += data
             self._hold(_HELD_BY_REQUEST, True)
+            return
+        if self._tunnel is not None:
+            self._front.tunnels.add(self)
+            self._tunnel.write(data)
             return
         try:
             self._read(data)
@@ -261,11 +281,12 @@ class ClientConnection(asyncio.Protocol):
                 return
 
     def _read_head(self, data: bytes) -> bytes:
-        """Read until a head is complete; returns what follows it."""
+        """Read until a head is complete; returns what follows it, or what follows its request."""
         front = self._front
         begun = bool(self._partial)
-        data = self._partial + data if begun else data
-        if data.startswith(b"\r\n"):
+        if begun:
+            data = self._partial + data
+        if data[:2] == b"\r\n":
             data = skip_blank_lines(data)
         end = data.find(b"\r\n\r\n")
         if end < 0:
@@ -281,12 +302,19 @@ class ClientConnection(asyncio.Protocol):
         self._started = front.clock()
         self._response_begun = False
         self._keep = request.keep_alive and not front.draining
-        rest = data[end + 4 :]
-        if request.length == 0:
+        end += 4
+        length = request.length
+        if length == 0:
             self._dispatch(request, b"")
+        elif length is not None and length <= front.max_body and len(data) >= end + length:
+            # The usual case, whole in one read, needs no decoder.
+            self._dispatch(request, data[end : end + length])
+            return data[end + length :]
         else:
+            rest = data[end:]
             self._expect_body(request, rest)
-        return rest
+            return rest
+        return data[end:]
 
     def _expect_body(self, request: RequestHead, rest: bytes) -> None:
         front = self._front
@@ -345,11 +373,11 @@ class ClientConnection(asyncio.Protocol):
     def _dispatch(self, request: RequestHead, body: bytes | None) -> None:
         """Hand the request to the baseline and, where it is mirrored, to the shadow sides: all in this loop turn."""
         front = self._front
-        upload = front.monotonic() - self._head_at if body else 0.0
+        # A body that came in the same read as its head took no time.
+        upload = front.monotonic() - self._head_at if body and self._body is not None else 0.0
         pair = front.mirror.admit(request, body, self._started, upload)
-        self._call = call = Call(
-            front.baseline, request, body, sink=self, settled=None if pair is None else pair.settled
-        )
+        settled = None if pair is None else pair.settled
+        self._call = call = Call(front.baseline, request, body, sink=self, settled=settled)
         if body is not None:
             self._state = _State.ANSWER
         call.start()
@@ -367,16 +395,20 @@ class ClientConnection(asyncio.Protocol):
         """See `Sink`."""
         request = cast("RequestHead", self._request)
         self._response_begun = True
+        keep = self._keep and not self._front.draining and self._state is _State.ANSWER
+        if keep and head.length is not None and request.minor == 1 and not head.bodiless:
+            self._framing = _Framing.PLAIN
+            # One write, so one system call, for a response that came in one piece.
+            self._transport.write(b"".join((b"HTTP/1.1 ", head.reason, head.fields, b"\r\n\r\n", payload)))
+            return
         framing, header = _frame(request, head)
         self._framing = framing
-        keep = self._keep and not self._front.draining and self._state is _State.ANSWER
         # Without a length, only the end of the connection can end a body that has no framing.
         self._keep = keep and (framing is not _Framing.PLAIN or head.length is not None)
         if not self._keep:
             header += b"\r\nConnection: close"
         elif request.minor == 0:
             header += b"\r\nConnection: keep-alive"
-        # One write, so one system call, for a response that came in one piece.
         self._transport.write(
             b"HTTP/1.1 %b%b%b\r\n\r\n%b" % (head.reason, head.fields, header, self._framed(raw, payload))
         )
@@ -418,7 +450,37 @@ class ClientConnection(asyncio.Protocol):
 
     def hold_upload(self, hold: bool) -> None:
         """See `Sink`."""
-        self._hold(_HELD_BY_UPLOAD, hold and self._state is _State.UPLOAD)
+        if hold and self._state is not _State.UPLOAD and self._tunnel is None:
+            return
+        self._hold(_HELD_BY_UPLOAD, hold)
+
+    # A tunnel (upstream.Sink)
+
+    def switch(self, connection: Connection, head: ResponseHead, data: bytes) -> None:
+        """See `Sink`."""
+        front = self._front
+        self._call = None
+        self._tunnel = connection
+        self._state = _State.TUNNEL
+        front.tunnels.add(self)
+        self._transport.write(
+            b"HTTP/1.1 %b%b\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n%b"
+            % (head.reason, head.fields, head.upgrade, data)
+        )
+        pending, self._pending = self._pending, b""
+        if pending:
+            connection.write(pending)
+        self._hold(_HELD_BY_REQUEST, False)
+
+    def tunnelled(self, data: bytes) -> None:
+        """See `Sink`."""
+        self._front.tunnels.add(self)
+        self._transport.write(data)
+
+    def tunnel_ended(self) -> None:
+        """See `Sink`."""
+        self._tunnel = None
+        self._close()
 
     # Ends
 
@@ -433,7 +495,8 @@ class ClientConnection(asyncio.Protocol):
             # Its answer began before the stop, and without a word of closing.
             front.last_calls.add(self)
         pending, self._pending = self._pending, b""
-        self._hold(_HELD_BY_REQUEST | _HELD_BY_UPLOAD, False)
+        if self._holds:
+            self._hold(_HELD_BY_REQUEST | _HELD_BY_UPLOAD, False)
         if pending:
             self.data_received(pending)
 
@@ -475,10 +538,7 @@ class ClientConnection(asyncio.Protocol):
         # Nobody told this client in time that no further request would be answered: it may have sent one.
         unaware = front.draining and self._request is not None and self._request.keep_alive
         if (complete and not self._pending and not unaware) or self._eof:
-            self._state = _State.CLOSED
-            self._backlog = self._transport.get_write_buffer_size()
-            self._transport.close()
-            front.idle.add(self)
+            self._close()
             return
         self._state = _State.LINGER
         self._pending = self._partial = b""
@@ -513,6 +573,10 @@ class ClientConnection(asyncio.Protocol):
 
     def lingered(self) -> None:
         """The client has been read from for long enough after its answer."""
+        self._close()
+
+    def _close(self) -> None:
+        """Close when all that was written has gone out, or as the client takes no more of it."""
         self._state = _State.CLOSED
         self._backlog = self._transport.get_write_buffer_size()
         self._transport.close()
@@ -535,6 +599,9 @@ class ClientConnection(asyncio.Protocol):
         call, self._call = self._call, None
         if call is not None:
             call.leave()
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            tunnel.drop()
         sock = self._transport.get_extra_info("socket")
         if sock is not None and not self._transport.is_closing():
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)

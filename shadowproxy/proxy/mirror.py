@@ -1,20 +1,22 @@
 """Shadow copies: what the candidate (and the replica) gets of a request, and the pair that comes of it.
 
 Nothing here is awaited by a client's path: a copy is started by a plain call, its end is a callback. Any number of
-shadow sides is served alike; each has its own pool, deadline and in-flight cap.
+shadow sides is served alike; each has its own pool, deadline and bounds (see `gate`).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Protocol, cast
 
 from shadowproxy.model import Exchange, Outcome, Pair, Request, Side
+from shadowproxy.pairs.controls import Controls
 from shadowproxy.pairs.ledger import Ledger
-from shadowproxy.proxy.admission import Admission
+from shadowproxy.proxy.admission import UPGRADE, Admission
 from shadowproxy.proxy.framing import RequestHead
+from shadowproxy.proxy.gate import OVERHEAD, Gate
 from shadowproxy.proxy.upstream import SLOTS, Call, Observe, Pool
 
 CLIENT_SLOW = "client_slow"
@@ -43,23 +45,30 @@ class Mirror:
         self,
         admission: Admission,
         baseline: Pool,
-        shadows: Mapping[Side, Pool],
+        gates: Iterable[Gate],
         recorder: PairRecorder,
         *,
-        max_in_flight: int,
         marker_header: str,
         observe: Observe | None,
         emptied: Callable[[], None],
     ) -> None:
         self.baseline = baseline
-        self.shadows = dict(shadows)
-        self.max_in_flight = max_in_flight
+        self.gates = tuple(gates)
         self.marker = b"\r\n%b: 1" % marker_header.encode("ascii")
         self.observe = observe
         self._admission = admission
         self._recorder = recorder
         self._emptied = emptied
         self._open: set[OpenPair] = set()
+
+    @property
+    def admission(self) -> Admission:
+        """What decides now."""
+        return self._admission
+
+    def control(self, controls: Controls) -> None:
+        """From here on these controls are in force. Pairs that are under way are completed and recorded."""
+        self._admission = self._admission.under(controls)
 
     def admit(self, request: RequestHead, body: bytes | None, started: float, upload: float) -> OpenPair | None:
         """Account for a request that is about to be forwarded; an open pair if it is to be mirrored.
@@ -68,7 +77,11 @@ class Mirror:
         """
         size = None if body is None else len(body)
         ledger = self._recorder.ledger
-        reason = self._admission.refusal(request.method, request.received, request.request_id, size, upload)
+        reason = self._admission.refusal(
+            request.method, request.target, request.received, request.request_id, size, upload
+        )
+        if request.upgrade:
+            reason = UPGRADE
         if reason or body is None:
             ledger.skip(reason)
             return None
@@ -99,7 +112,7 @@ class Mirror:
 class OpenPair:
     """A pair whose exchanges are not all known yet."""
 
-    __slots__ = ("_body", "_exchanges", "_mirror", "_request", "_started", "_waiting", "dropped")
+    __slots__ = ("_body", "_exchanges", "_held", "_mirror", "_request", "_started", "_terms", "_waiting", "dropped")
 
     def __init__(self, mirror: Mirror, request: RequestHead, body: bytes, started: float) -> None:
         self.dropped = ""
@@ -108,28 +121,43 @@ class OpenPair:
         self._body = body
         self._started = started
         self._exchanges: list[Exchange | None] = [None] * len(SLOTS)
-        self._waiting = 1 + len(mirror.shadows)
+        self._terms = [0] * len(SLOTS)
+        self._waiting = 1 + len(mirror.gates)
+        # What every copy of this pair that is under way is charged with at its gate: its request, on the wire and here,
+        # and then each answer that has come and waits for it.
+        self._held = OVERHEAD + 2 * (len(request.fields) + len(body))
 
     def copy(self) -> None:
-        """Start the copies; those over a side's cap are shed."""
+        """Start the copies; those over a side's bounds are shed."""
         mirror = self._mirror
-        for side, pool in mirror.shadows.items():
-            if pool.in_flight < mirror.max_in_flight:
-                Call(pool, self._request, self._body, extra=mirror.marker, settled=self.settled).start()
-            else:
-                self._shed(side)
+        for gate in mirror.gates:
+            refusal = gate.refusal(self._held)
+            if refusal:
+                self._shed(gate, refusal)
+                continue
+            gate.held += self._held
+            self._terms[gate.slot] = gate.term
+            Call(gate.pool, self._request, self._body, extra=mirror.marker, settled=self.settled).start()
 
-    def _shed(self, side: Side) -> None:
-        exchange = Exchange(Outcome.SHED, detail=f"{self._mirror.max_in_flight} copies were under way")
+    def _shed(self, gate: Gate, detail: str) -> None:
+        exchange = Exchange(Outcome.SHED, detail=detail)
         if self._mirror.observe is not None:
-            self._mirror.observe(side, Outcome.SHED, exchange.total)
-        self._put(SLOTS[side], exchange)
+            self._mirror.observe(gate.side, Outcome.SHED, exchange.total)
+        self._put(gate.slot, exchange)
 
     def settled(self, call: Call, exchange: Exchange) -> None:
         """The exchange of one side is known."""
         pool = call.pool
         if pool.side is Side.BASELINE and call.held and exchange.outcome is Outcome.TIMEOUT:
             self.dropped = self.dropped or CLIENT_SLOW
+        captured = len(exchange.head) + len(exchange.body)
+        for gate in self._mirror.gates:
+            if gate.pool is pool:
+                gate.held -= self._held
+                gate.ended(exchange.outcome, self._terms[gate.slot])
+            elif self._exchanges[gate.slot] is None:
+                gate.held += captured
+        self._held += captured
         self._put(pool.slot, exchange)
 
     def _put(self, slot: int, exchange: Exchange) -> None:
@@ -149,7 +177,7 @@ class OpenPair:
             request=Request(
                 method=request.method.decode("ascii"),
                 target=request.target.decode("latin-1"),
-                head=b"Host: " + baseline.authority + request.fields,
+                head=b"Host: " + baseline.authority + request.fields + request.framing + request.trace,
                 body=self._body[: baseline.capture],
                 body_size=len(self._body),
             ),

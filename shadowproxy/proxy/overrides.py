@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -20,13 +20,12 @@ LIMIT: Final = 4 * 1024**2
 """Bytes of a body once its content codings are undone: a bomb must not hold up the clients' answers."""
 
 Obstacle = Literal["streamed", "media_type", "encoding", "not_json", "not_an_object"]
+OBSTACLES: Final[tuple[str, ...]] = get_args(Obstacle)
 
 _TYPE = re.compile(rb"\r\ncontent-type:[ \t]*([^\r;]*)", re.IGNORECASE)
 _JSON = re.compile(rb"(?:application|text)/json|[^/]+/[^/]+\+json", re.IGNORECASE)
 # Digests of the body as it came (RFC 9530 and what came before it) would be wrong.
-_STALE = re.compile(
-    rb"\r\n(?:content-length|content-encoding|content-md5|digest|content-digest|repr-digest):[^\r]*", re.IGNORECASE
-)
+_STALE = re.compile(rb"\r\n(?:content-encoding|content-md5|digest|content-digest|repr-digest):[^\r]*", re.IGNORECASE)
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -55,8 +54,8 @@ class Overrides:
                 at = at.setdefault(parent, {})
             at[name] = encode_json(value).encode()
 
-    def apply(self, fields: bytes, body: bytes, *, chunked: bool) -> tuple[bytes, bytes]:
-        """(header lines, body) as they are to be sent. `fields` are the lines, a CRLF before each.
+    def apply(self, fields: bytes, body: bytes) -> tuple[bytes, bytes]:
+        """(header lines, body) as they are to be sent. `fields` are the lines but for the framing, a CRLF before each.
 
         A body with a content coding is sent without. Raises OverrideError.
         """
@@ -64,8 +63,7 @@ class Overrides:
         if media_type is None or not _JSON.fullmatch(media_type[1].rstrip(b" \t")):
             raise OverrideError("media_type")
         body = self.set_in(_plain(fields, body))
-        fields = _STALE.sub(b"", fields)
-        return fields if chunked else fields + b"\r\nContent-Length: %d" % len(body), body
+        return _STALE.sub(b"", fields), body
 
     def set_in(self, document: bytes) -> bytes:
         """The document with the fields set. Raises OverrideError.

@@ -17,7 +17,7 @@ from shadowproxy.config import Redact
 from shadowproxy.encodings import EncodingError, codings, decoded
 from shadowproxy.model import Exchange, Pair, Request
 from shadowproxy.proxy.mask import Hash, masks
-from shadowproxy.proxy.redact_json import Fields, UnreadableError
+from shadowproxy.proxy.redact_json import REASONS, Fields, UnreadableError
 from shadowproxy.proxy.redact_text import Heads, Parameters
 
 _TYPE = re.compile(rb"\r\ncontent-type[ \t]*:[ \t]*([^\r;]*)")
@@ -42,7 +42,7 @@ class Redactor:
 
     def __init__(self, settings: Redact) -> None:
         key = secrets.token_bytes(32) if settings.key is None else settings.key.get_secret_value().encode()
-        self.left_out: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self._hash = Hash(key)
         self._parameters = Parameters(masks(settings.query, self._hash))
         self._heads = Heads(masks(settings.headers, self._hash), self._parameters)

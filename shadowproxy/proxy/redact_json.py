@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import orjson
 
@@ -12,6 +12,7 @@ from shadowproxy.config.paths import Each, Step, parse_path
 from shadowproxy.proxy.mask import GONE, Gone, Mask
 
 Unreadable = Literal["truncated", "encoding", "not_json"]
+REASONS: Final[tuple[str, ...]] = get_args(Unreadable)
 
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE = re.compile(rb"\r\n|\n|\r")

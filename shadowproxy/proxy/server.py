@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from shadowproxy.config import Address, Settings
-from shadowproxy.errors import StartError
 from shadowproxy.model import Side
+from shadowproxy.pairs.controls import Controls
+from shadowproxy.proxy.acceptor import Acceptor
 from shadowproxy.proxy.admission import Admission
+from shadowproxy.proxy.certificates import CertificateWatch, listener_contexts, upstream_contexts
+from shadowproxy.proxy.connector import Connector, Resolve, system_resolver
 from shadowproxy.proxy.framing import RequestRules
+from shadowproxy.proxy.gate import Gate, GateReading
 from shadowproxy.proxy.listener import ClientConnection, Front
 from shadowproxy.proxy.mirror import Mirror, PairRecorder
+from shadowproxy.proxy.reserve import listen_error
 from shadowproxy.proxy.trace import RandomSpans
 from shadowproxy.proxy.upstream import Observe, Pool
 from shadowproxy.tasks import Tasks
@@ -44,6 +49,7 @@ class ProxyServer:
     `clock` gives Unix time, `monotonic` the seconds that durations are measured in, `new_id` ids for requests that come
     without one, `new_span` span ids (16 hexadecimal digits) for the copies of traced requests. `observe(side, outcome,
     total)` is called once per exchange (`total` in seconds, infinite for a failure); it must be cheap and not raise.
+    With `reuse_port` other processes of ours may listen on the same port. `resolve` looks up the hosts of upstreams.
     """
 
     def __init__(
@@ -57,6 +63,8 @@ class ProxyServer:
         new_id: Callable[[], str] | None = None,
         new_span: Callable[[], bytes] | None = None,
         observe: Observe | None = None,
+        resolve: Resolve = system_resolver,
+        reuse_port: bool = False,
     ) -> None:
         self._settings = settings
         self._recorder = recorder
@@ -66,26 +74,38 @@ class ProxyServer:
         self._new_id = RandomIds() if new_id is None else new_id
         self._new_span = RandomSpans() if new_span is None else new_span
         self._observe = observe
+        self._resolve = resolve
+        self._acceptor: Acceptor | None = None
+        self._certificates: CertificateWatch | None = None
+        self._reuse_port = reuse_port
         self._pools: dict[Side, Pool] = {}
         self._front: Front | None = None
         self._server: asyncio.Server | None = None
         self._quiet = asyncio.Event()
 
     async def start(self) -> Address:
-        """Listen. Returns the address that was bound; raises StartError where it can't be."""
+        """Listen. Returns the address that was bound; raises StartError where it can't be, or for a certificate."""
         loop = asyncio.get_running_loop()
         front = self._built()
         listen = self._settings.proxy.listen
         try:
+
+            def protocol() -> Any:
+                return ClientConnection(front)
+
             self._server = await loop.create_server(
-                lambda: ClientConnection(front), listen.host or None, listen.port, backlog=BACKLOG
+                self._acceptor or protocol,
+                listen.host or None,
+                listen.port,
+                backlog=BACKLOG,
+                reuse_port=self._reuse_port,
             )
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise StartError(
-                    f"port {listen.port} is in use: proxy.listen is {listen}; stop what listens there or choose another"
-                ) from None
-            raise StartError(f"can't listen on {listen} (proxy.listen): {error}") from None
+            raise listen_error(listen, error) from None
+        for pool in self._pools.values():
+            pool.connector.start()
+        if self._certificates is not None:
+            self._certificates.start()
         host, port = self._server.sockets[0].getsockname()[:2]
         return Address(host, port)
 
@@ -101,10 +121,16 @@ class ProxyServer:
             Side.CANDIDATE: settings.candidate,
             Side.REPLICA: settings.replica,
         }
+        tls = {
+            side: upstream_contexts(side.value, upstream.tls, clock=self._clock)
+            for side, upstream in upstreams.items()
+            if upstream is not None and upstream.url.startswith("https:")
+        }
         pools = self._pools = {
             side: Pool(
                 side,
                 upstream,
+                Connector(side, upstream, tls.get(side), loop=loop, tasks=self._tasks, resolve=self._resolve),
                 capture=proxy.capture,
                 new_span=self._new_span,
                 loop=loop,
@@ -120,15 +146,21 @@ class ProxyServer:
         mirror = Mirror(
             admission,
             pools[Side.BASELINE],
-            {side: pool for side, pool in pools.items() if side is not Side.BASELINE},
+            [Gate(pool, proxy.mirror) for side, pool in pools.items() if side is not Side.BASELINE],
             self._recorder,
-            max_in_flight=proxy.mirror.max_in_flight,
             marker_header=proxy.marker_header,
             observe=self._observe,
             emptied=self._check_quiet,
         )
-        rules = RequestRules(proxy.limits, annotation_header=proxy.annotation_header, marker_header=proxy.marker_header)
-        return Front(
+        secure = listener_contexts(proxy.tls, clock=self._clock) if proxy.tls.certificate is not None else None
+        self._certificates = CertificateWatch([*tls.values(), *([] if secure is None else [secure])], self._tasks)
+        rules = RequestRules(
+            proxy.limits,
+            annotation_header=proxy.annotation_header,
+            marker_header=proxy.marker_header,
+            scheme=b"http" if secure is None else b"https",
+        )
+        front = Front(
             loop,
             proxy.limits,
             rules,
@@ -140,9 +172,23 @@ class ProxyServer:
             new_id=self._new_id,
             emptied=self._check_quiet,
         )
+        if secure is not None:
+            self._acceptor = Acceptor(
+                loop,
+                secure,
+                lambda: ClientConnection(front),
+                seconds=proxy.limits.header_timeout,
+                most=proxy.limits.connections,
+                emptied=self._check_quiet,
+            )
+        return front
+
+    def control(self, controls: Controls) -> None:
+        """From here on these controls are in force: a paused proxy only answers its clients."""
+        self._built().mirror.control(controls)
 
     async def probe(self) -> dict[Side, str]:
-        """For each upstream: empty if a TCP connection can be made, else why not."""
+        """For each upstream: empty if a connection can be made (with TLS, a handshake too), else why not."""
         self._built()
         pools = self._pools
         reasons = await asyncio.gather(*(pool.probe() for pool in pools.values()))
@@ -161,6 +207,10 @@ class ProxyServer:
             for _ in range(_ACCEPT_TURNS):
                 await asyncio.sleep(0)
             self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.drain()
+        if self._certificates is not None:
+            self._certificates.stop()
         front.drain()
         self._check_quiet()
         try:
@@ -168,6 +218,8 @@ class ProxyServer:
                 await self._quiet.wait()
         except TimeoutError:
             front.mirror.drop_open()
+        if self._acceptor is not None:
+            self._acceptor.close()
         front.close()
         for pool in self._pools.values():
             pool.close()
@@ -175,13 +227,49 @@ class ProxyServer:
     def _check_quiet(self) -> None:
         """Called when the last connection or the last open pair is gone."""
         front = self._front
-        if front is not None and front.draining and not front.connections and not front.mirror:
+        accepting = self._acceptor is not None and self._acceptor.under_way
+        if front is not None and front.draining and not front.connections and not front.mirror and not accepting:
             self._quiet.set()
+
+    def read_certificates(self) -> None:
+        """Read keys and certificates anew now, changed or not. Those that can't be used leave the old ones in force."""
+        if self._certificates is not None:
+            self._certificates.look_now()
+
+    @property
+    def addresses(self) -> Mapping[Side, tuple[int, int]]:
+        """By upstream: addresses that are known, and how many of them are not put aside."""
+        return {side: pool.connector.known for side, pool in self._pools.items()}
+
+    @property
+    def failed_lookups(self) -> Mapping[Side, int]:
+        """By upstream: how often its host could not be resolved."""
+        return {side: pool.connector.failed_lookups for side, pool in self._pools.items()}
+
+    @property
+    def failed_handshakes(self) -> Mapping[str, int]:
+        """TLS handshakes with clients that failed, by why; empty where clients speak plain HTTP."""
+        return {} if self._acceptor is None else self._acceptor.failures
 
     @property
     def in_flight(self) -> Mapping[Side, int]:
         """Exchanges under way, by upstream."""
         return {side: pool.in_flight for side, pool in self._pools.items()}
+
+    @property
+    def controls(self) -> Controls:
+        """What was said at run time, and is in force."""
+        return self._built().mirror.admission.controls
+
+    @property
+    def sample(self) -> float:
+        """The share of requests that is mirrored where no route says otherwise; 0 while paused."""
+        return self._built().mirror.admission.sample
+
+    @property
+    def gates(self) -> Mapping[Side, GateReading]:
+        """What the copies cost, by shadow side."""
+        return {} if self._front is None else {gate.side: gate.read() for gate in self._front.mirror.gates}
 
     @property
     def unapplied(self) -> Mapping[Side, Mapping[str, int]]:

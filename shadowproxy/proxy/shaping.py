@@ -15,8 +15,8 @@ from shadowproxy.config.rewriting import compile_rewrite
 from shadowproxy.config.shaping import secret_text
 from shadowproxy.proxy.bodies import LAST_CHUNK, chunk
 from shadowproxy.proxy.framing import RequestHead
-from shadowproxy.proxy.overrides import OverrideError, Overrides
-from shadowproxy.proxy.trace import child_trace, traced
+from shadowproxy.proxy.overrides import OBSTACLES, OverrideError, Overrides
+from shadowproxy.proxy.trace import copied_trace
 
 _NOTHING: Final[Mapping[str, int]] = {}
 
@@ -64,8 +64,10 @@ class PlainShaper:
 
     def __call__(self, request: RequestHead, body: bytes | None, extra: bytes) -> bytes:
         """See `Shaper`."""
+        if request.traceparent:
+            extra = request.trace + extra
         head = request.to(self._prefix, self._authority, extra)
-        return head + _framed(body, chunked=request.length is None)
+        return head + _framed(body, chunked=request.length is None) if body or request.length is None else head
 
 
 class CopyShaper:
@@ -85,12 +87,13 @@ class CopyShaper:
 
     def __call__(self, request: RequestHead, body: bytes | None, extra: bytes) -> bytes:
         """See `Shaper`."""
-        if traced(request.fields):
-            fields = child_trace(request.fields, self._new_span)
-            head = _head(request.method, self._prefix, request.target, self._authority, fields + extra)
+        if request.traceparent:
+            fields, trace = copied_trace(request.fields, request.traceparent, self._new_span)
+            lines = b"".join((fields, request.framing, trace, extra))
+            head = _head(request.method, self._prefix, request.target, self._authority, lines)
         else:
             head = request.to(self._prefix, self._authority, extra)
-        return head + _framed(body, chunked=request.length is None)
+        return head + _framed(body, chunked=request.length is None) if body or request.length is None else head
 
 
 class EditingShaper:
@@ -105,7 +108,7 @@ class EditingShaper:
     def __init__(
         self, upstream: Upstream, prefix: bytes, authority: bytes, *, new_span: Callable[[], bytes] | None
     ) -> None:
-        self.unapplied: Counter[str] = Counter()
+        self.unapplied: Counter[str] = Counter(dict.fromkeys(OBSTACLES, 0) if upstream.json_fields else {})
         self._prefix = prefix
         self._authority = authority if upstream.host in (None, "client") else str(upstream.host).encode("ascii")
         self._client_host = upstream.host == "client"
@@ -125,26 +128,28 @@ class EditingShaper:
 
     def __call__(self, request: RequestHead, body: bytes | None, extra: bytes) -> bytes:
         """See `Shaper`."""
-        fields = request.fields
-        if self._new_span is not None and traced(fields):
-            fields = child_trace(fields, self._new_span)
+        fields, framing, chunked = request.fields, request.framing, request.length is None
+        if self._new_span is None:
+            fields += request.trace
+        elif request.traceparent:
+            fields, trace = copied_trace(fields, request.traceparent, self._new_span)
+            fields += trace
         if self._cut is not None:
             fields = self._cut.sub(b"", fields)
-        chunked = request.length is None
         if self._overrides is not None and body != b"":
-            fields, body = self._overridden(self._overrides, fields, body, chunked=chunked)
+            fields, body = self._overridden(self._overrides, fields, body)
+            if body is not None and not chunked:
+                framing = b"\r\nContent-Length: %d" % len(body)
         authority = (request.host or self._authority) if self._client_host else self._authority
-        target = self._rewritten(request.target)
-        head = _head(request.method, self._prefix, target, authority, fields + self._added + extra)
+        lines = b"".join((fields, self._added, framing, extra))
+        head = _head(request.method, self._prefix, self._rewritten(request.target), authority, lines)
         return head + _framed(body, chunked=chunked)
 
-    def _overridden(
-        self, overrides: Overrides, fields: bytes, body: bytes | None, *, chunked: bool
-    ) -> tuple[bytes, bytes | None]:
+    def _overridden(self, overrides: Overrides, fields: bytes, body: bytes | None) -> tuple[bytes, bytes | None]:
         try:
             if body is None:
                 raise OverrideError("streamed")
-            return overrides.apply(fields, body, chunked=chunked)
+            return overrides.apply(fields, body)
         except OverrideError as error:
             self.unapplied[error.obstacle] += 1
             return fields, body

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -30,6 +30,16 @@ class Deadlines(Generic[T]):
         if self._timer is None:
             self._timer = self._loop.call_at(due, self._fire)
 
+    def start(self, item: T) -> None:
+        """Start the time of an `item` that is not in it."""
+        due = self._due[item] = self._loop.time() + self.seconds
+        if self._timer is None:
+            self._timer = self._loop.call_at(due, self._fire)
+
+    def pop(self) -> T | None:
+        """Take out the item that was added last, if there is any."""
+        return self._due.popitem()[0] if self._due else None
+
     def discard(self, item: T) -> None:
         """Forget `item`; it will not expire. Unknown items are ignored."""
         self._due.pop(item, None)
@@ -53,10 +63,19 @@ class Deadlines(Generic[T]):
             if self._due.get(item, now + 1) <= now:
                 del self._due[item]
                 self._expire(item)
+        self._rearm()
+
+    def _rearm(self) -> None:
         # What was added by an expiry has armed the timer for itself, and may not be the next.
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(next(iter(self._due.values())), self._fire) if self._due else None
+
+    def __contains__(self, item: T) -> bool:
+        return item in self._due
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(tuple(self._due))
 
     def __len__(self) -> int:
         return len(self._due)

@@ -12,8 +12,7 @@ import os
 import re
 from collections.abc import Callable
 
-_PARENT = re.compile(rb"\r\ntraceparent:[ \t]*([^\r]*)", re.IGNORECASE)
-_BOTH = re.compile(rb"\r\ntrace(?:parent|state):[^\r]*", re.IGNORECASE)
+_STATE = re.compile(rb"\r\ntracestate:[^\r]*", re.IGNORECASE)
 # A version to come may have more after what is known; it is sent on as the version that is known (section 3.2.2).
 _VALID = re.compile(
     rb"(?:(00)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?(1)|(?:-.*)?)"
@@ -34,22 +33,18 @@ class RandomSpans:
         return self._ready.pop()
 
 
-def traced(fields: bytes) -> bool:
-    """Whether header lines (a CRLF before each) have a `traceparent`."""
-    return b"\r\ntraceparent:" in fields.lower()
+def copied_trace(fields: bytes, parent: bytes, new_span: Callable[[], bytes]) -> tuple[bytes, bytes]:
+    """(header lines, `traceparent` line) of a copy, whose request came with `parent` as its `traceparent`.
 
+    `fields` are the other header lines; a CRLF stands before each line.
 
-def child_trace(fields: bytes, new_span: Callable[[], bytes]) -> bytes:
-    """Header lines (a CRLF before each) of which one or more is a `traceparent`, as they are sent with a copy.
-
-    >>> fields = b"\\r\\ntraceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    >>> child_trace(fields, lambda: b"b7ad6b7169203331")
+    >>> parent = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    >>> copied_trace(b"\\r\\ntracestate: a=1", parent, lambda: b"b7ad6b7169203331")[1]
     b'\\r\\ntraceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-b7ad6b7169203331-01'
     """
-    values = _PARENT.findall(fields)
-    match = _VALID.fullmatch(values[0].rstrip(b" \t")) if len(values) == 1 else None
+    match = _VALID.fullmatch(parent)
     if match is None:
-        return _BOTH.sub(b"", fields)
+        return _STATE.sub(b"", fields), b""
     # Of a version to come only the flag `sampled` is known.
     flags = match[3] if match[1] else b"%02x" % (int(match[3], 16) & 1)
-    return _PARENT.sub(b"\r\ntraceparent: 00-%b-%b-%b" % (match[2], new_span(), flags), fields)
+    return fields, b"\r\ntraceparent: 00-%b-%b-%b" % (match[2], new_span(), flags)

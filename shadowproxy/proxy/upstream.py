@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import socket
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 from urllib.parse import quote, urlsplit
 
 from shadowproxy.config import Upstream
 from shadowproxy.model import Exchange, Outcome, Side
 from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, CloseBody, chunk
+from shadowproxy.proxy.connector import Connector, NoConnectionError
 from shadowproxy.proxy.exchange import Observation
 from shadowproxy.proxy.flow import hold_reading
 from shadowproxy.proxy.framing import (
@@ -21,7 +19,7 @@ from shadowproxy.proxy.framing import (
     MalformedResponseError,
     RequestHead,
     ResponseHead,
-    parse_response,
+    ResponseRules,
 )
 from shadowproxy.proxy.shaping import shaper
 from shadowproxy.proxy.timers import Deadlines
@@ -72,6 +70,18 @@ class Sink(Protocol):
         """Stop, or go on, handing over the request's body."""
         ...
 
+    def switch(self, connection: Connection, head: ResponseHead, data: bytes) -> None:
+        """The upstream has changed protocols as asked; `data` came behind its head. The connection is the sink's."""
+        ...
+
+    def tunnelled(self, data: bytes) -> None:
+        """Bytes came through the tunnel."""
+        ...
+
+    def tunnel_ended(self) -> None:
+        """The upstream has closed its end of the tunnel."""
+        ...
+
 
 class Call:
     """One request to one upstream, from its dispatch to the end of the response.
@@ -82,19 +92,19 @@ class Call:
     """
 
     __slots__ = (
-        "_body",
         "_fresh",
         "_heads_up",
         "_moved",
         "_settled",
-        "_watch",
         "connection",
         "held",
         "method",
         "over",
         "pool",
         "sink",
+        "upgrade",
         "upload",
+        "watch",
         "wire",
     )
 
@@ -110,6 +120,7 @@ class Call:
     ) -> None:
         self.pool = pool
         self.method = request.method
+        self.upgrade = request.upgrade
         self.sink = sink
         self.connection: Connection | None = None
         self.over = False
@@ -118,10 +129,16 @@ class Call:
         self.upload = _Upload(chunked=request.length is None) if body is None else None
         self.wire = pool.shape(request, body, extra)
         self._settled = settled
-        self._watch: Observation | None = Observation(pool.capture if settled is not None else 0)
+        self.watch: Observation | None = Observation(pool.capture if settled is not None else 0)
+        """What is observed, until the call has settled."""
         self._heads_up = False
         self._moved = False
         self._fresh = False
+
+    @property
+    def captured(self) -> int:
+        """Bytes of the response that are held by now."""
+        return 0 if self.watch is None else self.watch.held
 
     def start(self) -> None:
         """Dispatch the request; the deadline runs from here."""
@@ -129,57 +146,42 @@ class Call:
 
     # What its connection reports
 
-    def attached(self, connection: Connection) -> None:
-        """A connection was found and has been given `wire`."""
-        self.connection = connection
-        if self.upload is not None:
-            self.upload.flush(connection)
-            self.hold_upload(False)
-
     def sent(self) -> None:
         """The last byte of the request has been written."""
-        if self._watch is not None and (self.upload is None or self.upload.complete):
-            self._watch.sent = self.pool.monotonic()
-
-    def arrived(self) -> None:
-        """Bytes came; nothing has been done with them."""
-        if self._watch is not None:
-            self._watch.last = self.pool.monotonic()
-
-    def first_byte(self) -> None:
-        """What has arrived begins a head."""
-        if self._watch is not None:
-            self._watch.first = self._watch.last
+        if self.watch is not None and (self.upload is None or self.upload.complete):
+            self.watch.sent = self.pool.monotonic()
 
     def interim(self, head: ResponseHead) -> None:
         """A 1xx response came."""
         if self.sink is not None:
             self.sink.interim(head)
 
-    def note(self, head: ResponseHead) -> None:
-        """The head of the final response came; what follows it has not been looked at."""
-        if self._watch is not None:
-            self._watch.status = head.status
-            self._watch.head = head.received[2:]
-
     def begin(self, head: ResponseHead, raw: bytes, payload: bytes) -> None:
         """The response begins, with the first part of its body (often all of it)."""
         self._heads_up = True
-        if payload and self._watch is not None and self._settled is not None:
-            self._watch.capture.feed(payload)
+        if payload and self._settled is not None and self.watch is not None:
+            self.watch.feed(payload)
         if self.sink is not None:
             self.sink.begin(head, raw, payload)
 
     def data(self, raw: bytes, payload: bytes) -> None:
         """A part of the response's body came."""
         self._moved = True
-        watch = self._watch
+        watch = self.watch
         if watch is not None and payload and self._settled is not None:
-            watch.capture.feed(payload)
+            watch.feed(payload)
         if self.sink is not None:
             self.sink.data(raw, payload)
-        elif watch is not None and watch.capture.overflowed and self.connection is not None:
+        elif watch is not None and watch.overflowed and self.connection is not None:
             self.pool.spend(self.connection, len(payload))
+
+    def switch(self, connection: Connection, head: ResponseHead, data: bytes) -> None:
+        """The protocol has changed: from here on the client and `connection` have each other."""
+        self.connection = None
+        sink = cast("Sink", self.sink)
+        self._finish()
+        sink.switch(connection, head, data)
+        self._settle(Outcome.OK, "")
 
     def complete(self) -> None:
         """The response is complete and its connection is no longer this call's."""
@@ -201,8 +203,8 @@ class Call:
             return
         if stale and not self._fresh and self.upload is None and self.method in SAFE_TO_REPEAT:
             self._fresh = True
-            if self._watch is not None:
-                self._watch.sent = None
+            if self.watch is not None:
+                self.watch.sent = None
             self.pool.connect(self)
             return
         self._finish()
@@ -231,7 +233,7 @@ class Call:
     def leave(self) -> None:
         """The client is gone. A recorded exchange is read to its end all the same, within its deadline; others stop."""
         self.sink = None
-        if self._settled is None or self._watch is None or self.upload is not None:
+        if self._settled is None or self.watch is None or self.upload is not None:
             self.abandon(Outcome.RESET, "the client went away")
         elif self.connection is not None:
             self.connection.hold(_HELD_BY_CLIENT, False)
@@ -262,13 +264,14 @@ class Call:
             self.abandon(Outcome.TIMEOUT, f"silent for {self.pool.deadline:g} s amid the response")
 
     def _settle(self, outcome: Outcome, detail: str) -> None:
-        watch = self._watch
+        watch = self.watch
         if watch is None:
             return
-        self._watch = None
+        self.watch = None
+        pool = self.pool
         exchange = watch.conclude(outcome, detail)
-        if self.pool.observe is not None:
-            self.pool.observe(self.pool.side, outcome, exchange.total)
+        if pool.observe is not None:
+            pool.observe(pool.side, outcome, exchange.total)
         if self._settled is not None:
             self._settled(self, exchange)
 
@@ -304,8 +307,8 @@ class _Upload:
             connection.write(b"".join(waiting))
 
 
-class Connection(asyncio.Protocol):
-    """One connection to an upstream, with at most one call on it."""
+class Connection:
+    """One connection to an upstream, with at most one call on it; after a change of protocol, the end of a tunnel."""
 
     __slots__ = (
         "_body",
@@ -315,16 +318,20 @@ class Connection(asyncio.Protocol):
         "_partial",
         "_pool",
         "_reusable",
+        "_rules",
         "_transport",
+        "_tunnel",
         "_used",
         "_write_held",
     )
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._rules = pool.rules
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._call: Call | None = None
         self._body: Body | None = None
+        self._tunnel: Sink | None = None
         self._partial = b""
         self._heard = False
         self._used = False
@@ -342,31 +349,58 @@ class Connection(asyncio.Protocol):
         """Whether reading is paused."""
         return self._holds != 0
 
+    @property
+    def address(self) -> str:
+        """Whom it is connected to."""
+        peer = self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
+
     def take(self, call: Call) -> None:
         """Put `call` on this connection and send its request."""
         self._call = call
         self._body = None
         self._partial = b""
         self._heard = False
-        self.write(call.wire, whole=call.upload is None)
-        call.attached(self)
+        call.connection = self
+        self._transport.write(call.wire)
+        if call.upload is None:
+            # Its clock starts when the bytes have been handed to the kernel.
+            if not self._write_held and call.watch is not None:
+                call.watch.sent = self._pool.monotonic()
+        else:
+            call.upload.flush(self)
+            call.hold_upload(False)
 
-    def write(self, data: bytes, *, whole: bool = True) -> None:
-        """Write bytes of the request; its clock starts when they have been handed to the kernel."""
+    def write(self, data: bytes) -> None:
+        """Write bytes of a request that is streamed, or into a tunnel."""
         if self._transport.is_closing():
             return
         self._transport.write(data)
-        if whole and not self._write_held and self._call is not None:
+        if not self._write_held and self._call is not None:
             self._call.sent()
 
     def hold(self, reason: int, hold: bool) -> None:
         """Pause reading for `reason`, or take that back."""
         self._holds = hold_reading(self._transport, self._holds, reason, hold)
 
+    def hold_tunnel(self, hold: bool) -> None:
+        """Pause reading as the client can't take more, or go on."""
+        self.hold(_HELD_BY_CLIENT, hold)
+
     def drop(self) -> None:
         """Close at once, whatever is under way."""
-        self._call = None
+        self._call = self._tunnel = None
         self._transport.abort()
+
+    def write_eof(self) -> None:
+        """The client will send no more into the tunnel."""
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close a tunnel when what was written has gone out."""
+        self._tunnel = None
+        self._transport.close()
 
     # asyncio.Protocol
 
@@ -382,6 +416,8 @@ class Connection(asyncio.Protocol):
         self._write_held = True
         if self._call is not None:
             self._call.hold_upload(True)
+        elif self._tunnel is not None:
+            self._tunnel.hold_upload(True)
 
     def resume_writing(self) -> None:
         """See asyncio."""
@@ -389,15 +425,23 @@ class Connection(asyncio.Protocol):
         if self._call is not None:
             self._call.sent()
             self._call.hold_upload(False)
+        elif self._tunnel is not None:
+            self._tunnel.hold_upload(False)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
         call = self._call
         if call is None:
-            self._transport.abort()
+            if self._tunnel is None:
+                self._transport.abort()
+            else:
+                self._tunnel.tunnelled(data)
             return
         self._heard = True
-        call.arrived()
+        watch = call.watch
+        if watch is not None:
+            # Before anything is done with them: see `Observation`.
+            watch.last = self._pool.monotonic()
         try:
             if self._body is None:
                 self._heads(call, data)
@@ -412,10 +456,11 @@ class Connection(asyncio.Protocol):
     def _heads(self, call: Call, data: bytes) -> None:
         """Read heads until that of the final response, and what follows it."""
         while data:
-            if not self._partial:
-                call.first_byte()
-            else:
+            if self._partial:
                 data = self._partial + data
+                self._partial = b""
+            elif call.watch is not None:
+                call.watch.first = call.watch.last
             end = data.find(b"\r\n\r\n")
             if end < 0:
                 self._partial = data
@@ -424,21 +469,37 @@ class Connection(asyncio.Protocol):
                 if not b"HTTP/1.".startswith(data[:7]):
                     raise MalformedResponseError("the status line is not that of HTTP/1")
                 return
-            self._partial = b""
-            head = parse_response(data[:end])
+            head = self._rules.parse(data[:end])
             data = data[end + 4 :]
             if head.status >= 200:
-                body = self._body = head.body(call.method)
                 self._reusable = head.keep_alive
-                call.note(head)
+                # What follows may prove broken; the head has come all the same.
+                if call.watch is not None:
+                    call.watch.status = head.status
+                    call.watch.head = head.received[2:]
+                if head.length == len(data) and data and not head.bodiless and call.method != b"HEAD":
+                    # The usual case, whole in one read, needs no decoder.
+                    call.begin(head, data, data)
+                    if self._call is call:
+                        self._complete(call, keep=True)
+                    return
+                body = self._body = head.body(call.method)
                 raw, payload, surplus = _part(body, data)
                 call.begin(head, raw, payload)
                 self._check_end(call, body, surplus)
                 return
             if head.status == 101:
-                raise MalformedResponseError("101 Switching Protocols was not asked for")
+                self._switch(call, head, data)
+                return
             if head.status != 100:
                 call.interim(head)
+
+    def _switch(self, call: Call, head: ResponseHead, data: bytes) -> None:
+        if not call.upgrade or not head.upgrade or call.sink is None:
+            raise MalformedResponseError("101 Switching Protocols was not asked for")
+        self._call = None
+        self._tunnel = call.sink
+        call.switch(self, head, data)
 
     def _check_end(self, call: Call, body: Body, surplus: bytes) -> None:
         if body.done and self._call is call:
@@ -448,7 +509,8 @@ class Connection(asyncio.Protocol):
     def _complete(self, call: Call, *, keep: bool) -> None:
         self._call = None
         self._used = True
-        self.hold(_HELD_BY_CLIENT | _HELD_BY_BUDGET, False)
+        if self._holds:
+            self.hold(_HELD_BY_CLIENT | _HELD_BY_BUDGET, False)
         whole = call.upload is None or call.upload.complete
         if keep and self._reusable and whole and not self._write_held and not self._transport.is_closing():
             self._pool.release(self)
@@ -466,6 +528,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self._pool.closed(self)
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            tunnel.tunnel_ended()
         call, self._call = self._call, None
         if call is None:
             return
@@ -490,6 +555,7 @@ class Pool:
         self,
         side: Side,
         upstream: Upstream,
+        connector: Connector,
         *,
         capture: int,
         new_span: Callable[[], bytes],
@@ -501,64 +567,66 @@ class Pool:
         parts = urlsplit(upstream.url)
         self.side = side
         self.slot = SLOTS[side]
-        self.host = parts.hostname or ""
-        self.port = parts.port or 80
-        self.authority = parts.netloc.encode("ascii") if parts.netloc.isascii() else parts.netloc.encode("idna")
+        self.connector = connector
+        connector.left = self.leave
+        self.authority = connector.authority
         prefix = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode("ascii").rstrip(b"/")
         self.shape = shaper(upstream, prefix, self.authority, new_span=None if side is Side.BASELINE else new_span)
         self.deadline = upstream.deadline
         self.capture = capture
+        self.rules = ResponseRules()
         self.monotonic = monotonic
         self.observe = observe
         self.in_flight = 0
         self.silences: Deadlines[Call] = Deadlines(loop, upstream.deadline, Call.silent)
-        self._connect_timeout = upstream.connect_timeout
         self._max_idle = upstream.max_idle
         self._loop = loop
         self._tasks = tasks
         self._deadlines: Deadlines[Call] = Deadlines(loop, upstream.deadline, Call.expire)
-        self._idle: dict[Connection, None] = {}
         self._open: set[Connection] = set()
-        self._calls: set[Call] = set()
-        self._idle_since: Deadlines[Connection] = Deadlines(loop, upstream.idle_timeout, self._close_idle)
+        self._idle: Deadlines[Connection] = Deadlines(loop, upstream.idle_timeout, Connection.drop)
         self._budget = OVERFLOW_BUDGET
         self._over_budget: list[Connection] = []
         self._refill: asyncio.TimerHandle | None = None
         self._closing = False
+        self._retired: set[Connection] = set()
+        """Connections to addresses that are not used any more, each until its call is over."""
 
     # Calls
 
     def begin(self, call: Call) -> None:
         """Send `call` on an idle connection, or on a new one."""
         self.in_flight += 1
-        self._calls.add(call)
-        self._deadlines.add(call)
-        while self._idle:
-            connection, _ = self._idle.popitem()
-            self._idle_since.discard(connection)
+        self._deadlines.start(call)
+        while (connection := self._idle.pop()) is not None:
             if connection.usable:
                 connection.take(call)
                 return
         self.connect(call)
+
+    @property
+    def captured(self) -> int:
+        """Bytes of the responses under way, within their deadline, that are held by now."""
+        return sum(call.captured for call in self._deadlines)
 
     def connect(self, call: Call) -> None:
         """Send `call` on a new connection."""
         call.hold_upload(True)
         self._tasks.start(self._connect(call), name=f"connect to {self.side.value}")
 
+    def _protocol(self) -> Any:
+        # asyncio asks for a subclass of its Protocol by its types alone. A class of its own can be compiled.
+        return Connection(self)
+
     async def _connect(self, call: Call) -> None:
+        connection: Connection
         try:
-            async with asyncio.timeout(self._connect_timeout):
-                _, connection = await self._loop.create_connection(lambda: Connection(self), self.host, self.port)
-        except TimeoutError:
-            call.lost(Outcome.CONNECT, f"no connection within {self._connect_timeout:g} s")
-        except OSError as error:
-            call.lost(Outcome.CONNECT, why(error))
+            connection = await self.connector.connect(self._protocol)
+        except NoConnectionError as error:
+            call.lost(Outcome.CONNECT, str(error))
         except asyncio.CancelledError:
             call.lost(Outcome.CONNECT, "the proxy is stopping")
             raise
-        except UnicodeError:
-            call.lost(Outcome.CONNECT, "the host name can't be resolved")
         else:
             if call.over or not connection.usable:
                 self.release(connection)
@@ -573,9 +641,9 @@ class Pool:
     def finished(self, call: Call) -> None:
         """`call` is over."""
         self.in_flight -= 1
-        self._calls.discard(call)
         self._deadlines.discard(call)
-        self.silences.discard(call)
+        if self.silences:
+            self.silences.discard(call)
 
     # Connections
 
@@ -585,21 +653,26 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """`connection` has nothing to do: keep it for the next call, or close it."""
-        if self._closing or len(self._idle) >= self._max_idle or not connection.usable:
+        if self._closing or len(self._idle) >= self._max_idle or not connection.usable or connection in self._retired:
             connection.drop()
         else:
-            self._idle[connection] = None
-            self._idle_since.add(connection)
+            self._idle.start(connection)
 
     def closed(self, connection: Connection) -> None:
         """`connection` is gone."""
         self._open.discard(connection)
-        if self._idle.pop(connection, self) is None:
-            self._idle_since.discard(connection)
+        self._retired.discard(connection)
+        self._idle.discard(connection)
 
-    def _close_idle(self, connection: Connection) -> None:
-        self._idle.pop(connection, None)
-        connection.drop()
+    def leave(self, address: str) -> None:
+        """Let no call begin on a connection to `address`: idle ones are closed, busy ones after their answer."""
+        for connection in tuple(self._open):
+            if connection.address == address:
+                if connection in self._idle:
+                    self._idle.discard(connection)
+                    connection.drop()
+                else:
+                    self._retired.add(connection)
 
     def spend(self, connection: Connection, size: int) -> None:
         """Account for `size` bytes that are read for their digest only; past the budget the connection waits."""
@@ -619,43 +692,21 @@ class Pool:
 
     async def probe(self) -> str:
         """Empty if a connection can be made, else why not."""
-        try:
-            async with asyncio.timeout(self._connect_timeout):
-                transport, _ = await self._loop.create_connection(asyncio.Protocol, self.host, self.port)
-        except TimeoutError:
-            return f"no connection within {self._connect_timeout:g} s"
-        except OSError as error:
-            return why(error)
-        transport.close()
-        return ""
+        return await self.connector.probe()
 
     def close(self) -> None:
         """End every call and close every connection."""
         self._closing = True
-        for call in tuple(self._calls):
+        self.connector.close()
+        for call in (*self._deadlines, *self.silences):
             call.abandon(Outcome.RESET, "the proxy is stopping")
         for connection in tuple(self._open):
             connection.drop()
         for timers in (self._deadlines, self.silences):
             timers.close()
-        self._idle_since.close()
+        self._idle.close()
         if self._refill is not None:
             self._refill.cancel()
 
     def __repr__(self) -> str:
         return f"<Pool {self.side} {len(self._idle)} idle of {len(self._open)}, {self.in_flight} calls>"
-
-
-def why(error: OSError) -> str:
-    """What went wrong, in the system's words and without addresses.
-
-    >>> import errno
-    >>> why(OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)"))
-    'connection refused'
-    """
-    if isinstance(error, socket.gaierror):
-        return "the host name can't be resolved"
-    # Several addresses that all failed are told in one error without a number of its own.
-    number = re.search(r"\[Errno ([0-9]+)\]", str(error)) if error.errno is None else None
-    code = error.errno if number is None else int(number[1])
-    return os.strerror(code).lower() if code else str(error)

@@ -34,6 +34,8 @@ def verdict_markdown(verdict: Verdict) -> str:
     parts = [title, f"{words.rests_on(verdict)}.{' The horizon is reached.' if verdict.exhausted else ''}"]
     if verdict.reasons:
         parts.append("\n".join(f"- {escape(reason)}" for reason in verdict.reasons))
+    if verdict.notes:
+        parts.append("\n".join(f"> {escape(note)}" for note in verdict.notes))
     parts.append("### Guardrails, all pairs")
     parts.append(_cells(verdict.guardrails) if verdict.guardrails else "No guardrail has data yet.")
     if verdict.cohorts:

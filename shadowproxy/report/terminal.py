@@ -164,6 +164,7 @@ def verdict_report(verdict: Verdict, *, every_cell: bool = False) -> RenderableT
     parts: list[RenderableType] = [headline(verdict)]
     if verdict.reasons:
         parts.append(reasons(verdict))
+    parts += [Text.assemble(("note: ", "yellow"), words.plain(note)) for note in verdict.notes]
     parts += [Text(), verdict_table(verdict, every_cell=every_cell)]
     # They hold a promote back; a rollback does not wait for them.
     failed = [check for check in verdict.checks if not check.passed and verdict.state is not State.ROLLBACK]

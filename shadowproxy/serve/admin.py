@@ -14,6 +14,9 @@ from shadowproxy.errors import StartError
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
 """By name of what is needed: empty if it is there, else what is wrong."""
 
+Gather = Callable[[], Awaitable[metrics.Registry]]
+"""Asked at every scrape: what is to be exported."""
+
 
 def problem(status: int, title: str, detail: str) -> web.Response:
     """An error as RFC 9457 has it."""
@@ -28,10 +31,10 @@ class AdminServer:
     """Serves probes and metrics of one process, and the routes it is given beside them."""
 
     def __init__(
-        self, name: str, registry: metrics.Registry, ready: Readiness, routes: Sequence[web.RouteDef] = ()
+        self, name: str, exported: metrics.Registry | Gather, ready: Readiness, routes: Sequence[web.RouteDef] = ()
     ) -> None:
         self._name = name
-        self._registry = registry
+        self._exported = exported
         self._ready = ready
         app = web.Application(middlewares=[_problems])
         app.add_routes(
@@ -75,7 +78,9 @@ class AdminServer:
         )
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        body, content_type = metrics.render(self._registry, request.headers.get("Accept", ""))
+        exported = self._exported
+        registry = exported if isinstance(exported, metrics.Registry) else await exported()
+        body, content_type = metrics.render(registry, request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import aiohttp
 import msgspec
 
 from shadowproxy.errors import ApiUnavailable
+from shadowproxy.pairs.controls import ControlChange, ControlStatus
 from shadowproxy.verdict.record import Verdict
+
+_T = TypeVar("_T")
 
 
 async def fetch_verdict(url: str, *, patience: float = 10.0) -> Verdict:
@@ -14,13 +19,32 @@ async def fetch_verdict(url: str, *, patience: float = 10.0) -> Verdict:
 
     Raises ApiUnavailable where it doesn't answer within `patience` seconds, has no verdict to give, or isn't this API.
     """
-    where = f"{url.rstrip('/')}/api/v1/verdict"
+    return await _ask(url, "verdict", Verdict, patience)
+
+
+async def fetch_control(url: str, *, patience: float = 10.0) -> ControlStatus:
+    """What is in force for the experiment of the API at `url`. Raises ApiUnavailable, as above."""
+    return await _ask(url, "control", ControlStatus, patience)
+
+
+async def change_control(url: str, change: ControlChange, *, patience: float = 10.0) -> ControlStatus:
+    """Put a change in force. Raises ApiUnavailable, as above."""
+    return await _ask(url, "control", ControlStatus, patience, body=msgspec.json.encode(change))
+
+
+async def _ask(url: str, what: str, kind: type[_T], patience: float, *, body: bytes | None = None) -> _T:
+    where = f"{url.rstrip('/')}/api/v1/{what}"
     try:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(patience)) as session,
-            session.get(where) as response,
+            session.request(
+                "GET" if body is None else "POST",
+                where,
+                data=body,
+                headers={} if body is None else {"Content-Type": "application/json"},
+            ) as response,
         ):
-            body = await response.read()
+            answer = await response.read()
             status = response.status
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise ApiUnavailable(
@@ -28,8 +52,9 @@ async def fetch_verdict(url: str, *, patience: float = 10.0) -> Verdict:
             "is `shadowproxy serve` or `run` running, and is --url right?"
         ) from None
     if status != 200:
-        raise ApiUnavailable(f"{where} answers {status}: {body[:300].decode('utf-8', 'replace')}")
+        raise ApiUnavailable(f"{where} answers {status}: {answer[:300].decode('utf-8', 'replace')}")
     try:
-        return msgspec.json.decode(body, type=Verdict)
+        return msgspec.json.decode(answer, type=kind)
     except msgspec.MsgspecError as error:
-        raise ApiUnavailable(f"{where} does not answer with a verdict ({error}); is --url right?") from None
+        article = "a verdict" if kind is Verdict else "the controls"
+        raise ApiUnavailable(f"{where} does not answer with {article} ({error}); is --url right?") from None

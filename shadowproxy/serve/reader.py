@@ -60,10 +60,11 @@ class VerdictReader:
         wrote it, or it is damaged. Nothing is left out then: a verdict on some of the states would be of chosen pairs.
         """
         snapshot = await self._store.snapshot()
+        notes = await self._notes()
         latched = None if snapshot.latch is None else self._latched(snapshot.latch)
         states = {worker: self._state(worker, stored) for worker, stored in snapshot.states.items()}
         try:
-            verdict = self._judge(states.values(), snapshot.watermark, snapshot, latched)
+            verdict = self._judge(states.values(), snapshot.watermark, snapshot, latched, notes)
         except ValueError as error:
             raise PayloadError(self._blame(states, snapshot, error)) from None
         if verdict.state is Decision.ROLLBACK and snapshot.latch is None:
@@ -75,7 +76,12 @@ class VerdictReader:
         return Reading(verdict, snapshot.pending + snapshot.undelivered, snapshot.lost_entries, snapshot.dead_entries)
 
     def _judge(
-        self, states: Iterable[State], watermark: float, snapshot: Snapshot, latched: tuple[str, ...] | None
+        self,
+        states: Iterable[State],
+        watermark: float,
+        snapshot: Snapshot,
+        latched: tuple[str, ...] | None,
+        notes: tuple[str, ...] = (),
     ) -> Verdict:
         merged = self._plan.empty().merge(states).close(watermark)
         facts = Facts(
@@ -89,8 +95,17 @@ class VerdictReader:
             dead_letters=snapshot.dead_entries,
             clock_behind=snapshot.clock_behind(self._settings.longest_deadline + self._settings.verdict.settle),
             latched=latched,
+            notes=notes,
         )
         return self._plan.judge(merged.total, snapshot.slots, facts)
+
+    async def _notes(self) -> tuple[str, ...]:
+        """What people have said to the proxies, where it explains why few pairs come or none."""
+        try:
+            controls = (await self._store.control_status()).controls
+        except PayloadError as error:
+            return (str(error),)
+        return (controls.story,) if controls.paused or controls.sample is not None else ()
 
     def _state(self, worker: str, stored: bytes) -> State:
         try:

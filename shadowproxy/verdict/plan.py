@@ -154,6 +154,7 @@ class Plan:
             summaries=tuple(self._summaries(total, places)),
             latencies=tuple(self._latencies(total, places)),
             evidence_rollback=decision.evidence,
+            notes=facts.notes,
         )
 
     def _membership(self, cohorts: Sequence[tuple[str, ...]], slots: Mapping[str, int]) -> tuple[IntArray, IntArray]:

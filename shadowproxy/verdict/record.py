@@ -118,6 +118,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int = 0
     clock_behind: float = 0.0
     """Seconds by which the clock of a proxy that writes is behind the store's, the most of all."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the verdict should know, and no decision depends on: that mirroring is paused, for one."""
     latched: tuple[str, ...] | None = None
     """Why this experiment was rolled back before; None if it was not. A rollback stands."""
 
@@ -146,3 +148,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     evidence_rollback: float
     """The weighted mean of the e-values for harm, cells with fewer pairs than a rollback needs as 0; rollback at
     1 / alpha_rollback."""
+    notes: tuple[str, ...] = ()
+    """What explains the figures and decides nothing, such as that mirroring is paused."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadowproxy.config import Address, Settings, experiment_id, json_schema, load, loads
+from shadowproxy.config import Address, Settings, experiment_id, frozen, json_schema, load, loads, risks
 from shadowproxy.config.section import Section
 from shadowproxy.config.units import parse_address, parse_duration, parse_http_url, parse_size
 from shadowproxy.errors import ConfigError
@@ -172,9 +172,11 @@ def test_the_full_file_shows_every_key() -> None:
 def test_the_full_file_shows_the_defaults() -> None:
     full = load(ROOT / "config" / "shadowproxy.yaml", environ={})
     bare = loads(TWO)
-    examples = {"routes": full.routes, "verdict": full.verdict.model_copy(update={"guardrails": ()})}
-    candidate = full.candidate.model_copy(update={"rewrite": ()})
-    assert full.model_copy(update={"routes": (), "verdict": examples["verdict"], "candidate": candidate}) == bare
+    examples: dict[str, object] = {"verdict": full.verdict.model_copy(update={"guardrails": ()})}
+    mirror = full.proxy.mirror.model_copy(update={"routes": ()})
+    examples["proxy"] = full.proxy.model_copy(update={"mirror": mirror})
+    examples["candidate"] = full.candidate.model_copy(update={"rewrite": ()})
+    assert full.model_copy(update={**examples, "routes": ()}) == bare
 
 
 def test_the_schema_that_is_checked_in_is_current() -> None:
@@ -197,6 +199,44 @@ def test_another_guardrail_is_another_experiment_and_another_port_is_not() -> No
     assert experiment_id(loads(TWO + "proxy: {listen: ':1'}\nredis: {data_dir: /tmp/x}\n")) == base
     assert experiment_id(loads(TWO + "verdict: {alpha_promote: 0.01}\n")) != base
     assert experiment_id(loads(TWO.replace("8002", "8003"))) != base
+
+
+def test_how_an_upstream_is_reached_is_not_what_the_evidence_rests_on() -> None:
+    plain = loads("baseline: https://b\ncandidate: https://c\n")
+    reached = loads(
+        "baseline: {url: https://b, resolve_every: 1s, health: {path: /healthz},"
+        " tls: {ca: /ca.pem, certificate: /c.pem, key: /c.key, server_name: b.test}}\n"
+        "candidate: {url: https://c, tls: {verify: false}}\n"
+        "proxy: {tls: {certificate: /s.pem, key: /s.key, client_ca: /ca.pem, min_version: TLSv1.3}}\n"
+    )
+    assert frozen(reached) == frozen(plain)
+    assert experiment_id(reached) == experiment_id(plain)
+    assert experiment_id(loads("baseline: http://b\ncandidate: https://c\n")) != experiment_id(plain)
+
+
+def test_tls_that_could_not_work_is_a_fault_at_its_key() -> None:
+    found = faults(
+        "baseline: {url: http://b, tls: {ca: /ca.pem}}\n"
+        "candidate: {url: https://c, tls: {key: /c.key, server_name: 'a b'}, health: {path: healthz}}\n"
+        "proxy: {tls: {key: /s.key, client_ca: /ca.pem, min_version: 1.2}}\n"
+    )
+    assert set(found) == {
+        "$.baseline.tls",
+        "$.candidate.tls.key",
+        "$.candidate.tls.server_name",
+        "$.candidate.health.path",
+        "$.proxy.tls.key",
+        "$.proxy.tls.client_ca",
+        "$.proxy.tls.min_version",
+    }
+    assert "write https" in found["$.baseline.tls"]
+
+
+def test_an_upstream_that_is_not_verified_is_a_risk() -> None:
+    text = "baseline: https://b\ncandidate: {url: https://c, tls: {verify: false}}\n"
+    assert risks(loads(TWO)) == []
+    (risk,) = risks(loads(text))
+    assert risk.startswith("candidate.tls.verify is false: whoever answers at https://c is believed")
 
 
 def test_another_deadline_of_any_upstream_is_another_experiment() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -137,3 +138,31 @@ def test_threads_do_not_share_contexts() -> None:
 
 def test_what_version_1_wrote_is_read_for_ever() -> None:
     assert codec.decode(GOLDEN.read_bytes()) == [pair("first"), pair("second", body="größe".encode())]
+
+
+@given(BATCHES, st.sampled_from([0, 1, 3, 19]))
+def test_a_batch_is_the_same_whatever_its_level(batch: list[Pair], level: int) -> None:
+    payload = codec.encode(batch, level)
+    assert codec.decode(payload) == batch
+    assert codec.decode(codec.squeeze(payload)) == batch
+    assert level or payload[3] == 0
+
+
+def test_a_batch_is_squeezed_once_and_only_where_that_pays() -> None:
+    plain = codec.encode([pair("a", body=b"x" * 10_000)], 0)
+    squeezed = codec.squeeze(plain)
+    assert len(squeezed) < len(plain) / 10
+    assert codec.squeeze(squeezed) is squeezed
+    random = codec.encode([pair("a", body=os.urandom(100_000))], 0)
+    assert len(codec.squeeze(random)) <= len(random)
+
+
+def test_a_batch_that_is_refused_leaves_nothing_in_the_next() -> None:
+    sound = [pair("a")]
+    before = codec.encode(sound, 0)
+    with pytest.raises(ValueError, match="surrogate"):
+        codec.encode([pair("b", body=b"x" * 5000), pair("\ud800")], 0)
+    assert codec.encode(sound, 0) == before
+    large = codec.encode([pair("a", body=bytes(9_000_000))], 0)
+    assert len(large) > 9_000_000
+    assert codec.encode(sound, 0) == before

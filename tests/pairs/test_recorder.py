@@ -3,71 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from pairs.rig import Rig, entries_of, names_of, numbered
 from pairs.samples import pair
 from servers import debian_redis, kill_and_restart, relay_to, unique, until
 
-from shadowproxy.config import Recorder as Settings
 from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair
-from shadowproxy.pairs import EmbeddedServer, Entry, Ledger, Recorder, Store, codec
-from shadowproxy.tasks import Tasks
+from shadowproxy.pairs import EmbeddedServer, Store, codec
 
 NOWHERE = "redis://127.0.0.1:1"
-
-
-class Rig:
-    """A recorder, its ledger and its tasks, and the pairs that were offered and taken."""
-
-    def __init__(self, store: Store, scrub: Callable[[Pair], Pair] | None = None, **wishes: object) -> None:
-        self.store = store
-        self.ledger = Ledger()
-        self.crashes: list[str] = []
-        self.tasks = Tasks(on_crash=lambda name, _: self.crashes.append(name))
-        configured = Settings.model_validate({"linger": 0.02, **wishes})
-        self.recorder = Recorder(store, configured, self.ledger, "proxy", self.tasks, scrub=scrub)
-        self.taken: list[str] = []
-
-    def offer(self, *names: str, body: bytes | None = None) -> None:
-        for name in names:
-            self.ledger.admit()
-            if self.recorder.offer(pair(name, body=body)):
-                self.taken.append(name)
-
-    async def finish(self, grace: float = 20.0) -> None:
-        await self.recorder.drain(grace)
-        assert await self.tasks.drain(0) == 0
-        assert self.crashes == []
-        assert (self.recorder.waiting_pairs, self.recorder.waiting_bytes) == (0, 0)
-        assert self.ledger.snapshot().balanced
 
 
 @pytest.fixture
 async def store(valkey: EmbeddedServer) -> AsyncIterator[Store]:
     async with await Store.open(valkey.url, unique("recorder"), max_entries=10_000) as opened:
         yield opened
-
-
-async def entries_of(store: Store) -> list[Entry]:
-    return await store.read("reader", 10_000, 0)
-
-
-async def names_of(store: Store) -> list[str]:
-    return [found.id for entry in await entries_of(store) for found in codec.decode(entry.payload)]
-
-
-def numbered(count: int, prefix: str = "pair") -> list[str]:
-    return [f"{prefix}-{number}" for number in range(count)]
 
 
 async def test_pairs_arrive_in_order_in_batches_and_are_accounted_for(store: Store) -> None:
@@ -81,33 +40,6 @@ async def test_pairs_arrive_in_order_in_batches_and_are_accounted_for(store: Sto
     assert [found.id for entry in entries for found in codec.decode(entry.payload)] == numbered(250)
     assert rig.ledger.snapshot() == Accounting(requests=251, eligible=250, recorded=250, skipped={"method": 1})
     assert (await store.snapshot()).accounting == rig.ledger.snapshot()
-
-
-async def test_pairs_are_scrubbed_in_a_thread_and_what_cannot_be_is_dropped(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    threads: set[int] = set()
-
-    def scrub(found: Pair) -> Pair:
-        threads.add(threading.get_ident())
-        if found.id in ("pair-3", "pair-17"):
-            raise RuntimeError("SECRET")
-        return replace(found, request=replace(found.request, head=b""))
-
-    rig = Rig(store, scrub, batch=10)
-    rig.recorder.start()
-    rig.offer(*numbered(25))
-    with caplog.at_level(logging.ERROR):
-        await rig.finish()
-    stored = [found for entry in await entries_of(store) for found in codec.decode(entry.payload)]
-    assert [found.id for found in stored] == [name for name in numbered(25) if name not in ("pair-3", "pair-17")]
-    assert {found.request.head for found in stored} == {b""}
-    assert rig.ledger.snapshot() == Accounting(
-        requests=25, eligible=25, recorded=23, dropped={"recorder_unredacted": 2}
-    )
-    assert threading.get_ident() not in threads
-    assert "RuntimeError" in caplog.text
-    assert "SECRET" not in caplog.text
 
 
 async def test_a_lone_pair_does_not_wait_for_company(store: Store) -> None:

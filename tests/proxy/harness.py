@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from proxy.memory import MemoryRecorder
 
 from shadowproxy.config import Address, Settings
 from shadowproxy.model import Outcome, Pair, Side
+from shadowproxy.pairs.ledger import DROPPED, SKIPPED
+from shadowproxy.proxy.connector import Resolve, system_resolver
 from shadowproxy.proxy.redact import Redactor
 from shadowproxy.proxy.server import ProxyServer
 from shadowproxy.tasks import Tasks
@@ -88,12 +91,14 @@ class RawUpstream:
     connections: int = 0
     open: int = 0
     bytes_seen: int = 0
+    scheme: str = "http"
+    host: str = "127.0.0.1"
     port: int = 0
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -116,8 +121,10 @@ async def closed(writer: asyncio.StreamWriter) -> None:
 
 
 @contextlib.asynccontextmanager
-async def upstream(handler: Handler) -> AsyncIterator[RawUpstream]:
-    raw = RawUpstream(handler)
+async def upstream(
+    handler: Handler, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[RawUpstream]:
+    raw = RawUpstream(handler, scheme="http" if tls is None else "https", host=host)
     tasks: set[asyncio.Task[None]] = set()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -125,7 +132,7 @@ async def upstream(handler: Handler) -> AsyncIterator[RawUpstream]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=2**22)
+    server = await asyncio.start_server(accept, host, port, limit=2**22, ssl=tls)
     raw.port = server.sockets[0].getsockname()[1]
     try:
         yield raw
@@ -206,6 +213,7 @@ async def proxy(
     recorder: MemoryRecorder | None = None,
     grace: float = 5.0,
     tolerate: tuple[type[Exception], ...] = (),
+    resolve: Resolve = system_resolver,
     **section: Any,
 ) -> AsyncIterator[Running]:
     """A proxy that runs; at the end it is drained, and the accounting identity must hold.
@@ -226,7 +234,11 @@ async def proxy(
     tasks = Tasks(lambda _name, crash: crashes.append(crash))
     observed: list[tuple[Side, Outcome, float]] = []
     server = ProxyServer(
-        settings, recorder, tasks=tasks, observe=lambda side, outcome, total: observed.append((side, outcome, total))
+        settings,
+        recorder,
+        tasks=tasks,
+        observe=lambda side, outcome, total: observed.append((side, outcome, total)),
+        resolve=resolve,
     )
     errors: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
@@ -240,6 +252,9 @@ async def proxy(
         await until(lambda: not server.connections)
         assert recorder.ledger.snapshot().balanced, recorder
         assert set(server.in_flight.values()) == {0}
+        assert all(gate.held == 0 for gate in server.gates.values()), server.gates
+        assert recorder.ledger.skipped.keys() <= SKIPPED.keys()
+        assert recorder.ledger.dropped.keys() <= DROPPED.keys()
         assert not crashes
         assert all(isinstance(error.get("exception"), tolerate) for error in errors), errors
 

@@ -483,15 +483,15 @@ async def test_what_is_forwarded() -> None:
         assert second.line == b"POST /v2/a%2Fb?q=1&q=2 HTTP/1.1"
         assert first.headers == [
             (b"Host", baseline.url[7:].encode()),
-            (b"Content-Length", b"5"),
             (b"Accept", b"*/*"),
-            (b"X-Forwarded-Proto", b"https"),
             (b"Cookie", b"secret=1"),
             (b"Cookie", b"secret=2"),
             (b"X-Request-Id", b"abc"),
             (b"X-Forwarded-For", b"10.0.0.1, 10.0.0.2, 127.0.0.1"),
             (b"Via", b"1.0 edge, 1.1 shadowproxy"),
+            (b"X-Forwarded-Proto", b"https"),
             (b"X-Forwarded-Host", b"other.test"),
+            (b"Content-Length", b"5"),
         ]
         own = [(b"Host", candidate.url[7:].encode())]
         assert second.headers == own + first.headers[1:] + [(b"x-shadow-request", b"1")]

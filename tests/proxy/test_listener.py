@@ -42,7 +42,7 @@ MALFORMED = {
     "underscore in length": (H + b"Content-Length: 1_0\r\n\r\nabc", 400),
     "space before colon": (H + b"Content-Length : 3\r\n\r\nabc", 400),
     "space before colon of TE": (H + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
-    "vertical tab in TE": (H + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 501),
+    "vertical tab in TE": (H + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400),
     "gzip coding": (H + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
     "identity coding": (H + b"Transfer-Encoding: identity\r\n\r\n", 501),
     "twice chunked": (H + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
@@ -82,7 +82,10 @@ MALFORMED = {
     "HTTP/1.2": (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     "CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 501),
-    "websocket": (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 501),
+    "an upgrade with a body": (
+        H + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2\r\n\r\nhi",
+        501,
+    ),
     "unknown expectation": (H + b"Expect: miracles\r\nContent-Length: 0\r\n\r\n", 417),
 }
 

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -66,8 +67,8 @@ def pair(
 
 def written(found: Pair) -> bytes:
     """Everything that would be stored, uncompressed, with all codings of bodies undone where there are any left."""
-    packed = codec.pack([found])
-    assert codec.decode(codec.seal(packed)) == [found]
+    packed = codec.encode([found], 0)
+    assert codec.decode(packed) == [found]
     return packed
 
 
@@ -255,7 +256,7 @@ def test_a_body_that_cannot_be_read_is_left_out_with_its_size_and_a_digest(name:
         assert found.baseline.digest == b"d" * 16
     parts = ("request.body", "baseline.body", "candidate.body", "replica.body")
     assert found.notes == tuple(f"{part} left out: {reason}" for part in parts)
-    assert scrub.left_out == {reason: 4}
+    assert scrub.left_out == Counter({reason: 4})
 
 
 def test_the_digest_of_what_is_left_out_cannot_be_tried_out_without_the_key() -> None:

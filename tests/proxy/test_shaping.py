@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import brotli
@@ -22,7 +23,7 @@ from shadowproxy.model import Side
 from shadowproxy.proxy.framing import RequestRules
 from shadowproxy.proxy.overrides import OverrideError, Overrides
 from shadowproxy.proxy.shaping import CopyShaper, EditingShaper, PlainShaper, shaper
-from shadowproxy.proxy.trace import RandomSpans, child_trace, traced
+from shadowproxy.proxy.trace import RandomSpans, copied_trace
 
 RULES = RequestRules(Limits(), annotation_header="x-shadow-annotations", marker_header="x-shadow-request")
 SPAN = b"b7ad6b7169203331"
@@ -37,6 +38,10 @@ def shape(settings: dict[str, Any], request: bytes, *, copy: bool = True, extra:
     upstream_settings = Upstream.model_validate({"url": "http://up:1/base", **settings})
     made = shaper(upstream_settings, b"/base", b"up:1", new_span=(lambda: SPAN) if copy else None)
     return made(parsed, body, extra)
+
+
+def told(counts: Mapping[str, int]) -> dict[str, int]:
+    return {obstacle: count for obstacle, count in counts.items() if count}
 
 
 def lines(wire: bytes) -> list[bytes]:
@@ -323,7 +328,7 @@ def test_a_body_in_which_nothing_can_be_set_goes_out_as_it_came_and_is_counted(
     settings = Upstream.model_validate({"url": "http://up:1", "json_fields": {"model": "v2"}})
     made = shaper(settings, b"", b"up:1", new_span=None)
     assert made(parsed, body, b"") == PlainShaper(b"", b"up:1")(parsed, body, b"")
-    assert made.unapplied == {obstacle: 1}
+    assert told(made.unapplied) == {obstacle: 1}
 
 
 def test_a_request_without_a_body_has_nothing_to_set() -> None:
@@ -331,7 +336,7 @@ def test_a_request_without_a_body_has_nothing_to_set() -> None:
     made = shaper(settings, b"", b"up:1", new_span=None)
     parsed = RULES.parse(get().partition(b"\r\n\r\n")[0], b"10.0.0.1", lambda: "id")
     assert made(parsed, b"", b"") == PlainShaper(b"", b"up:1")(parsed, b"", b"")
-    assert made.unapplied == {}
+    assert told(made.unapplied) == {}
 
 
 # Trace context
@@ -352,7 +357,6 @@ def test_a_request_without_a_body_has_nothing_to_set() -> None:
         ("00-" + "0" * 32 + "-00f067aa0ba902b7-01", None),
         ("00-4bf92f3577b34da6a3ce929d0e0e4736-" + "0" * 16 + "-01", None),
         (PARENT[:-1], None),
-        ("", None),
         ("nonsense", None),
     ],
 )
@@ -362,9 +366,10 @@ def test_a_copy_has_a_span_of_its_own_in_the_clients_trace(
 ) -> None:
     request = get("/", f"TraceParent: {given_}", "tracestate: a=1,b=2", "X-After: 1")
     own = lines(shape(settings, request, copy=False))
-    assert {f"TraceParent: {given_}".encode(), b"tracestate: a=1,b=2"} <= set(own)
+    assert b"tracestate: a=1,b=2" in own
+    assert b"traceparent: " + given_.strip().encode() in own
     copy = lines(shape(settings, request))
-    trace = [line for line in copy if line.lower().startswith(b"trace")]
+    trace = sorted(line for line in copy if line.lower().startswith(b"trace"))
     assert trace == ([] if copied is None else [b"traceparent: " + copied.encode(), b"tracestate: a=1,b=2"])
     assert b"X-After: 1" in copy
 
@@ -373,13 +378,15 @@ def test_two_parents_are_none_and_without_one_none_is_made() -> None:
     twice = get("/", f"traceparent: {PARENT}", f"Traceparent: {PARENT}", "tracestate: a=1")
     assert not [line for line in lines(shape({}, twice)) if line.lower().startswith(b"trace")]
     assert not [line for line in lines(shape({}, get())) if line.lower().startswith(b"trace")]
-    assert not traced(b"\r\nX-Traceparent: " + PARENT.encode())
 
 
 @given(value=st.binary(max_size=60).map(lambda raw: raw.replace(b"\r", b"").replace(b"\n", b"")))
 def test_no_value_of_traceparent_breaks_a_head(value: bytes) -> None:
-    fields = child_trace(b"\r\nA: 1\r\ntraceparent: %b\r\nB: 2" % value, lambda: SPAN)
-    assert re.fullmatch(rb"\r\nA: 1(\r\ntraceparent: 00-[0-9a-f]{32}-%b-[0-9a-f]{2})?\r\nB: 2" % SPAN, fields)
+    fields, trace = copied_trace(b"\r\nA: 1\r\nTraceState: a=1\r\nB: 2", value, lambda: SPAN)
+    if trace:
+        assert re.fullmatch(rb"\r\ntraceparent: 00-[0-9a-f]{32}-%b-[0-9a-f]{2}" % SPAN, trace)
+    else:
+        assert fields == b"\r\nA: 1\r\nB: 2"
 
 
 def test_spans_are_distinct_and_of_the_right_form() -> None:
@@ -444,7 +451,8 @@ async def test_the_baseline_can_be_shaped_too_and_a_streamed_body_is_passed_on_a
             large = b'{"model":0, "x": "%b"}' % (b"a" * 200)
             assert (await ask(running.address, post(large, "/", JSON))).body.endswith(large)
             assert baseline.requests[1].get(b"x-a") == [b"1"]
-            assert running.server.unapplied == {Side.BASELINE: {"streamed": 1}, Side.CANDIDATE: {}}
+            found = {side: told(counts) for side, counts in running.server.unapplied.items()}
+            assert found == {Side.BASELINE: {"streamed": 1}, Side.CANDIDATE: {}}
 
 
 async def test_bodies_of_any_kind_leave_the_client_unharmed_by_the_candidates_rules() -> None:
@@ -459,7 +467,7 @@ async def test_bodies_of_any_kind_leave_the_client_unharmed_by_the_candidates_ru
             changed = {b'{"a":{"b":1}}', b"", b'{"a": 1}', b"[", b"\xff\xfe"}
             assert {received.body for received in candidate.requests} == changed
             assert {received.line for received in candidate.requests} == {b"POST /x HTTP/1.1"}
-            assert running.server.unapplied[Side.CANDIDATE] == {"not_an_object": 2, "not_json": 1}
+            assert told(running.server.unapplied[Side.CANDIDATE]) == {"not_an_object": 2, "not_json": 1}
 
 
 async def test_a_request_id_is_made_where_there_is_none_and_goes_to_all() -> None:

@@ -1,5 +1,6 @@
 import re
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -26,6 +27,15 @@ def tables(text: str) -> list[list[list[str]]]:
 
 def plain(token) -> str:
     return "".join(child.content for child in token.children or () if child.type == "text")
+
+
+def test_notes_are_quoted_and_nothing_in_them_is_markup() -> None:
+    noted = verdict_markdown(msgspec.structs.replace(harmful(), notes=(f"mirroring is paused: {HOSTILE}",)))
+    kinds = [token.type for token in MARKDOWN.parse(noted)]
+    assert kinds.count("blockquote_open") == 1
+    assert "> mirroring is paused" in noted
+    assert "<script" not in noted
+    assert "> " not in verdict_markdown(harmful())
 
 
 def test_a_parser_finds_the_tables_and_their_figures() -> None:

@@ -28,6 +28,13 @@ def lines_with(text: str, *words: str) -> list[str]:
     return [line for line in text.splitlines() if all(word in line for word in words)]
 
 
+def test_a_note_is_shown_and_cannot_control_the_terminal() -> None:
+    noted = msgspec.structs.replace(harmful(), notes=(f"mirroring is paused: {HOSTILE}",))
+    (line,) = lines_with(shown(verdict_report(noted), 400), "note: mirroring is paused")
+    assert "\x1b" not in line
+    assert "note:" not in shown(verdict_report(harmful()))
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_report_says_everything_in_words_without_colour(width: int) -> None:
     text = shown(verdict_report(harmful()), width)

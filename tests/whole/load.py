@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from proxy.harness import RawUpstream, Received, closed, post, read_response, upstream
+from servers import until
 
 from shadowproxy.config import Address, Settings, experiment_id, loads
 from shadowproxy.pairs.connect import resolve
@@ -32,6 +33,8 @@ from shadowproxy.verdict.record import Verdict
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 40.0
 STREAM_PIECES = 5
+ENOUGH = 120
+"""Requests answered before something is done to the processes."""
 
 
 def answer(number: int) -> bytes:
@@ -82,7 +85,7 @@ def settings(folder: Path, baseline_url: str, candidate_url: str, **changes: str
         "baseline": f'{{url: "{baseline_url}", deadline: 2s}}',
         "candidate": f'{{url: "{candidate_url}", deadline: 2s}}',
         "proxy": '{listen: "127.0.0.1:0", admin: "127.0.0.1:0", grace: 8s}',
-        "recorder": "{batch: 20, linger: 50ms}",
+        "recorder": f'{{batch: 20, linger: 50ms, spool: {{dir: "{folder}/spool"}}}}',
         "redis": f'{{data_dir: "{folder}/data"}}',
         "routes": "[{name: rank, path: /rank, ids: 'response.body.items[*].id', cohorts: {id: request.body.id}}]",
         "comparator": '{admin: "127.0.0.1:0", claim_idle: 500ms, grace: 8s}',
@@ -323,3 +326,27 @@ def counted(verdict: Verdict) -> dict[int, int]:
 def once(numbers: list[int]) -> dict[int, int]:
     """What `counted` must be when each of these was counted once."""
     return dict.fromkeys(sorted(numbers), 1)
+
+
+async def busy(load: Load, answers: int = ENOUGH) -> None:
+    before = len(load.answered)
+    await until(lambda: len(load.answered) >= before + answers, f"{answers} answers")
+
+
+def nothing_was_lost(
+    load: Load, baseline: Service, candidate: Service, verdict: Verdict, *, listeners: int = 1
+) -> None:
+    """Clients, services, account and verdict tell the same."""
+    assert not load.broken
+    assert not load.unanswered["kept"]
+    # Of a fresh connection the handshake may have ended in the instant in which its listener closed.
+    assert len(load.unanswered["fresh"]) <= listeners
+    asked = once(load.answered)
+    assert len(asked) == len(load.answered) >= ENOUGH
+    assert baseline.seen == asked
+    assert candidate.seen == asked
+    assert counted(verdict) == asked
+    assert (verdict.pairs, verdict.open_pairs) == (len(asked), 0)
+    account = verdict.accounting
+    assert account.balanced
+    assert (account.requests, account.recorded, account.dropped, account.skipped) == (len(asked), len(asked), {}, {})

@@ -61,7 +61,7 @@ async def test_no_secret_reaches_the_store(valkey: EmbeddedServer) -> None:
         async with await Store.open(valkey.url, experiment_id(settings), max_entries=100) as store:
             (entry,) = await store.read("reader", 10, 0)
         (found,) = codec.decode(entry.payload)
-        plain = codec.pack([found])
+        plain = codec.encode([found], 0)
         assert SECRET.encode() not in plain
         assert OURS.encode() not in plain
         assert found.baseline.body == found.candidate.body == b'{"items":[{"id":1}]}'

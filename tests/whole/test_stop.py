@@ -21,11 +21,11 @@ from proxy.harness import client, hang, post, read_response, upstream
 from servers import until
 from whole.load import (
     Load,
-    Service,
     answer,
+    busy,
     command,
-    counted,
     gone,
+    nothing_was_lost,
     once,
     reading,
     services,
@@ -35,32 +35,6 @@ from whole.load import (
 )
 
 from shadowproxy.pairs import EmbeddedServer
-from shadowproxy.verdict.record import Verdict
-
-ENOUGH = 120
-"""Requests answered before something is done to the processes."""
-
-
-async def busy(load: Load, answers: int = ENOUGH) -> None:
-    before = len(load.answered)
-    await until(lambda: len(load.answered) >= before + answers, f"{answers} answers")
-
-
-def nothing_was_lost(load: Load, baseline: Service, candidate: Service, verdict: Verdict) -> None:
-    """Clients, services, account and verdict tell the same."""
-    assert not load.broken
-    assert not load.unanswered["kept"]
-    # Of a fresh connection the handshake may have ended in the instant in which the listener closed.
-    assert len(load.unanswered["fresh"]) <= 1
-    asked = once(load.answered)
-    assert len(asked) == len(load.answered) >= ENOUGH
-    assert baseline.seen == asked
-    assert candidate.seen == asked
-    assert counted(verdict) == asked
-    assert (verdict.pairs, verdict.open_pairs) == (len(asked), 0)
-    account = verdict.accounting
-    assert account.balanced
-    assert (account.requests, account.recorded, account.dropped, account.skipped) == (len(asked), len(asked), {}, {})
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

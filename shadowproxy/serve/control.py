@@ -1,0 +1,72 @@
+"""/api/v1/control: whether and how much is mirrored, read and changed while the proxies run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+
+from shadowproxy.errors import PayloadError, StoreUnavailable
+from shadowproxy.pairs.controls import ControlChange, Controls, ControlStatus
+from shadowproxy.serve.admin import problem
+
+
+class ControlStore(Protocol):
+    """What is needed of a store."""
+
+    async def change_controls(self, change: ControlChange) -> Controls:
+        """Put a change in force. Raises StoreUnavailable, and ValueError for a change that can't be."""
+
+    async def control_status(self) -> ControlStatus:
+        """What is in force, and who goes by it. Raises StoreUnavailable or PayloadError."""
+
+
+class ControlApi:
+    """GET shows the controls with their history and which proxies go by them; POST changes them.
+
+    No web page may change them behind the back of whoever looks at it. So a change must be sent as `application/json`,
+    which a form can't do and for which a script of another origin needs a leave that is not given (CORS); and without
+    an Origin, which browsers add to every POST, since a page may have its own name resolved to this address.
+    """
+
+    def __init__(self, store: ControlStore) -> None:
+        self._store = store
+
+    @property
+    def routes(self) -> list[web.RouteDef]:
+        """What to serve."""
+        return [web.get("/api/v1/control", self._show), web.post("/api/v1/control", self._change)]
+
+    async def _show(self, _request: web.Request) -> web.Response:
+        return await _answer(self._store.control_status)
+
+    async def _change(self, request: web.Request) -> web.Response:
+        if request.content_type != "application/json":
+            return problem(415, "Unsupported Media Type", "send the change as Content-Type: application/json")
+        if "Origin" in request.headers:
+            return problem(403, "Forbidden", "the controls can't be changed from a web page; use `shadowproxy pause`")
+        try:
+            change = msgspec.json.decode(await request.read(), type=ControlChange)
+            if change.paused is msgspec.UNSET and change.sample is msgspec.UNSET:
+                raise ValueError(
+                    'say what to change, such as {"paused": true, "reason": "the candidate is overloaded"}'
+                )
+            if not change.by:
+                change = msgspec.structs.replace(change, by=f"API, from {request.remote or 'unknown'}")
+
+            async def done() -> ControlStatus:
+                await self._store.change_controls(change)
+                return await self._store.control_status()
+
+            return await _answer(done)
+        except (msgspec.MsgspecError, ValueError) as error:
+            return problem(400, "Bad Request", str(error))
+
+
+async def _answer(ask: Callable[[], Awaitable[ControlStatus]]) -> web.Response:
+    try:
+        return web.Response(body=msgspec.json.encode(await ask()), content_type="application/json")
+    except (StoreUnavailable, PayloadError) as error:
+        return problem(503, "Service Unavailable", str(error))
