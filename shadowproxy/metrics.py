@@ -199,6 +199,34 @@ class ProxyMetrics:
 
         self._into.register(_Scraped(families))
 
+    def watch_edits(
+        self,
+        unapplied: Callable[[], Mapping[Side, Mapping[str, int]]],
+        left_out: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """Export what could not be shaped, by side and obstacle, and not be redacted, by reason."""
+
+        def families() -> Iterable[Metric]:
+            unset = CounterMetricFamily(
+                "shadowproxy_json_fields_unapplied",
+                "Requests sent as they came, as json_fields could not be set in them.",
+                labels=["side", "obstacle"],
+            )
+            for side, obstacles in unapplied().items():
+                for obstacle, count in tuple(obstacles.items()):
+                    unset.add_metric([side.value, obstacle], count)
+            yield unset
+            unread = CounterMetricFamily(
+                "shadowproxy_redaction_left_out",
+                "Bodies and annotations left out of pairs, as what was to be redacted could not be found in them.",
+                labels=["reason"],
+            )
+            for reason, count in tuple(left_out().items()):
+                unread.add_metric([reason], count)
+            yield unread
+
+        self._into.register(_Scraped(families))
+
     def observe(self, side: Side, outcome: Outcome, total: float) -> None:
         """One exchange has ended; `total` in seconds, counted only where there was an answer.
 

@@ -51,9 +51,9 @@ class Exchange(msgspec.Struct, frozen=True, array_like=True, gc=False):
     body: bytes = b""
     """The body as received (content-encoding intact, transfer-encoding removed), up to the capture cap."""
     body_size: int = 0
-    """Size of the whole body, captured or not."""
+    """Size of the whole body, captured or not; of a body in which something was masked, the size that it has now."""
     digest: bytes = b""
-    """BLAKE2b-128 of the whole body where `truncated`, else empty."""
+    """BLAKE2b-128 of the whole body where `truncated`, else empty. Keyed where it was redaction that left it out."""
     ttfb: float = math.inf
     """Last byte of the request written, to first byte of the response; infinite if none came."""
     total: float = math.inf
@@ -68,7 +68,7 @@ class Exchange(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The client's request as the baseline got it, less what redaction took out."""
+    """The client's request as it is forwarded, before any upstream's own edits, less what redaction took out."""
 
     method: str
     target: str
@@ -96,6 +96,8 @@ class Pair(msgspec.Struct, frozen=True, array_like=True, gc=False):
     replica: Exchange | None = None
     annotations: bytes = b""
     """JSON from the annotation header, decoded from base64url; empty if none was sent."""
+    notes: tuple[str, ...] = ()
+    """What redaction left out for not being able to look into it, such as `candidate.body left out: not_json`."""
 
 
 def headers(head: bytes) -> Iterator[tuple[str, str]]:

@@ -154,6 +154,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
     from shadowproxy.pairs.ledger import Ledger
     from shadowproxy.pairs.recorder import Recorder
     from shadowproxy.pairs.spool import spool_of
+    from shadowproxy.proxy.redact import Redactor
     from shadowproxy.proxy.server import ProxyServer
     from shadowproxy.serve.admin import AdminServer
 
@@ -165,7 +166,8 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
     follows = spool is not None and spool.has_producers()
     async with open_store(settings, tasks if follows else None) as store:
         ledger = Ledger()
-        recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks, spool=spool)
+        redactor = Redactor(settings.proxy.redact)
+        recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks, spool=spool, scrub=redactor)
         observed = metrics.ProxyMetrics(registry)
         server = ProxyServer(settings, recorder, tasks=tasks, observe=observed.observe, reuse_port=reuse_port)
         observed.watch(
@@ -175,6 +177,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             waiting=lambda: (recorder.waiting_pairs, recorder.waiting_bytes),
             spooled=lambda: (*recorder.spooled, recorder.adopted_pairs),
         )
+        observed.watch_edits(lambda: server.unapplied, lambda: redactor.left_out)
         observed.watch_network(
             addresses=lambda: server.addresses,
             failed_lookups=lambda: server.failed_lookups,

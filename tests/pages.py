@@ -22,6 +22,7 @@ def filled() -> dict[str, metrics.Registry]:
     made = {name: metrics.registry() for name in ("proxy", "comparator", "api")}
     proxy = metrics.ProxyMetrics(made["proxy"])
     proxy.watch(lambda: account, lambda: {Side.BASELINE: 1}, lambda: 1, lambda: (1, 1))
+    proxy.watch_edits(lambda: {Side.CANDIDATE: {"not_json": 1}}, lambda: {"truncated": 1})
     proxy.watch_network(lambda: {Side.BASELINE: (1, 1)}, lambda: {Side.BASELINE: 1}, lambda: {"timeout": 1})
     proxy.observe(Side.BASELINE, Outcome.OK, 0.01)
     shadow = metrics.ShadowReading(breaker="closed", transitions={"open": 1}, held=1, shed={"in_flight": 1})

@@ -25,6 +25,7 @@ STOREYS = (
     {"verdict"},
     {"compare", "stats"},
     {"metrics", "tasks"},
+    {"encodings"},
     {"config"},
     {"model"},
     {"errors"},
@@ -34,7 +35,7 @@ LEVEL = {room: level for level, rooms in enumerate(STOREYS) for room in rooms}
 # Narrower than the order of the storeys: what a room may import at the most.
 ONLY = {"pairs": {"metrics", "tasks", "config", "model", "errors"}}
 
-PURE = ("compare", "stats", "verdict", "report")
+PURE = ("compare", "stats", "verdict", "report", "encodings")
 IMPURE = {
     "asyncio", "aiohttp", "redis", "prometheus_client", "logging", "time", "random", "datetime", "socket", "os",
     "subprocess", "threading", "secrets", "uuid",

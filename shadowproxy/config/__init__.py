@@ -3,6 +3,7 @@
 from shadowproxy.config.catalogue import CATALOGUE, Direction, Metric
 from shadowproxy.config.experiment import experiment_id, frozen
 from shadowproxy.config.load import load, loads
+from shadowproxy.config.redaction import Redact
 from shadowproxy.config.schema import json_schema
 from shadowproxy.config.settings import (
     Breaker,
@@ -42,6 +43,7 @@ __all__ = [
     "MirrorRoute",
     "Proxy",
     "Recorder",
+    "Redact",
     "Redis",
     "Route",
     "Serve",

@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from shadowproxy.config.catalogue import CATALOGUE
-from shadowproxy.config.settings import Settings
+from shadowproxy.config.settings import Settings, Upstream
+from shadowproxy.config.shaping import encode_json
 
 EVIDENCE = 1
 """Raised whenever what workers store comes to mean something else: the e-processes' grids, the losses, the columns."""
@@ -22,10 +23,11 @@ def frozen(settings: Settings) -> dict[str, Any]:
     return {
         "evidence": EVIDENCE,
         "upstreams": {
-            side: {"url": upstream.url, "deadline": upstream.deadline}
+            side: {"url": upstream.url, "deadline": upstream.deadline, **_shape(upstream)}
             for side in ("baseline", "candidate", "replica")
             if (upstream := getattr(settings, side)) is not None
         },
+        **({"redact": masks} if (masks := settings.proxy.redact.changes) else {}),
         "routes": [route.model_dump(mode="json") for route in settings.routes],
         "verdict": settings.verdict.model_dump(mode="json", exclude=_FREE),
         "catalogue": {
@@ -33,6 +35,19 @@ def frozen(settings: Settings) -> dict[str, Any]:
             for metric in CATALOGUE.values()
         },
     }
+
+
+def _shape(upstream: Upstream) -> dict[str, Any]:
+    """What the upstream is asked beside what the client asked. Of headers only their names: a value may be a secret."""
+    headers = upstream.headers
+    shape = {
+        "host": upstream.host,
+        "rewrite": [[rule.match, rule.to] for rule in upstream.rewrite],
+        "set": sorted(headers.set),
+        "remove": sorted(headers.remove),
+        "json_fields": {field: encode_json(value) for field, value in upstream.json_fields.items()},
+    }
+    return {key: value for key, value in shape.items() if value}
 
 
 def experiment_id(settings: Settings) -> str:

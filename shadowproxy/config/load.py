@@ -18,6 +18,11 @@ from shadowproxy.errors import ConfigError, Fault
 
 _PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)|true|false|null")
 """What a variable may hold to be read as more than text: no dates, and nothing that only looks like a number."""
+_CONFIDENTIAL = re.compile(
+    r"\$\.(?:(?:baseline|candidate|replica)\.(?:credentials|headers)\b.*|proxy\.redact\.key)", re.DOTALL
+)
+"""Keys whose value may be a secret: it is never shown, and stays text (a token of digits is no number)."""
+_HOLDERS = re.compile(r"\$\.(?:baseline|candidate|replica|proxy(?:\.redact)?)")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -127,8 +132,15 @@ def _expand(value: Any, path: str, environ: Mapping[str, str], faults: list[Faul
     expanded = _VARIABLE.sub(replace, value)
     # A value that is nothing but a variable takes the type that YAML would read: `sample: ${SHARE}` is a number.
     if expanded != value and _VARIABLE.fullmatch(value) and path not in unset:
+        if _CONFIDENTIAL.fullmatch(path):
+            return None if expanded == "null" else expanded
         return yaml.safe_load(expanded) if _PLAIN.fullmatch(expanded) else expanded
     return expanded
+
+
+def _holds_secrets(path: str, detail: Any) -> bool:
+    """Whether the value at fault is, or stands for, a section that may hold secrets."""
+    return isinstance(detail["input"], dict | list) and _HOLDERS.fullmatch(path) is not None
 
 
 _PHRASES = {
@@ -145,7 +157,7 @@ def _fault(detail: Any) -> Fault:
     if message is None:
         message = str(detail["msg"]).removeprefix("Value error, ")
         message = message[0].lower() + message[1:] if message[:1].isupper() and message[1:2].islower() else message
-        if detail["type"] != "value_error":
+        if detail["type"] != "value_error" and not _CONFIDENTIAL.fullmatch(path) and not _holds_secrets(path, detail):
             # Hidden before it is cut: what is left of a cut URL might be nothing but the password.
             message += f", not {without_passwords(repr(detail['input'])):.80}"
     return Fault(path, without_passwords(message))

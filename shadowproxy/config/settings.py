@@ -11,9 +11,7 @@ import jmespath
 import jmespath.exceptions
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -21,6 +19,9 @@ from pydantic import (
 )
 
 from shadowproxy.config.catalogue import CATALOGUE, Direction
+from shadowproxy.config.redaction import Redact
+from shadowproxy.config.section import Section
+from shadowproxy.config.shaping import Credentials, CredentialsOrWord, HeaderEdits, Host, JsonFields, Rewrite
 from shadowproxy.config.units import Address, Duration, HttpUrl, Listen, Size, Workers
 from shadowproxy.errors import Fault
 
@@ -32,12 +33,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 
 File = Annotated[str, Field(min_length=1)]
 """The path of a file, from the working directory."""
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, and closed to keys it doesn't know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 def _expression(text: Any) -> Any:
@@ -104,6 +99,19 @@ class Upstream(Section):
     )
     health: Health = Health()
     tls: UpstreamTls = UpstreamTls()
+    host: Host | None = Field(
+        None, description="Host header: the URL's own unless given, `client` for the client's, or a literal"
+    )
+    rewrite: tuple[Rewrite, ...] = Field((), description="of the path, before that of `url` is put before it")
+    headers: HeaderEdits = HeaderEdits()
+    credentials: CredentialsOrWord = Field(
+        Credentials(), description="what it gets of the client's credentials: keep, remove, or {authorization: ...}"
+    )
+    json_fields: JsonFields = Field(
+        default_factory=dict,
+        description="path: value, set in JSON request bodies, such as `model: v2`; missing objects are made. A body "
+        "that is streamed (over proxy.mirror.max_body) or can't be read goes out as it came, and is counted",
+    )
 
     @field_validator("tls")
     @classmethod
@@ -252,10 +260,7 @@ class Proxy(Section):
     tls: ListenerTls = ListenerTls()
     mirror: Mirror = Mirror()
     limits: Limits = Limits()
-    redact_headers: tuple[str, ...] = Field(
-        ("authorization", "cookie", "set-cookie", "proxy-authorization"),
-        description="headers that never leave the process with a pair",
-    )
+    redact: Redact = Redact()
     annotation_header: str = Field(
         "x-shadow-annotations",
         pattern=r"^[!#$%&'*+.^_`|~0-9a-z-]+$",
@@ -552,6 +557,11 @@ def contradictions(parts: Mapping[str, Any]) -> list[Fault]:
                 faults.append(
                     Fault(f"$.{side}.url", f"{listen} is where the proxy itself listens: it would call itself")
                 )
+    if "proxy" in parts:
+        ours = {parts["proxy"].marker_header, parts["proxy"].annotation_header}
+        for side in ("baseline", "candidate", "replica"):
+            for name in sorted(ours & parts[side].headers.edited) if parts.get(side) is not None else ():
+                faults.append(Fault(f"$.{side}.headers", f"{name} is the proxy's own and can't be set or removed"))
     return faults
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any, Final, TypeVar
 
-from shadowproxy.config.settings import Section, Settings
+from shadowproxy.config.section import Section
+from shadowproxy.config.settings import Settings
 from shadowproxy.config.units import Address
 
 _S = TypeVar("_S", bound=Section)

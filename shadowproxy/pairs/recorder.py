@@ -393,18 +393,17 @@ class Recorder:
         try:
             scrubbed = pairs if self._scrub is None else list(map(self._scrub, pairs))
             return codec.encode(scrubbed, level), len(pairs)
-        except (ValueError, OverflowError) as error:
-            log.error("a pair can't be encoded and is dropped: %s", error)
-        except Exception:
-            # Whatever a pair does to what scrubs it, it must not take the others with it.
-            log.exception("a pair can't be encoded and is dropped")
+        except Exception as error:  # noqa: BLE001
+            # Whatever a pair does to what scrubs it, it must not take the others with it. Its kind is told and not its
+            # message, which may quote what was to be taken out.
+            log.error("a pair can't be redacted or encoded and is dropped: %s", type(error).__name__)
         sound = []
         for pair in pairs:
             try:
                 scrubbed_pair = pair if self._scrub is None else self._scrub(pair)
                 codec.encode([scrubbed_pair], 0)
-            except Exception as error:  # noqa: BLE001  (logged above, once for the batch)
-                log.debug("dropped: %s", error)
+            except Exception as error:  # noqa: BLE001
+                log.debug("dropped: %s", type(error).__name__)
             else:
                 sound.append(scrubbed_pair)
         return codec.encode(sound, level), len(sound)

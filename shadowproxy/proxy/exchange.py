@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from shadowproxy.model import Exchange, Outcome
 from shadowproxy.proxy.capture import Capture
@@ -53,8 +52,8 @@ class Observation:
         """Whether the body has outgrown its capture."""
         return self._capture is not None and self._capture.overflowed
 
-    def conclude(self, outcome: Outcome, detail: str, redact: Callable[[bytes], bytes]) -> Exchange:
-        """The exchange as it ended, its head redacted."""
+    def conclude(self, outcome: Outcome, detail: str) -> Exchange:
+        """The exchange as it ended."""
         first, sent, capture, body = self.first, self.sent, self._capture, self._body
         if sent is None:
             sent = first
@@ -63,7 +62,7 @@ class Observation:
             ttfb = max(0.0, first - sent)
         if outcome is Outcome.OK and sent is not None:
             total = max(0.0, self.last - sent)
-        head = redact(self.head)
+        head = self.head
         if capture is None:
             return Exchange(outcome, self.status, head, body, len(body), b"", ttfb, total, detail)
         return Exchange(outcome, self.status, head, capture.body, capture.size, capture.digest, ttfb, total, detail)

@@ -377,7 +377,7 @@ class ClientConnection:
         upload = front.monotonic() - self._head_at if body and self._body is not None else 0.0
         pair = front.mirror.admit(request, body, self._started, upload)
         settled = None if pair is None else pair.settled
-        self._call = call = Call(front.baseline, request, body, extra=request.trace, sink=self, settled=settled)
+        self._call = call = Call(front.baseline, request, body, sink=self, settled=settled)
         if body is not None:
             self._state = _State.ANSWER
         call.start()

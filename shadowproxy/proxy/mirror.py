@@ -17,7 +17,6 @@ from shadowproxy.pairs.ledger import Ledger
 from shadowproxy.proxy.admission import UPGRADE, Admission
 from shadowproxy.proxy.framing import RequestHead
 from shadowproxy.proxy.gate import OVERHEAD, Gate
-from shadowproxy.proxy.redact import Redactor
 from shadowproxy.proxy.upstream import SLOTS, Call, Observe, Pool
 
 CLIENT_SLOW = "client_slow"
@@ -48,7 +47,6 @@ class Mirror:
         baseline: Pool,
         gates: Iterable[Gate],
         recorder: PairRecorder,
-        redact: Redactor,
         *,
         marker_header: str,
         observe: Observe | None,
@@ -60,7 +58,6 @@ class Mirror:
         self.observe = observe
         self._admission = admission
         self._recorder = recorder
-        self._redact = redact
         self._emptied = emptied
         self._open: set[OpenPair] = set()
 
@@ -99,7 +96,7 @@ class Mirror:
         if pair.dropped:
             self._recorder.ledger.drop(pair.dropped)
         else:
-            self._recorder.offer(pair.build(self._redact, self.baseline))
+            self._recorder.offer(pair.build(self.baseline))
         if not self._open:
             self._emptied()
 
@@ -140,8 +137,7 @@ class OpenPair:
                 continue
             gate.held += self._held
             self._terms[gate.slot] = gate.term
-            extra = mirror.marker + self._request.trace
-            Call(gate.pool, self._request, self._body, extra=extra, settled=self.settled).start()
+            Call(gate.pool, self._request, self._body, extra=mirror.marker, settled=self.settled).start()
 
     def _shed(self, gate: Gate, detail: str) -> None:
         exchange = Exchange(Outcome.SHED, detail=detail)
@@ -170,8 +166,9 @@ class OpenPair:
         if not self._waiting:
             self._mirror.finish(self)
 
-    def build(self, redact: Redactor, baseline: Pool) -> Pair:
-        """The pair, redacted. The request is as the baseline got it, but for the path prefix of its URL."""
+    def build(self, baseline: Pool) -> Pair:
+        """The pair, not redacted yet. The request is the client's as it is forwarded, before any upstream's own edits;
+        its Host is that of the baseline's URL."""
         request = self._request
         first, second, third = self._exchanges
         return Pair(
@@ -180,7 +177,7 @@ class OpenPair:
             request=Request(
                 method=request.method.decode("ascii"),
                 target=request.target.decode("latin-1"),
-                head=redact(b"Host: " + baseline.authority + request.fields + request.framing + request.trace),
+                head=b"Host: " + baseline.authority + request.fields + request.framing + request.trace,
                 body=self._body[: baseline.capture],
                 body_size=len(self._body),
             ),

@@ -19,8 +19,8 @@ from shadowproxy.proxy.framing import RequestRules
 from shadowproxy.proxy.gate import Gate, GateReading
 from shadowproxy.proxy.listener import ClientConnection, Front
 from shadowproxy.proxy.mirror import Mirror, PairRecorder
-from shadowproxy.proxy.redact import Redactor
 from shadowproxy.proxy.reserve import listen_error
+from shadowproxy.proxy.trace import RandomSpans
 from shadowproxy.proxy.upstream import Observe, Pool
 from shadowproxy.tasks import Tasks
 
@@ -47,9 +47,9 @@ class ProxyServer:
     """Answers clients from the baseline, copies requests to the shadow sides, offers pairs to the recorder.
 
     `clock` gives Unix time, `monotonic` the seconds that durations are measured in, `new_id` ids for requests that come
-    without one. `observe(side, outcome, total)` is called once per exchange (`total` in seconds, infinite for a
-    failure); it must be cheap and not raise. With `reuse_port` other processes of ours may listen on the same port.
-    `resolve` looks up the hosts of upstreams.
+    without one, `new_span` span ids (16 hexadecimal digits) for the copies of traced requests. `observe(side, outcome,
+    total)` is called once per exchange (`total` in seconds, infinite for a failure); it must be cheap and not raise.
+    With `reuse_port` other processes of ours may listen on the same port. `resolve` looks up the hosts of upstreams.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class ProxyServer:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.perf_counter,
         new_id: Callable[[], str] | None = None,
+        new_span: Callable[[], bytes] | None = None,
         observe: Observe | None = None,
         resolve: Resolve = system_resolver,
         reuse_port: bool = False,
@@ -71,6 +72,7 @@ class ProxyServer:
         self._clock = clock
         self._monotonic = monotonic
         self._new_id = RandomIds() if new_id is None else new_id
+        self._new_span = RandomSpans() if new_span is None else new_span
         self._observe = observe
         self._resolve = resolve
         self._acceptor: Acceptor | None = None
@@ -119,7 +121,6 @@ class ProxyServer:
             Side.CANDIDATE: settings.candidate,
             Side.REPLICA: settings.replica,
         }
-        redact = Redactor(proxy.redact_headers)
         tls = {
             side: upstream_contexts(side.value, upstream.tls, clock=self._clock)
             for side, upstream in upstreams.items()
@@ -131,7 +132,7 @@ class ProxyServer:
                 upstream,
                 Connector(side, upstream, tls.get(side), loop=loop, tasks=self._tasks, resolve=self._resolve),
                 capture=proxy.capture,
-                redact=redact,
+                new_span=self._new_span,
                 loop=loop,
                 tasks=self._tasks,
                 monotonic=self._monotonic,
@@ -147,7 +148,6 @@ class ProxyServer:
             pools[Side.BASELINE],
             [Gate(pool, proxy.mirror) for side, pool in pools.items() if side is not Side.BASELINE],
             self._recorder,
-            redact,
             marker_header=proxy.marker_header,
             observe=self._observe,
             emptied=self._check_quiet,
@@ -270,6 +270,11 @@ class ProxyServer:
     def gates(self) -> Mapping[Side, GateReading]:
         """What the copies cost, by shadow side."""
         return {} if self._front is None else {gate.side: gate.read() for gate in self._front.mirror.gates}
+
+    @property
+    def unapplied(self) -> Mapping[Side, Mapping[str, int]]:
+        """Requests in which JSON fields could not be set, by upstream and by obstacle (see `overrides`)."""
+        return {side: pool.shape.unapplied for side, pool in self._pools.items()}
 
     @property
     def connections(self) -> int:

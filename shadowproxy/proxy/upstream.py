@@ -21,6 +21,7 @@ from shadowproxy.proxy.framing import (
     ResponseHead,
     ResponseRules,
 )
+from shadowproxy.proxy.shaping import shaper
 from shadowproxy.proxy.timers import Deadlines
 from shadowproxy.tasks import Tasks
 
@@ -126,11 +127,7 @@ class Call:
         self.held = False
         """Whether the client ever made the response wait."""
         self.upload = _Upload(chunked=request.length is None) if body is None else None
-        head = request.to(pool.prefix, pool.authority, extra)
-        if not body:
-            self.wire = head if body is None or request.length is not None else head + LAST_CHUNK
-        else:
-            self.wire = head + (body if request.length is not None else chunk(body) + LAST_CHUNK)
+        self.wire = pool.shape(request, body, extra)
         self._settled = settled
         self.watch: Observation | None = Observation(pool.capture if settled is not None else 0)
         """What is observed, until the call has settled."""
@@ -272,7 +269,7 @@ class Call:
             return
         self.watch = None
         pool = self.pool
-        exchange = watch.conclude(outcome, detail, pool.redact)
+        exchange = watch.conclude(outcome, detail)
         if pool.observe is not None:
             pool.observe(pool.side, outcome, exchange.total)
         if self._settled is not None:
@@ -561,7 +558,7 @@ class Pool:
         connector: Connector,
         *,
         capture: int,
-        redact: Callable[[bytes], bytes],
+        new_span: Callable[[], bytes],
         loop: asyncio.AbstractEventLoop,
         tasks: Tasks,
         monotonic: Callable[[], float],
@@ -573,10 +570,10 @@ class Pool:
         self.connector = connector
         connector.left = self.leave
         self.authority = connector.authority
-        self.prefix = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode("ascii").rstrip(b"/")
+        prefix = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode("ascii").rstrip(b"/")
+        self.shape = shaper(upstream, prefix, self.authority, new_span=None if side is Side.BASELINE else new_span)
         self.deadline = upstream.deadline
         self.capture = capture
-        self.redact = redact
         self.rules = ResponseRules()
         self.monotonic = monotonic
         self.observe = observe

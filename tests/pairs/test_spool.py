@@ -526,7 +526,9 @@ async def test_what_is_scrubbed_never_reaches_the_disk_or_the_store(
     assert bodies == [b"scrubbed"] * 40
 
 
-async def test_a_pair_that_the_scrubber_fails_on_is_dropped_alone(store: Store) -> None:
+async def test_a_pair_that_the_scrubber_fails_on_is_dropped_alone_and_not_quoted(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     def scrub(found: Pair) -> Pair:
         if found.id == "bad":
             raise KeyError("nobody thought of this")
@@ -538,6 +540,8 @@ async def test_a_pair_that_the_scrubber_fails_on_is_dropped_alone(store: Store) 
     await rig.finish()
     assert await names_of(store) == ["first", "last"]
     assert rig.ledger.dropped == {"recorder_unencodable": 1}
+    assert "KeyError" in caplog.text
+    assert "nobody thought of this" not in caplog.text
 
 
 async def test_a_directory_that_is_no_directory_stops_nobody(

@@ -17,6 +17,7 @@ from shadowproxy.config import Address, Settings
 from shadowproxy.model import Outcome, Pair, Side
 from shadowproxy.pairs.ledger import DROPPED, SKIPPED
 from shadowproxy.proxy.connector import Resolve, system_resolver
+from shadowproxy.proxy.redact import Redactor
 from shadowproxy.proxy.server import ProxyServer
 from shadowproxy.tasks import Tasks
 
@@ -206,7 +207,7 @@ async def proxy(
     baseline: str | dict[str, Any],
     candidate: str | dict[str, Any],
     *,
-    replica: str | None = None,
+    replica: str | dict[str, Any] | None = None,
     mirror: dict[str, Any] | None = None,
     limits: dict[str, Any] | None = None,
     recorder: MemoryRecorder | None = None,
@@ -228,6 +229,7 @@ async def proxy(
         }
     )
     recorder = recorder or MemoryRecorder()
+    recorder.scrub = Redactor(settings.proxy.redact)
     crashes: list[BaseException] = []
     tasks = Tasks(lambda _name, crash: crashes.append(crash))
     observed: list[tuple[Side, Outcome, float]] = []

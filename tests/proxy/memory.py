@@ -1,6 +1,8 @@
-"""A recorder that keeps pairs in memory, with the real ledger."""
+"""A recorder that keeps pairs in memory, scrubbed as the real one's are, with the real ledger."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from shadowproxy.model import Pair
 from shadowproxy.pairs.ledger import Ledger
@@ -13,12 +15,13 @@ class MemoryRecorder:
         self.ledger = Ledger()
         self.pairs: list[Pair] = []
         self._limit = limit
+        self.scrub: Callable[[Pair], Pair] = lambda pair: pair
 
     def offer(self, pair: Pair) -> bool:
         if len(self.pairs) >= self._limit:
             self.ledger.drop("recorder_full")
             return False
-        self.pairs.append(pair)
+        self.pairs.append(self.scrub(pair))
         self.ledger.record(1)
         return True
 

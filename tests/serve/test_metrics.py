@@ -153,6 +153,18 @@ def test_the_account_is_exported_as_it_stands() -> None:
     assert sample(registry, "shadowproxy_exchange_duration_seconds_count", side="candidate") == 1
 
 
+def test_what_could_not_be_shaped_or_redacted_is_exported() -> None:
+    registry = metrics.registry()
+    proxy = metrics.ProxyMetrics(registry)
+    unapplied = {Side.CANDIDATE: {"not_json": 2}}
+    proxy.watch_edits(lambda: unapplied, lambda: {"truncated": 3})
+    labels = {"side": "candidate", "obstacle": "not_json"}
+    assert sample(registry, "shadowproxy_json_fields_unapplied_total", **labels) == 2
+    assert sample(registry, "shadowproxy_redaction_left_out_total", reason="truncated") == 3
+    unapplied[Side.CANDIDATE]["not_json"] = 5
+    assert sample(registry, "shadowproxy_json_fields_unapplied_total", **labels) == 5
+
+
 def test_mirroring_is_exported_with_what_its_copies_cost() -> None:
     registry = metrics.registry()
     mirror(registry)
