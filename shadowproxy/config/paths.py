@@ -44,7 +44,7 @@ def parse_path(text: Any) -> tuple[Step, ...]:
         at = match.end()
     if at < len(text) or not steps:
         raise ValueError(f'{text!r} is not a path: write user.email, items[*].owner, or "a.b".c for a name with a dot')
-    if steps[0] == "$":
+    if re.match(r"\$(?:[.[]|$)", text):
         raise ValueError(f"{text!r}: a path begins at the document itself; leave out the `$.`")
     return tuple(steps)
 
