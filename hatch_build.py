@@ -25,9 +25,13 @@ COMPILED = (
     "proxy/framing",
     "proxy/gate",
     "proxy/listener",
+    "proxy/mask",
     "proxy/mirror",
     "proxy/redact",
+    "proxy/redact_text",
+    "proxy/shaping",
     "proxy/timers",
+    "proxy/trace",
     "proxy/upstream",
 )
 # Types of other packages are read from them, so they must be there to be read.

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
+from typing import Final
 
 from shadowproxy.config import Mirror, MirrorRoute
 from shadowproxy.config.globs import glob_pattern
 from shadowproxy.pairs.controls import Controls
 
-DISABLED = "disabled"
-PAUSED = "paused"
-ROUTE = "route"
-METHOD = "method"
-NOT_SAMPLED = "not_sampled"
-TOO_LARGE = "request_too_large"
-SLOW_UPLOAD = "slow_upload"
-UPGRADE = "upgrade"
+DISABLED: Final = "disabled"
+PAUSED: Final = "paused"
+ROUTE: Final = "route"
+METHOD: Final = "method"
+NOT_SAMPLED: Final = "not_sampled"
+TOO_LARGE: Final = "request_too_large"
+SLOW_UPLOAD: Final = "slow_upload"
+UPGRADE: Final = "upgrade"
 
-_KNOWN_PATHS = 1024
+_KNOWN_PATHS: Final = 1024
 """Paths whose policy is remembered: most services have few, and a client that makes up new ones gains nothing."""
 
 

@@ -8,13 +8,13 @@ byte a message ended, which a proxy needs to keep pipelined requests apart and t
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import Final, Protocol
 
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
-_TRAILER_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
-MAX_LINE = 4096
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+MAX_LINE: Final = 4096
 """Longest chunk-size line with its extensions."""
-MAX_TRAILERS = 16384
+MAX_TRAILERS: Final = 16384
 """Largest trailer section."""
 
 
@@ -163,4 +163,4 @@ def chunk(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
-LAST_CHUNK = b"0\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Final
 
 from shadowproxy.config import Breaker as Settings
 
@@ -19,7 +20,7 @@ class BreakerState(enum.StrEnum):
     """A few probes."""
 
 
-_CLOSED = BreakerState.CLOSED
+_CLOSED: Final = BreakerState.CLOSED
 
 
 class Breaker:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from shadowproxy.model import Exchange, Outcome
 from shadowproxy.proxy.capture import Capture
+
+_OK: Final = Outcome.OK
 
 
 class Observation:
@@ -60,7 +63,7 @@ class Observation:
         ttfb = total = math.inf
         if first is not None and sent is not None:
             ttfb = max(0.0, first - sent)
-        if outcome is Outcome.OK and sent is not None:
+        if outcome is _OK and sent is not None:
             total = max(0.0, self.last - sent)
         head = self.head
         if capture is None:

@@ -31,16 +31,16 @@ from shadowproxy.config import Limits
 from shadowproxy.proxy.bodies import Body, ChunkedBody, CloseBody, LengthBody
 from shadowproxy.proxy.fields import PLAIN, BadFieldError, FieldTable, tokens, without
 
-_ORIGIN_FORM = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (/[\x21\x22\x24-\x7e\x80-\xff]*) HTTP/1\.([01])")
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
-_ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
-_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?")
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_BLANK_LINES = re.compile(rb"(?:\r\n)*")
-_MOST_DIGITS = 18
-_MOST_HOSTS = 256
-_HOP_BY_HOP = (
+_ORIGIN_FORM: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (/[\x21\x22\x24-\x7e\x80-\xff]*) HTTP/1\.([01])")
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?")
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
+_AUTHORITY: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?")
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
+_BLANK_LINES: Final = re.compile(rb"(?:\r\n)*")
+_MOST_DIGITS: Final = 18
+_MOST_HOSTS: Final = 256
+_HOP_BY_HOP: Final = (
     b"connection",
     b"keep-alive",
     b"proxy-connection",
@@ -48,13 +48,13 @@ _HOP_BY_HOP = (
     b"transfer-encoding",
     b"upgrade",
 )
-_UNNAMEABLE = frozenset({b"close", b"keep-alive", b"upgrade", b"content-length", b"transfer-encoding", b"host"})
+_UNNAMEABLE: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"content-length", b"transfer-encoding", b"host"})
 """What `Connection` can't take out of a message: its own options, and what frames the message."""
 
-SAFE_TO_REPEAT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+SAFE_TO_REPEAT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """Idempotent methods (RFC 9110, section 9.2.2)."""
 
-RESPONSE_HEAD_LIMIT = 256 * 1024
+RESPONSE_HEAD_LIMIT: Final = 256 * 1024
 """Largest head that is read from an upstream."""
 
 
@@ -248,14 +248,13 @@ class RequestRules:
         found: dict[bytes, bytes] = {}
         # Joined again, the empty string gives each line the CRLF that stands before it.
         kept = [b""]
-        keep = kept.append
         try:
             for line in lines:
                 field = known.get(line)
                 if field is None:
                     field = self._table.learn(line)
                 if field is PLAIN:
-                    keep(line)
+                    kept.append(line)
                     continue
                 name, value = field.name, field.value
                 if name in found:
@@ -444,20 +443,20 @@ class ResponseRules:
     def _sort(self, response: ResponseHead, lines: list[bytes], *, new: bool) -> None:
         known = self._table.known
         kept = [b""]
-        keep = kept.append
         connection = b""
+        status = response.status
         try:
             for line in lines:
                 field = known.get(line)
                 if field is None:
                     field = self._table.learn(line)
                 if field is PLAIN:
-                    keep(line)
+                    kept.append(line)
                 elif field.name == b"content-length":
                     _set_length(response, field.value)
                     # A 204 or 1xx must not have one (RFC 9110, section 8.6).
-                    if response.status >= 200 and response.status != 204:
-                        keep(line)
+                    if status >= 200 and status != 204:
+                        kept.append(line)
                 elif field.name == b"connection":
                     connection = connection + b"," + field.value if connection else field.value
                 elif field.name == b"transfer-encoding":

@@ -7,6 +7,7 @@ side's own doing, since only its slowness keeps copies under way. Leaving such p
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from shadowproxy.config import Mirror
 from shadowproxy.model import Outcome
@@ -16,16 +17,16 @@ from shadowproxy.proxy.upstream import Pool
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT = "in_flight"
-BYTES = "bytes"
-BREAKER = "breaker"
+IN_FLIGHT: Final = "in_flight"
+BYTES: Final = "bytes"
+BREAKER: Final = "breaker"
 
-OVERHEAD = 4096
+OVERHEAD: Final = 4096
 """Estimated memory of a copy under way beside its bytes: the records, and the connection that it may need."""
 # An enum's member by its name is a call of Python's on older versions, for every copy.
-_CLOSED = BreakerState.CLOSED
-_OK = Outcome.OK
-_MEASURE_EVERY = 16
+_CLOSED: Final = BreakerState.CLOSED
+_OK: Final = Outcome.OK
+_MEASURE_EVERY: Final = 16
 """Admissions after which the answers that are being read are measured anew, where they could matter: each measurement
 walks over all copies under way."""
 

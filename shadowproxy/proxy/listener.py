@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import cast
+from typing import Final, cast
 
 from shadowproxy.config import Limits
 from shadowproxy.model import Outcome
@@ -20,27 +20,27 @@ from shadowproxy.proxy.mirror import Mirror
 from shadowproxy.proxy.timers import Deadlines
 from shadowproxy.proxy.upstream import Call, Connection, Pool
 
-WRITE_HIGH = 64 * 1024
+WRITE_HIGH: Final = 64 * 1024
 """Bytes that wait for a client before the baseline's response is held."""
-LINGER = 2.0
+LINGER: Final = 2.0
 """Seconds for which a client that is refused amid its request is still read from: closing at once would make its kernel
 throw the refusal away."""
-LAST_CALL = 0.5
+LAST_CALL: Final = 0.5
 """Seconds that a stop leaves to a connection between requests: its client may be sending the next one at this moment,
 and few clients repeat a POST. What comes is answered with `Connection: close`."""
 
-_STATUS = {
+_STATUS: Final = {
     Outcome.TIMEOUT: 504,
     Outcome.CONNECT: 502,
     Outcome.RESET: 502,
     Outcome.PROTOCOL: 502,
     Outcome.SHED: 503,
 }
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_RST = struct.pack("ii", 1, 0)
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_RST: Final = struct.pack("ii", 1, 0)
 
-_HELD_BY_REQUEST = 1
-_HELD_BY_UPLOAD = 2
+_HELD_BY_REQUEST: Final = 1
+_HELD_BY_UPLOAD: Final = 2
 
 
 class Front:
@@ -111,6 +111,20 @@ class _Framing(enum.Enum):
     NONE = "no body"
 
 
+# Names of the module: those of an enum's class are looked up anew each time.
+_AT_HEAD: Final = _State.HEAD
+_AT_BODY: Final = _State.BODY
+_AT_UPLOAD: Final = _State.UPLOAD
+_AT_ANSWER: Final = _State.ANSWER
+_AT_TUNNEL: Final = _State.TUNNEL
+_AT_LINGER: Final = _State.LINGER
+_AT_CLOSED: Final = _State.CLOSED
+_RAW: Final = _Framing.RAW
+_PLAIN: Final = _Framing.PLAIN
+_CHUNKED: Final = _Framing.CHUNKED
+_NONE: Final = _Framing.NONE
+
+
 class ClientConnection:
     """One client. Requests are answered in order, one at a time; while one is under way, reading pauses.
 
@@ -149,7 +163,7 @@ class ClientConnection:
     def __init__(self, front: Front) -> None:
         self._front = front
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._state = _State.HEAD
+        self._state = _AT_HEAD
         self._partial = b""
         self._pending = b""
         self._peer = b""
@@ -161,7 +175,7 @@ class ClientConnection:
         self._head_at = 0.0
         self._call: Call | None = None
         self._tunnel: Connection | None = None
-        self._framing = _Framing.NONE
+        self._framing = _NONE
         self._response_begun = False
         self._keep = True
         self._eof = False
@@ -172,12 +186,12 @@ class ClientConnection:
     @property
     def busy(self) -> bool:
         """Whether a request is under way."""
-        return self._state in (_State.BODY, _State.UPLOAD, _State.ANSWER, _State.TUNNEL)
+        return self._state in (_AT_BODY, _AT_UPLOAD, _AT_ANSWER, _AT_TUNNEL)
 
     @property
     def idle(self) -> bool:
         """Whether it waits for a request of which nothing has come."""
-        return self._state is _State.HEAD and not self._partial
+        return self._state is _AT_HEAD and not self._partial
 
     # asyncio.Protocol
 
@@ -199,7 +213,7 @@ class ClientConnection:
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         front = self._front
-        self._state = _State.CLOSED
+        self._state = _AT_CLOSED
         front.connections.discard(self)
         front.idle.discard(self)
         front.heads.discard(self)
@@ -218,7 +232,7 @@ class ClientConnection:
     def eof_received(self) -> bool:
         """See asyncio. The transport stays open for the answer of a request that is complete."""
         self._eof = True
-        if self._state is _State.ANSWER:
+        if self._state is _AT_ANSWER:
             self._keep = False
             return True
         if self._tunnel is not None:
@@ -250,7 +264,7 @@ class ClientConnection:
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
-        if self._state is _State.ANSWER:
+        if self._state is _AT_ANSWER:
             self._pending += data
             self._hold(_HELD_BY_REQUEST, True)
             return
@@ -269,11 +283,11 @@ class ClientConnection:
 
     def _read(self, data: bytes) -> None:
         while data:
-            if self._state is _State.HEAD:
+            if self._state is _AT_HEAD:
                 data = self._read_head(data)
-            elif self._state is _State.BODY or self._state is _State.UPLOAD:
+            elif self._state is _AT_BODY or self._state is _AT_UPLOAD:
                 data = self._read_body(data)
-            elif self._state is _State.ANSWER:
+            elif self._state is _AT_ANSWER:
                 self._pending = data
                 self._hold(_HELD_BY_REQUEST, True)
                 return
@@ -329,10 +343,10 @@ class ClientConnection:
         if request.expects and not rest:
             self._transport.write(_CONTINUE)
         if length is not None and length > front.max_body:
-            self._state = _State.UPLOAD
+            self._state = _AT_UPLOAD
             self._dispatch(request, None)
         else:
-            self._state = _State.BODY
+            self._state = _AT_BODY
 
     def _read_body(self, data: bytes) -> bytes:
         body = cast("Body", self._body)
@@ -341,7 +355,7 @@ class ClientConnection:
         self._size += len(payload)
         if self._size > self._front.limits.body:
             raise RefusalError(413, f"the body is larger than {self._front.limits.body} bytes")
-        if self._state is _State.BODY:
+        if self._state is _AT_BODY:
             self._keep_body(request, body, payload)
         else:
             self._pass_on(body, payload)
@@ -353,7 +367,7 @@ class ClientConnection:
         self._pieces.append(payload)
         if self._size > self._front.max_body:
             whole, self._pieces = b"".join(self._pieces), []
-            self._state = _State.UPLOAD
+            self._state = _AT_UPLOAD
             self._dispatch(request, None)
             self._pass_on(body, whole)
         elif body.done:
@@ -365,7 +379,7 @@ class ClientConnection:
         call = self._call
         if body.done:
             self._front.idle.discard(self)
-            self._state = _State.ANSWER
+            self._state = _AT_ANSWER
         if call is not None and call.upload is not None and (payload or body.done):
             call.upload.write(call.connection, payload, last=body.done)
             call.extend()
@@ -379,7 +393,7 @@ class ClientConnection:
         settled = None if pair is None else pair.settled
         self._call = call = Call(front.baseline, request, body, sink=self, settled=settled)
         if body is not None:
-            self._state = _State.ANSWER
+            self._state = _AT_ANSWER
         call.start()
         if pair is not None:
             pair.copy()
@@ -395,16 +409,16 @@ class ClientConnection:
         """See `Sink`."""
         request = cast("RequestHead", self._request)
         self._response_begun = True
-        keep = self._keep and not self._front.draining and self._state is _State.ANSWER
+        keep = self._keep and not self._front.draining and self._state is _AT_ANSWER
         if keep and head.length is not None and request.minor == 1 and not head.bodiless:
-            self._framing = _Framing.PLAIN
+            self._framing = _PLAIN
             # One write, so one system call, for a response that came in one piece.
             self._transport.write(b"".join((b"HTTP/1.1 ", head.reason, head.fields, b"\r\n\r\n", payload)))
             return
         framing, header = _frame(request, head)
         self._framing = framing
         # Without a length, only the end of the connection can end a body that has no framing.
-        self._keep = keep and (framing is not _Framing.PLAIN or head.length is not None)
+        self._keep = keep and (framing is not _PLAIN or head.length is not None)
         if not self._keep:
             header += b"\r\nConnection: close"
         elif request.minor == 0:
@@ -420,19 +434,19 @@ class ClientConnection:
             self._transport.write(framed)
 
     def _framed(self, raw: bytes, payload: bytes) -> bytes:
-        if self._framing is _Framing.RAW:
+        if self._framing is _RAW:
             return raw
-        return chunk(payload) if payload and self._framing is _Framing.CHUNKED else payload
+        return chunk(payload) if payload and self._framing is _CHUNKED else payload
 
     def end(self) -> None:
         """See `Sink`."""
-        if self._framing is _Framing.CHUNKED:
+        if self._framing is _CHUNKED:
             self._transport.write(LAST_CHUNK)
         self._call = None
         if self._keep:
             self._next()
         else:
-            self._finish(complete=self._state is _State.ANSWER)
+            self._finish(complete=self._state is _AT_ANSWER)
 
     def fail(self, outcome: Outcome, detail: str) -> None:
         """See `Sink`. A response that has begun is cut off, never passed off as complete."""
@@ -440,7 +454,7 @@ class ClientConnection:
         if self._response_begun:
             self.abort()
             return
-        complete = self._state is _State.ANSWER
+        complete = self._state is _AT_ANSWER
         self._keep = self._keep and complete and not self._front.draining
         self._transport.write(self._error(_STATUS[outcome], f"baseline: {detail}", where="baseline"))
         if self._keep:
@@ -450,7 +464,7 @@ class ClientConnection:
 
     def hold_upload(self, hold: bool) -> None:
         """See `Sink`."""
-        if hold and self._state is not _State.UPLOAD and self._tunnel is None:
+        if hold and self._state is not _AT_UPLOAD and self._tunnel is None:
             return
         self._hold(_HELD_BY_UPLOAD, hold)
 
@@ -461,7 +475,7 @@ class ClientConnection:
         front = self._front
         self._call = None
         self._tunnel = connection
-        self._state = _State.TUNNEL
+        self._state = _AT_TUNNEL
         front.tunnels.add(self)
         self._transport.write(
             b"HTTP/1.1 %b%b\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n%b"
@@ -487,7 +501,7 @@ class ClientConnection:
     def _next(self) -> None:
         """The response is complete and the connection stays: on to the next request."""
         front = self._front
-        self._state = _State.HEAD
+        self._state = _AT_HEAD
         self._request = None
         self._body = None
         front.idle.add(self)
@@ -508,7 +522,7 @@ class ClientConnection:
         if self._response_begun and call is not None:
             self.abort()
             return
-        if self._state is _State.CLOSED:
+        if self._state is _AT_CLOSED:
             return
         self._keep = False
         self._transport.write(self._error(status, detail, where="request"))
@@ -540,7 +554,7 @@ class ClientConnection:
         if (complete and not self._pending and not unaware) or self._eof:
             self._close()
             return
-        self._state = _State.LINGER
+        self._state = _AT_LINGER
         self._pending = self._partial = b""
         self._hold(_HELD_BY_REQUEST | _HELD_BY_UPLOAD, False)
         front.lingering.add(self)
@@ -551,15 +565,15 @@ class ClientConnection:
 
     def idled(self) -> None:
         """Nothing has moved for the idle time."""
-        if self._write_held or self._state is _State.CLOSED:
+        if self._write_held or self._state is _AT_CLOSED:
             self._written_late()
-        elif self._state is _State.BODY or self._state is _State.UPLOAD:
+        elif self._state is _AT_BODY or self._state is _AT_UPLOAD:
             if self._holds:
                 self._front.idle.add(self)
             else:
                 self._refuse(408, f"the body has stalled for {self._front.limits.idle_timeout:g} s")
         else:
-            self._state = _State.CLOSED
+            self._state = _AT_CLOSED
             self._transport.close()
 
     def _written_late(self) -> None:
@@ -577,7 +591,7 @@ class ClientConnection:
 
     def _close(self) -> None:
         """Close when all that was written has gone out, or as the client takes no more of it."""
-        self._state = _State.CLOSED
+        self._state = _AT_CLOSED
         self._backlog = self._transport.get_write_buffer_size()
         self._transport.close()
         self._front.idle.add(self)
@@ -590,12 +604,12 @@ class ClientConnection:
         """Close if nothing is under way."""
         if self.idle:
             self._front.idle.discard(self)
-            self._state = _State.CLOSED
+            self._state = _AT_CLOSED
             self._transport.close()
 
     def abort(self) -> None:
         """Cut the connection with a reset: a plain end would pass for the end of a close-delimited body."""
-        self._state = _State.CLOSED
+        self._state = _AT_CLOSED
         call, self._call = self._call, None
         if call is not None:
             call.leave()
@@ -611,10 +625,10 @@ class ClientConnection:
 def _frame(request: RequestHead, head: ResponseHead) -> tuple[_Framing, bytes]:
     """How the body goes to the client, and the header line that says so. Content-Length is among the head's own."""
     if head.bodiless:
-        return _Framing.NONE, b""
+        return _NONE, b""
     if head.length is not None or request.minor == 0:
-        return _Framing.PLAIN, b""
+        return _PLAIN, b""
     coding = b"\r\nTransfer-Encoding: chunked"
     if request.method == b"HEAD":
-        return _Framing.NONE, coding if head.chunked else b""
-    return _Framing.RAW if head.chunked else _Framing.CHUNKED, coding
+        return _NONE, coding if head.chunked else b""
+    return _RAW if head.chunked else _CHUNKED, coding

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from shadowproxy.model import Exchange, Outcome, Pair, Request, Side
 from shadowproxy.pairs.controls import Controls
@@ -17,11 +17,11 @@ from shadowproxy.pairs.ledger import Ledger
 from shadowproxy.proxy.admission import UPGRADE, Admission
 from shadowproxy.proxy.framing import RequestHead
 from shadowproxy.proxy.gate import OVERHEAD, Gate
-from shadowproxy.proxy.upstream import SLOTS, Call, Observe, Pool
+from shadowproxy.proxy.upstream import Call, Observe, Pool
 
-CLIENT_SLOW = "client_slow"
+CLIENT_SLOW: Final = "client_slow"
 """The client took the response so slowly that the baseline's deadline passed: its timing would be the client's."""
-STOPPED = "proxy_stopped"
+STOPPED: Final = "proxy_stopped"
 """The proxy stopped before every side had answered, and its grace was over."""
 
 
@@ -120,8 +120,8 @@ class OpenPair:
         self._request = request
         self._body = body
         self._started = started
-        self._exchanges: list[Exchange | None] = [None] * len(SLOTS)
-        self._terms = [0] * len(SLOTS)
+        self._exchanges: list[Exchange | None] = [None, None, None]
+        self._terms = [0, 0, 0]
         self._waiting = 1 + len(mirror.gates)
         # What every copy of this pair that is under way is charged with at its gate: its request, on the wire and here,
         # and then each answer that has come and waits for it.
@@ -148,7 +148,7 @@ class OpenPair:
     def settled(self, call: Call, exchange: Exchange) -> None:
         """The exchange of one side is known."""
         pool = call.pool
-        if pool.side is Side.BASELINE and call.held and exchange.outcome is Outcome.TIMEOUT:
+        if call.held and pool.side is Side.BASELINE and exchange.outcome is Outcome.TIMEOUT:
             self.dropped = self.dropped or CLIENT_SLOW
         captured = len(exchange.head) + len(exchange.body)
         for gate in self._mirror.gates:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
-from typing import NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -20,17 +20,20 @@ from shadowproxy.proxy.mask import Hash, masks
 from shadowproxy.proxy.redact_json import REASONS, Fields, UnreadableError
 from shadowproxy.proxy.redact_text import Heads, Parameters
 
-_TYPE = re.compile(rb"\r\ncontent-type[ \t]*:[ \t]*([^\r;]*)")
-_CODING = re.compile(rb"\r\ncontent-encoding[ \t]*:.*?(?=\r\n(?![ \t])|\Z)", re.IGNORECASE | re.DOTALL)
-_FORM = b"application/x-www-form-urlencoded"
+_TYPE: Final = re.compile(rb"\r\ncontent-type[ \t]*:[ \t]*([^\r;]*)")
+_CODING: Final = re.compile(rb"\r\ncontent-encoding[ \t]*:.*?(?=\r\n(?![ \t])|\Z)", re.IGNORECASE | re.DOTALL)
+_FORM: Final = b"application/x-www-form-urlencoded"
 
 
-class _Message(NamedTuple):
+class _Message:
     """Head and body, masked. `left_out` says why there is no body, or is empty."""
 
-    head: bytes
-    body: bytes
-    left_out: str = ""
+    __slots__ = ("body", "head", "left_out")
+
+    def __init__(self, head: bytes, body: bytes, left_out: str = "") -> None:
+        self.head = head
+        self.body = body
+        self.left_out = left_out
 
 
 class Redactor:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from typing import Final
 
-_STATE = re.compile(rb"\r\ntracestate:[^\r]*", re.IGNORECASE)
+_STATE: Final = re.compile(rb"\r\ntracestate:[^\r]*", re.IGNORECASE)
 # A version to come may have more after what is known; it is sent on as the version that is known (section 3.2.2).
-_VALID = re.compile(
+_VALID: Final = re.compile(
     rb"(?:(00)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(?(1)|(?:-.*)?)"
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import quote, urlsplit
 
 from shadowproxy.config import Upstream
@@ -25,19 +25,20 @@ from shadowproxy.proxy.shaping import shaper
 from shadowproxy.proxy.timers import Deadlines
 from shadowproxy.tasks import Tasks
 
-WRITE_HIGH = 64 * 1024
+WRITE_HIGH: Final = 64 * 1024
 """Bytes that wait for an upstream before its writer is paused."""
-OVERFLOW_BUDGET = 1024 * 1024
-OVERFLOW_TICK = 0.02
+OVERFLOW_BUDGET: Final = 1024 * 1024
+OVERFLOW_TICK: Final = 0.02
 """A body that nobody waits for and that has outgrown its capture is read for its size and digest only: all such bodies
 of one upstream together get OVERFLOW_BUDGET bytes in OVERFLOW_TICK seconds, so that an endless answer can't take the
 loop's time from clients."""
 
-SLOTS = {side: slot for slot, side in enumerate(Side)}
+_OK: Final = Outcome.OK
+SLOTS: Final = {side: slot for slot, side in enumerate(Side)}
 """A number for each side: hashing an enum's member for every exchange is a Python call."""
 
-_HELD_BY_CLIENT = 1
-_HELD_BY_BUDGET = 2
+_HELD_BY_CLIENT: Final = 1
+_HELD_BY_BUDGET: Final = 2
 
 Observe = Callable[[Side, Outcome, float], None]
 """Told once of every exchange that ended: the side, how, and its total in seconds (infinite for a failure)."""
@@ -181,7 +182,7 @@ class Call:
         sink = cast("Sink", self.sink)
         self._finish()
         sink.switch(connection, head, data)
-        self._settle(Outcome.OK, "")
+        self._settle(_OK, "")
 
     def complete(self) -> None:
         """The response is complete and its connection is no longer this call's."""
@@ -190,7 +191,7 @@ class Call:
         # The client first: encoding or offering the pair must not delay, nor its failure hurt, the answer.
         if self.sink is not None:
             self.sink.end()
-        self._settle(Outcome.OK, "")
+        self._settle(_OK, "")
 
     def lost(self, outcome: Outcome, detail: str, *, stale: bool = False) -> None:
         """The connection is gone, or there never was one.
