@@ -1,0 +1,27 @@
+"""What the corpora, the properties and the fuzzers of this folder have found, each as the smallest case of its own."""
+
+from __future__ import annotations
+
+from conformance import oracle
+from conformance.scene import Scene, Service, echo
+
+
+def test_a_blank_line_in_two_reads_does_not_begin_a_head() -> None:
+    """It armed the timer of the head, which then cut an idle client, or one whose answer was under way."""
+
+    def late(service: Service, message: oracle.Message) -> None:
+        service.upstream.answer = echo
+        scene.loop.call_later(8.0, echo, service, message)
+
+    with Scene(late) as scene:
+        remote = scene.client()
+        for part in (b"\r", b"\n"):
+            remote.send(part)
+            scene.loop.settle(5.0)
+        assert not remote.got
+        remote.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        scene.loop.settle(9.0)
+        assert remote.got.startswith(b"HTTP/1.1 200 OK\r\n")
+        scene.loop.settle(60.0)
+        assert not remote.end
+        assert remote.got.count(b"HTTP/1.1") == 1
