@@ -49,6 +49,9 @@ _HOP_BY_HOP = (
 _RESPONSE_FIELDS = re.compile(rb"\r\n(%b):[ \t]*([^\r]*)" % b"|".join((*_HOP_BY_HOP, b"content-length")))
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host"})
 
+_LINE_BESIDES_TARGET = 64
+"""Bytes of a request line that its method, its version and the spaces may take."""
+
 SAFE_TO_REPEAT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """Idempotent methods (RFC 9110, section 9.2.2)."""
 
@@ -140,9 +143,9 @@ class RequestRules:
     def check_partial(self, head: bytes) -> None:
         """Refuse what can be told before the head is complete: it is too large, or its lines end with a bare LF."""
         _check_line_ends(head)
-        if b"\r\n" not in head and len(head) > self._limits.target + 64:
+        if b"\r\n" not in head and len(head) > self._limits.target + _LINE_BESIDES_TARGET:
             raise RefusalError(414, f"the request target is longer than {self._limits.target} bytes")
-        if len(head) > self._limits.header_bytes + self._limits.target + 64:
+        if len(head) > self._limits.header_bytes + self._limits.target + _LINE_BESIDES_TARGET:
             raise RefusalError(431, f"the header section is larger than {self._limits.header_bytes} bytes")
 
     def parse(self, head: bytes, peer: bytes, new_id: Callable[[], str]) -> RequestHead:
@@ -173,6 +176,8 @@ class RequestRules:
 
     def _request_line(self, request: RequestHead, line: bytes) -> bytes | None:
         """Sets method, target and version. Returns the authority of an absolute-form target."""
+        if len(line) > self._limits.target + _LINE_BESIDES_TARGET:
+            raise RefusalError(414, f"the request target is longer than {self._limits.target} bytes")
         match = _REQUEST_LINE.fullmatch(line)
         if match is None:
             raise RefusalError(400, "the request line is not `METHOD target HTTP/1.1`")

@@ -25,3 +25,14 @@ def test_a_blank_line_in_two_reads_does_not_begin_a_head() -> None:
         scene.loop.settle(60.0)
         assert not remote.end
         assert remote.got.count(b"HTTP/1.1") == 1
+
+
+def test_the_length_of_a_request_line_is_limited_in_one_read_as_in_two() -> None:
+    for parts in ([b"G" * 9000 + b" / HTTP/1.1\r\nHost: a\r\n\r\n"], [b"G" * 9000, b" / HTTP/1.1\r\nHost: a\r\n\r\n"]):
+        with Scene() as scene:
+            remote = scene.client()
+            for part in parts:
+                remote.send(part)
+                scene.loop.settle()
+            assert remote.got.startswith(b"HTTP/1.1 414 ")
+            assert not scene.baseline.connections
