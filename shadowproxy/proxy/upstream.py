@@ -28,6 +28,8 @@ from shadowproxy.tasks import Tasks
 
 WRITE_HIGH = 64 * 1024
 """Bytes that wait for an upstream before its writer is paused."""
+MAX_INTERIMS = 64
+"""Most 1xx responses before the final one: no deadline ends what takes the loop's time in a single read."""
 OVERFLOW_BUDGET = 1024 * 1024
 OVERFLOW_TICK = 0.02
 """A body that nobody waits for and that has outgrown its capture is read for its size and digest only: all such bodies
@@ -315,6 +317,7 @@ class Connection(asyncio.Protocol):
         "_call",
         "_heard",
         "_holds",
+        "_interims",
         "_partial",
         "_pool",
         "_reusable",
@@ -329,6 +332,7 @@ class Connection(asyncio.Protocol):
         self._call: Call | None = None
         self._body: Body | None = None
         self._partial = b""
+        self._interims = 0
         self._heard = False
         self._used = False
         self._reusable = True
@@ -350,6 +354,7 @@ class Connection(asyncio.Protocol):
         self._call = call
         self._body = None
         self._partial = b""
+        self._interims = 0
         self._heard = False
         self.write(call.wire, whole=call.upload is None)
         call.attached(self)
@@ -420,10 +425,10 @@ class Connection(asyncio.Protocol):
             else:
                 data = self._partial + data
             end = data.find(b"\r\n\r\n")
+            if (len(data) if end < 0 else end) > RESPONSE_HEAD_LIMIT:
+                raise MalformedResponseError(f"the head is larger than {RESPONSE_HEAD_LIMIT} bytes")
             if end < 0:
                 self._partial = data
-                if len(data) > RESPONSE_HEAD_LIMIT:
-                    raise MalformedResponseError(f"the head is larger than {RESPONSE_HEAD_LIMIT} bytes")
                 if not b"HTTP/1.".startswith(data[:7]):
                     raise MalformedResponseError("the status line is not that of HTTP/1")
                 return
@@ -440,6 +445,9 @@ class Connection(asyncio.Protocol):
                 return
             if head.status == 101:
                 raise MalformedResponseError("101 Switching Protocols was not asked for")
+            self._interims += 1
+            if self._interims > MAX_INTERIMS:
+                raise MalformedResponseError(f"more than {MAX_INTERIMS} interim responses")
             if head.status != 100:
                 call.interim(head)
 
