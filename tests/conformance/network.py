@@ -167,6 +167,11 @@ class Remote:
         """Cut the connection."""
         self._give(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
 
+    @property
+    def unread(self) -> int:
+        """Bytes sent that the proxy has not read."""
+        return 0 if self.transport is None else self.transport.unread
+
     def take(self, size: int | None) -> None:
         """Read `size` bytes more of what the proxy has written; None: all, and go on so."""
         self.room = size
@@ -231,6 +236,10 @@ class Transport(asyncio.Transport):
         if not self._lost:
             self._inbound.append(item)
             self._deliver_soon()
+
+    @property
+    def unread(self) -> int:
+        return sum(len(item) for item in self._inbound if isinstance(item, bytes))
 
     def _deliver_soon(self) -> None:
         if self._inbound and not self._paused and not self._closing and not self._delivering:
