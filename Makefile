@@ -2,6 +2,7 @@
 #
 #   make demo            watch a candidate being compared with the baseline, and a verdict arrive
 #   make test            all tests
+#   make bench           measure the proxy beside its peers; one: make bench BENCH=proxy-cpu
 #   make lint            ruff and mypy --strict
 #   make docs            write the schema and the pages of docs/ that are made from the code
 #   make clean           remove what the above made
@@ -10,6 +11,8 @@ SCENARIO ?= better
 SEED ?= 7
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+BENCH ?=
+BENCH_ARGS ?=
 PYTHON ?= python3
 
 VENV := .venv
@@ -18,7 +21,7 @@ CACHE := .cache
 STAMP := $(CACHE)/stamps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test bench lint docs clean
 
 demo: $(STAMP)/installed-demo $(STAMP)/data
 	@# Its exit code is the verdict's. A rollback (1) is an outcome, and no error of make's; to stay undecided (3) is one.
@@ -26,6 +29,9 @@ demo: $(STAMP)/installed-demo $(STAMP)/data
 
 test: $(STAMP)/installed-dev $(STAMP)/data $(STAMP)/servers
 	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(STAMP)/installed-bench $(STAMP)/servers
+	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" PYTHONPATH=.:tests $(BIN)/python -m bench $(BENCH) $(BENCH_ARGS)
 
 lint: $(STAMP)/installed-dev
 	$(BIN)/ruff check .
@@ -48,6 +54,10 @@ $(STAMP)/installed-dev: pyproject.toml tests/oracles.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/oracles.txt
 	@mkdir -p $(STAMP) && touch $@ $(STAMP)/installed-demo
+
+$(STAMP)/installed-bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@mkdir -p $(STAMP) && touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; name it: make PYTHON=python3.11"; exit 2; }

@@ -1,40 +1,56 @@
 #!/usr/bin/env bash
-# Real servers for the tests: redis-server and promtool. What is not on the PATH is unpacked from Debian's packages into
-# the folder given, so that nothing is installed on the machine and no service is started.
+# Real servers for the tests and the benchmarks: redis-server, promtool, nginx, and the load generator wrk. What is not
+# on the PATH is unpacked from Debian's packages into the folder given, so that nothing is installed on the machine and
+# no service is started.
 set -euo pipefail
 target=$(mkdir -p "$1" && cd "$1" && pwd)
 mkdir -p "$target/bin"
 
-declare -A package=([redis-server]=redis-tools [promtool]=prometheus)
+declare -A package=([redis-server]=redis-tools [promtool]=prometheus [nginx]=nginx [wrk]=wrk)
+# What a program needs beside its package: the libraries it is linked with. Their names change from release to release;
+# those that a release doesn't know are passed over.
+declare -A libraries=(
+    [redis-server]="redis-server libjemalloc2 liblzf1 liblua5.1-0 lua-bitop lua-cjson libatomic1 libsystemd0"
+    [promtool]=""
+    [nginx]="nginx-core libpcre2-8-0 libssl3 libssl3t64 libcrypt1"
+    [wrk]="libluajit-5.1-2 libluajit-5.1-common libssl3 libssl3t64"
+)
 missing=()
 for program in "${!package[@]}"; do
-    command -v "$program" >/dev/null || [ -x "$target/bin/$program" ] || missing+=("$program")
+    # Debian's servers stand where only root's PATH leads.
+    PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || [ -x "$target/bin/$program" ] || missing+=("$program")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then
-    echo "install-servers: ${missing[*]}: not on the PATH, and this is not Debian; tests that need them will say so" >&2
+    echo "install-servers: ${missing[*]}: not on the PATH, and this is not Debian; what needs them will say so" >&2
     exit 0
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
-wanted=()
-for program in "${missing[@]}"; do wanted+=("${package[$program]}"); done
-# redis-server's binary and the libraries it is linked with stand in packages of their own.
-[[ " ${missing[*]} " == *" redis-server "* ]] && wanted+=(redis-server libjemalloc2 liblzf1 liblua5.1-0 lua-bitop lua-cjson libatomic1 libsystemd0)
-fetch() { apt-get download --quiet --quiet "${wanted[@]}" 2>"$work/log"; }
+fetch() {
+    local wanted=() name
+    for program in "${missing[@]}"; do
+        wanted+=("${package[$program]}")
+        for name in ${libraries[$program]}; do
+            if [ -n "$(apt-cache show "$name" 2>/dev/null)" ]; then wanted+=("$name"); fi
+        done
+    done
+    apt-get download --quiet --quiet "${wanted[@]}" 2>"$work/log"
+}
 if ! fetch; then
     # A new machine has no package lists yet.
     [ "$(id -u)" -eq 0 ] && apt-get update --quiet --quiet 2>>"$work/log" || true
-    fetch || { cat "$work/log" >&2; echo "install-servers: could not download ${wanted[*]}; tests that need them will say so" >&2; exit 0; }
+    fetch || { cat "$work/log" >&2; echo "install-servers: could not download ${missing[*]}; what needs them will say so" >&2; exit 0; }
 fi
 for deb in ./*.deb; do dpkg-deb --extract "$deb" "$target/root"; done
-libraries="$target/root/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || echo "$(uname -m)-linux-gnu"):$target/root/lib/$(uname -m)-linux-gnu"
+found="$target/root/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || echo "$(uname -m)-linux-gnu"):$target/root/lib/$(uname -m)-linux-gnu"
 for program in "${missing[@]}"; do
-    real=$(find "$target/root/usr/bin" -name "$program" | head -n 1)
+    real=$(find "$target/root/usr/bin" "$target/root/usr/sbin" -name "$program" 2>/dev/null | head -n 1)
     # redis-server is a link to redis-check-rdb in one package and a file in another, whichever came.
-    printf '#!/bin/sh\nLD_LIBRARY_PATH="%s${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "%s" "$@"\n' "$libraries" "$real" >"$target/bin/$program"
+    printf '#!/bin/sh\nLD_LIBRARY_PATH="%s${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "%s" "$@"\n' "$found" "$real" >"$target/bin/$program"
     chmod +x "$target/bin/$program"
-    "$target/bin/$program" --version >/dev/null || echo "install-servers: $program does not start; tests that need it will say so" >&2
+    # Not all of them know --version; one that lacks a library ends with 127.
+    "$target/bin/$program" --version >/dev/null 2>&1 || [ $? -ne 127 ] || echo "install-servers: $program does not start; what needs it will say so" >&2
 done
