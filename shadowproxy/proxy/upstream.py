@@ -225,6 +225,8 @@ class Call:
 
     def hold_upload(self, hold: bool) -> None:
         """The upstream can't take more of the request, or can again."""
+        if self.upload is not None:
+            self.upload.held = hold
         if self.sink is not None:
             self.sink.hold_upload(hold)
 
@@ -250,7 +252,10 @@ class Call:
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self.sink is not None and self._heads_up:
+        if self.upload is not None and not self.upload.complete and not self.upload.held:
+            # The upstream waits for the client, whose own timeouts end that.
+            self.pool.extend(self)
+        elif self.sink is not None and self._heads_up:
             self._settle(Outcome.TIMEOUT, f"not complete within {self.pool.deadline:g} s")
             self._moved = False
             self.pool.silences.add(self)
@@ -285,10 +290,12 @@ class Call:
 class _Upload:
     """The request's body, where it is streamed: bounded by holding the client."""
 
-    __slots__ = ("_chunked", "_waiting", "complete")
+    __slots__ = ("_chunked", "_waiting", "complete", "held")
 
     def __init__(self, *, chunked: bool) -> None:
         self.complete = False
+        self.held = False
+        """Whether it is the upstream that makes it wait."""
         self._chunked = chunked
         self._waiting: list[bytes] = []
 

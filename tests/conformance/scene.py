@@ -49,6 +49,7 @@ class Service(Remote):
     def __init__(self, upstream: Upstream) -> None:
         super().__init__()
         self.upstream = upstream
+        self.room = upstream.room
         self.done = 0
         """Bytes of `got` that belong to complete requests."""
         upstream.connections.append(self)
@@ -74,6 +75,8 @@ class Upstream:
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
+        self.room: int | None = None
+        """Bytes that each connection takes, see `Remote`."""
         self.connections: list[Service] = []
         self.requests: list[oracle.Message] = []
         self.violations: list[str] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from conformance import oracle
 from conformance.scene import Scene, Service, echo
 
+from shadowproxy.model import Outcome, Side
+
 
 def test_a_blank_line_in_two_reads_does_not_begin_a_head() -> None:
     """It armed the timer of the head, which then cut an idle client, or one whose answer was under way."""
@@ -36,3 +38,27 @@ def test_the_length_of_a_request_line_is_limited_in_one_read_as_in_two() -> None
                 scene.loop.settle()
             assert remote.got.startswith(b"HTTP/1.1 414 ")
             assert not scene.baseline.connections
+
+
+def test_a_client_that_stalls_in_its_streamed_body_is_not_held_against_the_baseline() -> None:
+    """It was answered 504 after the baseline's deadline, and counted as a timeout of the baseline."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+    with Scene() as scene:
+        remote = scene.client()
+        remote.send(head + b"x" * 60)
+        scene.loop.settle(60.0)
+        assert not remote.got
+        scene.loop.settle(20.0)
+        assert remote.got.startswith(b"HTTP/1.1 408 ")
+        assert Outcome.TIMEOUT not in {outcome for _, outcome in scene.observed}
+
+
+def test_a_baseline_that_takes_no_more_of_a_streamed_body_has_its_deadline() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+    with Scene() as scene:
+        scene.baseline.room = 1000
+        remote = scene.client()
+        remote.send(head + b"x" * 900_000)
+        scene.loop.settle(11.0)
+        assert remote.got.startswith(b"HTTP/1.1 504 ")
+        assert scene.observed == [(Side.BASELINE, Outcome.TIMEOUT)]
