@@ -93,29 +93,36 @@ def _process(command: list[str], pass_fds: tuple[int, ...] = ()) -> Iterator[sub
             process.wait()
 
 
-@contextlib.contextmanager
-def _python(*command: str) -> Iterator[str]:
-    """A Python server on a socket that listens already, so that nobody has to wait for it. Yields its URL."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
-        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        descriptor = sock.fileno()
-        words = [word.format(descriptor=descriptor) for word in command]
-        with _process([sys.executable, *words], (descriptor,)):
-            yield url
+def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until a server listens."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
 def uvicorn(http: str) -> Iterator[str]:
     """`http` is uvicorn's parser: h11 or httptools."""
+    # A port and not a socket: uvicorn takes any socket it is given for a Unix one, and so leaves Nagle's delays on.
+    port = free_port()
     options = ("--http", http, "--log-level", "error", "--no-access-log", "--timeout-graceful-shutdown", "1")
-    with _python("-m", "uvicorn", "conformance.asgi_service:app", "--fd", "{descriptor}", *options) as url:
-        yield url
+    command = [sys.executable, "-m", "uvicorn", "conformance.asgi_service:app", "--port", str(port), *options]
+    with _process(command) as process:
+        _wait(port, process)
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager
 def aiohttp() -> Iterator[str]:
-    with _python("-m", "conformance.aiohttp_service", "{descriptor}") as url:
-        yield url
+    """On a socket that listens already, so that nobody has to wait for it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
+        command = [sys.executable, "-m", "conformance.aiohttp_service", str(sock.fileno())]
+        with _process(command, (sock.fileno(),)):
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
 
 
 @contextlib.contextmanager
@@ -141,11 +148,5 @@ def nginx(app: str) -> Iterator[tuple[str, str]]:
         )
         (place / "nginx.conf").write_text(text)
         with _process([binary, "-p", folder, "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"]) as process:
-            deadline = time.monotonic() + PATIENCE
-            while True:
-                with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", short)):
-                    break
-                assert process.poll() is None, (place / "error.log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            _wait(short, process)
             yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{short}"
