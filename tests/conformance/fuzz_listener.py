@@ -55,7 +55,8 @@ def _judge(scene: Scene, stream: bytes, got: bytes, end: str) -> None:
     at = 0
     answered = 0
     while at < len(got):
-        method = baseline[answered].first if answered < len(baseline) else b"GET"
+        refused = stream[sum(message.size for message in found[:answered]) :].lstrip(b"\r\n")
+        method = baseline[answered].first if answered < len(baseline) else refused.partition(b" ")[0]
         _, final = oracle.read_response(got[at:], method, ended=True)
         at += final.size
         if answered < len(baseline) and final.status == 200:
