@@ -1,6 +1,7 @@
 """The contract under aiohttp.web, on the listening socket whose descriptor is the argument.
 
-More than the contract: /early answers 103 first, /ws is a WebSocket that echoes, /ws-refused refuses to be one.
+More than the contract: /early answers 103 first, /ws is a WebSocket that echoes, /ws-refused refuses to be one, and
+/ws-code?name says with which code the client closed that was at /ws?name.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from conformance import contract
 
 _released: Counter[str] = Counter()
 _change = asyncio.Condition()
+_codes: dict[str, int | None] = {}
 
 
 async def plain(request: web.Request) -> web.StreamResponse:
@@ -94,7 +96,16 @@ async def websocket(request: web.Request) -> web.StreamResponse:
             await socket_.send_str(message.data)
         elif message.type is WSMsgType.BINARY:
             await socket_.send_bytes(message.data)
+    async with _change:
+        _codes[request.query_string] = socket_.close_code
+        _change.notify_all()
     return socket_
+
+
+async def code(request: web.Request) -> web.StreamResponse:
+    async with _change:
+        await _change.wait_for(lambda: request.query_string in _codes)
+    return web.Response(body=str(_codes[request.query_string]).encode())
 
 
 def main() -> None:
@@ -104,6 +115,7 @@ def main() -> None:
     app.router.add_get("/release", release)
     app.router.add_route("*", "/early", early)
     app.router.add_get("/ws", websocket, allow_head=False)
+    app.router.add_get("/ws-code", code)
     app.router.add_route("*", "/{rest:.*}", plain)
     web.run_app(app, sock=socket.socket(fileno=int(sys.argv[1])), print=None)
 

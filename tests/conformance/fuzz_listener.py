@@ -55,9 +55,13 @@ def _judge(scene: Scene, stream: bytes, got: bytes, end: str) -> None:
     at = 0
     answered = 0
     while at < len(got):
-        refused = stream[sum(message.size for message in found[:answered]) :].lstrip(b"\r\n")
-        method = baseline[answered].first if answered < len(baseline) else refused.partition(b" ")[0]
-        _, final = oracle.read_response(got[at:], method, ended=True)
+        method = baseline[answered].first if answered < len(baseline) else b"GET"
+        try:
+            _, final = oracle.read_response(got[at:], method, ended=True)
+        except oracle.IncompleteError:
+            # Where HEAD is refused, a length without a body.
+            assert answered == len(baseline)
+            _, final = oracle.read_response(got[at:], b"HEAD", ended=True)
         at += final.size
         if answered < len(baseline) and final.status == 200:
             assert final.body == (b"" if method == b"HEAD" else echo_body(baseline[answered]))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from conformance.conftest import Services
+from conformance.test_clients import address_of
 from proxy.harness import (
     RawUpstream,
     Received,
@@ -97,9 +98,9 @@ async def test_a_websocket_closes_with_the_code_of_either_side(services: Service
         await socket.send_str(f"close {code}")
         message = await socket.receive()
         assert (message.type, message.data, message.extra) == (aiohttp.WSMsgType.CLOSE, code, "as asked")
-    async with websocket(services) as socket:
+    async with websocket(services, f"/ws?{code}") as socket:
         assert await socket.close(code=code)
-        assert socket.close_code == code
+    assert (await ask(address_of(services.aiohttp), get(f"/ws-code?{code}"))).body == str(code).encode()
 
 
 @tunnel
