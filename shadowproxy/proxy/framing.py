@@ -212,7 +212,8 @@ class RequestRules:
             if name in found:
                 if name == b"host" or name == b"content-length":
                     raise RefusalError(400, f"{name.decode()} stands more than once")
-                value = found[name] + b", " + value
+                # Of what is not a list, the first stands: it has been kept already.
+                value = found[name] if name in _KEPT else found[name] + b", " + value
             elif name in _KEPT and (name != b"x-request-id" or _REQUEST_ID.fullmatch(value)):
                 found[name] = value
                 continue
@@ -290,7 +291,7 @@ def _forwarded(
     peer: bytes,
     new_id: Callable[[], str],
 ) -> bytes:
-    lines = _without(b"".join(kept), tokens)
+    lines = _without(b"".join(kept), tokens - _KEPT)
     request_id = found.get(b"x-request-id", b"")
     if not _REQUEST_ID.fullmatch(request_id):
         request_id = new_id().encode("latin-1")

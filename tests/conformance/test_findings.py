@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from conformance import oracle
 from conformance.scene import Scene, Service, echo
 
@@ -62,3 +63,33 @@ def test_a_baseline_that_takes_no_more_of_a_streamed_body_has_its_deadline() -> 
         scene.loop.settle(11.0)
         assert remote.got.startswith(b"HTTP/1.1 504 ")
         assert scene.observed == [(Side.BASELINE, Outcome.TIMEOUT)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (b"X-Request-Id: a\r\nX-Request-Id: b", b"a"),
+        (b"X-Request-Id: a\r\nx-request-id: b c", b"a"),
+        (b"X-Request-Id: a b\r\nX-Request-Id: c", b"made-1"),
+        (b"Connection: X-Request-Id\r\nX-Request-Id: a", b"a"),
+        (b"Connection: X-Request-Id", b"made-1"),
+    ],
+)
+def test_upstreams_get_one_request_id_and_it_is_the_pairs(lines: bytes, expected: bytes) -> None:
+    """Of two both went upstream, and a third was recorded; one that Connection named was recorded and not sent."""
+    with Scene() as scene:
+        assert scene.ask(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n\r\n").startswith(b"HTTP/1.1 200")
+        for upstream in (scene.baseline, scene.candidate):
+            assert upstream.requests[0].get(b"x-request-id") == [expected]
+        assert scene.recorder.pairs[0].id == expected.decode()
+
+
+def test_what_the_proxy_says_of_a_client_cannot_be_named_away() -> None:
+    with Scene() as scene:
+        lines = b"Connection: X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-For, Via\r\nX-Forwarded-Proto: https"
+        scene.ask(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n\r\n")
+        request = scene.baseline.requests[0]
+        assert request.get(b"x-forwarded-proto") == [b"https"]
+        assert request.get(b"x-forwarded-host") == [b"a"]
+        assert request.get(b"x-forwarded-for") == [b"127.0.0.1"]
+        assert request.get(b"via") == [b"1.1 shadowproxy"]
