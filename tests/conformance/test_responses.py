@@ -155,6 +155,9 @@ def test_what_stands_behind_an_answer_reaches_nobody(name: str, shape: str) -> N
             assert message is not None
             expected = oracle.read_response(answer, b"GET", ended=False)[1]
             assert (message.status, message.body) == (expected.status, expected.body)
+            # Nothing more is asked of such an upstream on that connection.
+            assert scene.baseline.connections[0].end
+            assert scene.candidate.connections[0].end
             for number in (1, 2, 3):
                 check_next_is_clean(scene)
                 assert len(scene.recorder.pairs) == number + 1
