@@ -4,6 +4,7 @@
 #   make test            all tests
 #   make bench           measure the proxy beside its peers; one: make bench BENCH=proxy-cpu
 #   make soak            measure isolation, memory and fairness at length, about 25 minutes
+#   make fuzz            search for inputs that break the proxy, FUZZ_SECONDS for each of its two sides
 #   make lint            ruff and mypy --strict
 #   make docs            write the schema and the pages of docs/ that are made from the code
 #   make clean           remove what the above made
@@ -14,6 +15,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH ?=
 BENCH_ARGS ?=
+FUZZ_SECONDS ?= 600
 PYTHON ?= python3
 
 VENV := .venv
@@ -22,7 +24,7 @@ CACHE := .cache
 STAMP := $(CACHE)/stamps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench soak lint docs clean
+.PHONY: demo test bench soak fuzz lint docs clean
 
 demo: $(STAMP)/installed-demo $(STAMP)/data
 	@# Its exit code is the verdict's. A rollback (1) is an outcome, and no error of make's; to stay undecided (3) is one.
@@ -36,6 +38,11 @@ bench: $(STAMP)/installed-bench $(STAMP)/servers
 
 soak: BENCH = proxy-isolation proxy-memory proxy-aa
 soak: bench
+
+fuzz: $(STAMP)/installed-fuzz
+	for side in listener upstream; do \
+		$(BIN)/python tests/conformance/fuzzing.py $$side -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
+	done
 
 lint: $(STAMP)/installed-dev
 	$(BIN)/ruff check .
@@ -61,6 +68,10 @@ $(STAMP)/installed-dev: pyproject.toml tests/oracles.txt | $(BIN)/python
 
 $(STAMP)/installed-bench: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@mkdir -p $(STAMP) && touch $@
+
+$(STAMP)/installed-fuzz: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,fuzz]'
 	@mkdir -p $(STAMP) && touch $@
 
 $(BIN)/python:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Real servers for the tests and the benchmarks: redis-server, promtool, nginx, and the load generator wrk. What is not
-# on the PATH is unpacked from Debian's packages into the folder given, so that nothing is installed on the machine and
-# no service is started.
+# Real servers and clients for the tests and the benchmarks: redis-server, promtool, nginx, the load generators wrk and
+# h2load, and curl. What is not on the PATH is unpacked from Debian's packages into the folder given, so that nothing is
+# installed on the machine and no service is started.
 set -euo pipefail
 target=$(mkdir -p "$1" && cd "$1" && pwd)
 mkdir -p "$target/bin"
 
-declare -A package=([redis-server]=redis-tools [promtool]=prometheus [nginx]=nginx [wrk]=wrk)
+declare -A package=([redis-server]=redis-tools [promtool]=prometheus [nginx]=nginx [wrk]=wrk [h2load]=nghttp2-client [curl]=curl)
 # What a program needs beside its package: the libraries it is linked with. Their names change from release to release;
 # those that a release doesn't know are passed over.
 declare -A libraries=(
@@ -14,6 +14,8 @@ declare -A libraries=(
     [promtool]=""
     [nginx]="nginx-core libpcre2-8-0 libssl3 libssl3t64 libcrypt1"
     [wrk]="libluajit-5.1-2 libluajit-5.1-common libssl3 libssl3t64"
+    [h2load]="libnghttp2-14 libev4 libev4t64 libjansson4 libjemalloc2 libssl3 libssl3t64 libxml2 libicu72 libicu76"
+    [curl]="libcurl4 libcurl4t64 libnghttp2-14 libnghttp3-9 librtmp1 libssh2-1 libssh2-1t64 libpsl5 libpsl5t64 libldap-2.5-0 libldap2 libsasl2-2 libbrotli1 libssl3 libssl3t64"
 )
 missing=()
 for program in "${!package[@]}"; do
@@ -46,6 +48,7 @@ if ! fetch; then
 fi
 for deb in ./*.deb; do dpkg-deb --extract "$deb" "$target/root"; done
 found="$target/root/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || echo "$(uname -m)-linux-gnu"):$target/root/lib/$(uname -m)-linux-gnu"
+mkdir -p "$target/root/usr/bin" "$target/root/usr/sbin"
 for program in "${missing[@]}"; do
     real=$(find "$target/root/usr/bin" "$target/root/usr/sbin" -name "$program" 2>/dev/null | head -n 1)
     # redis-server is a link to redis-check-rdb in one package and a file in another, whichever came.

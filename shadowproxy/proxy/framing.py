@@ -51,6 +51,11 @@ _HOP_BY_HOP: Final = (
 _UNNAMEABLE: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"content-length", b"transfer-encoding", b"host"})
 """What `Connection` can't take out of a message: its own options, and what frames the message."""
 
+_LINE_BESIDES_TARGET: Final = 64
+"""Bytes of a request line that its method, its version and the spaces may take."""
+_NO_LISTS: Final = frozenset({b"x-request-id", b"x-forwarded-host", b"x-forwarded-proto", b"traceparent"})
+"""Fields with one value each: of several lines the first counts, as it would for the service behind."""
+
 SAFE_TO_REPEAT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """Idempotent methods (RFC 9110, section 9.2.2)."""
 
@@ -176,9 +181,9 @@ class RequestRules:
         """Refuse what can be told before the head is complete: it is too large, or its lines end with a bare LF."""
         if head.count(b"\n") != head.count(b"\r\n"):
             raise RefusalError(400, "a line of the head ends with a bare LF; HTTP lines end with CRLF")
-        if b"\r\n" not in head and len(head) > self._limits.target + 64:
+        if b"\r\n" not in head and len(head) > self._limits.target + _LINE_BESIDES_TARGET:
             raise RefusalError(414, f"the request target is longer than {self._limits.target} bytes")
-        if len(head) > self._limits.header_bytes + self._limits.target + 64:
+        if len(head) > self._limits.header_bytes + self._limits.target + _LINE_BESIDES_TARGET:
             raise RefusalError(431, f"the header section is larger than {self._limits.header_bytes} bytes")
 
     def parse(self, head: bytes, peer: bytes, new_id: Callable[[], str]) -> RequestHead:
@@ -207,6 +212,8 @@ class RequestRules:
 
     def _request_line(self, request: RequestHead, line: bytes) -> bytes | None:
         """Sets method, target and version. Returns the authority of an absolute-form target."""
+        if len(line) > self._limits.target + _LINE_BESIDES_TARGET:
+            raise RefusalError(414, f"the request target is longer than {self._limits.target} bytes")
         match = _ORIGIN_FORM.fullmatch(line)
         if match is None:
             return self._unusual_request_line(request, line)
@@ -260,7 +267,7 @@ class RequestRules:
                 if name in found:
                     if name == b"host" or name == b"content-length":
                         raise RefusalError(400, f"{name.decode()} stands more than once")
-                    value = found[name] + b", " + value
+                    value = found[name] if name in _NO_LISTS else found[name] + b", " + value
                 found[name] = value
         except BadFieldError as error:
             raise RefusalError(400, str(error)) from None

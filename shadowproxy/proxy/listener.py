@@ -309,6 +309,10 @@ class ClientConnection:
             if data and not begun:
                 front.idle.discard(self)
                 front.heads.add(self)
+            elif begun and not data:
+                # What had been kept was half of a blank line: no head has begun after all.
+                front.heads.discard(self)
+                front.idle.add(self)
             return b""
         self._partial = b""
         (front.heads if begun else front.idle).discard(self)

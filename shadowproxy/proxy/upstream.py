@@ -27,6 +27,8 @@ from shadowproxy.tasks import Tasks
 
 WRITE_HIGH: Final = 64 * 1024
 """Bytes that wait for an upstream before its writer is paused."""
+MAX_INTERIMS: Final = 64
+"""Most 1xx responses before the final one: no deadline ends what takes the loop's time in a single read."""
 OVERFLOW_BUDGET: Final = 1024 * 1024
 OVERFLOW_TICK: Final = 0.02
 """A body that nobody waits for and that has outgrown its capture is read for its size and digest only: all such bodies
@@ -223,6 +225,8 @@ class Call:
 
     def hold_upload(self, hold: bool) -> None:
         """The upstream can't take more of the request, or can again."""
+        if self.upload is not None:
+            self.upload.held = hold
         if self.sink is not None:
             self.sink.hold_upload(hold)
 
@@ -248,7 +252,10 @@ class Call:
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self.sink is not None and self._heads_up:
+        if self.upload is not None and not self.upload.complete and not self.upload.held:
+            # The upstream waits for the client, whose own timeouts end that.
+            self.pool.extend(self)
+        elif self.sink is not None and self._heads_up:
             self._settle(Outcome.TIMEOUT, f"not complete within {self.pool.deadline:g} s")
             self._moved = False
             self.pool.silences.add(self)
@@ -284,10 +291,12 @@ class Call:
 class _Upload:
     """The request's body, where it is streamed: bounded by holding the client."""
 
-    __slots__ = ("_chunked", "_waiting", "complete")
+    __slots__ = ("_chunked", "_waiting", "complete", "held")
 
     def __init__(self, *, chunked: bool) -> None:
         self.complete = False
+        self.held = False
+        """Whether it is the upstream that makes it wait."""
         self._chunked = chunked
         self._waiting: list[bytes] = []
 
@@ -316,6 +325,7 @@ class Connection:
         "_call",
         "_heard",
         "_holds",
+        "_interims",
         "_partial",
         "_pool",
         "_reusable",
@@ -334,6 +344,7 @@ class Connection:
         self._body: Body | None = None
         self._tunnel: Sink | None = None
         self._partial = b""
+        self._interims = 0
         self._heard = False
         self._used = False
         self._reusable = True
@@ -361,6 +372,7 @@ class Connection:
         self._call = call
         self._body = None
         self._partial = b""
+        self._interims = 0
         self._heard = False
         call.connection = self
         self._transport.write(call.wire)
@@ -463,10 +475,10 @@ class Connection:
             elif call.watch is not None:
                 call.watch.first = call.watch.last
             end = data.find(b"\r\n\r\n")
+            if (len(data) if end < 0 else end) > RESPONSE_HEAD_LIMIT:
+                raise MalformedResponseError(f"the head is larger than {RESPONSE_HEAD_LIMIT} bytes")
             if end < 0:
                 self._partial = data
-                if len(data) > RESPONSE_HEAD_LIMIT:
-                    raise MalformedResponseError(f"the head is larger than {RESPONSE_HEAD_LIMIT} bytes")
                 if not b"HTTP/1.".startswith(data[:7]):
                     raise MalformedResponseError("the status line is not that of HTTP/1")
                 return
@@ -492,6 +504,9 @@ class Connection:
             if head.status == 101:
                 self._switch(call, head, data)
                 return
+            self._interims += 1
+            if self._interims > MAX_INTERIMS:
+                raise MalformedResponseError(f"more than {MAX_INTERIMS} interim responses")
             if head.status != 100:
                 call.interim(head)
 

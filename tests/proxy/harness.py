@@ -300,7 +300,7 @@ async def read_response(reader: asyncio.StreamReader, *, bodiless: bool = False)
     line, headers = parse_head(await reader.readuntil(b"\r\n\r\n"))
     names = {key.lower(): value for key, value in headers}
     status = int(line.split(b" ")[1])
-    if bodiless or status in (204, 304):
+    if bodiless or status < 200 or status in (204, 304):
         return Response(status, headers, b"")
     if b"transfer-encoding" in names:
         body, raw = await read_chunked(reader)

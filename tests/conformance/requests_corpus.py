@@ -1,0 +1,478 @@
+"""Requests as attackers, broken clients and other protocols send them: names, bytes, and the statuses that are right.
+
+REFUSED is complete enough to be judged at once, INCOMPLETE only when a timeout has passed, OVERSIZED meets the limits
+of `LIMITS`, ACCEPTED is odd and allowed: refusing it would be a fault too. Sources: RFC 9112 and 9110; the families of
+request smuggling as in Linhart et al. (2005), Kettle (2019, 2021, 2022, 2025) and the http-garden's corpus.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Case:
+    """`data` gets one of `statuses`. 0 stands for an end without an answer."""
+
+    name: str
+    data: bytes
+    statuses: tuple[int, ...]
+
+
+SENTINEL = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+"""What is sent right behind a refused request, and must go nowhere."""
+
+LIMITS = {"target": 200, "header_bytes": 2000, "header_count": 20, "body": 4000}
+
+_P = b"POST /x HTTP/1.1\r\nHost: a\r\n"
+_G = b"GET /x HTTP/1.1\r\nHost: a\r\n"
+_ZERO = b"0\r\n\r\n"
+_TE = _P + b"Transfer-Encoding: chunked\r\n\r\n"
+_INNER = b"GET /smuggled HTTP/1.1\r\nHost: a\r\nX: "
+
+
+def _coding(value: bytes) -> bytes:
+    return _P + b"Transfer-Encoding:" + value + b"\r\n\r\n" + _ZERO
+
+
+def _beside(line: bytes) -> bytes:
+    """A Content-Length of 6, and a line that some take for Transfer-Encoding."""
+    return _P + b"Content-Length: 6\r\n" + line + b"\r\n\r\n0\r\n\r\nG"
+
+
+def _length(value: bytes) -> bytes:
+    return _P + b"Content-Length:" + value + b"\r\n\r\nabc"
+
+
+def _line(line: bytes) -> bytes:
+    return line + b"\r\nHost: a\r\n\r\n"
+
+
+def _field(line: bytes) -> bytes:
+    return _G + line + b"\r\n\r\n"
+
+
+def _host(value: bytes) -> bytes:
+    return b"GET /x HTTP/1.1\r\nHost:" + value + b"\r\n\r\n"
+
+
+_BAD: dict[str, tuple[bytes, int | tuple[int, ...]]] = {
+    # Two framings at once.
+    "CL.TE": (_P + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG", 400),
+    "TE.CL": (_P + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n2e\r\n" + _INNER + b"\r\n0\r\n\r\n", 400),
+    "CL.TE, names in capitals": (_P + b"CONTENT-LENGTH: 6\r\nTRANSFER-ENCODING: CHUNKED\r\n\r\n0\r\n\r\nG", 400),
+    "CL.TE with a gap of headers": (
+        _P + b"Content-Length: 6\r\nA: 1\r\nB: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
+        400,
+    ),
+    "CL 0 and TE": (_P + b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n" + _ZERO, 400),
+    "CL and TE identity": (_beside(b"Transfer-Encoding: identity"), (400, 501)),
+    "CL and empty TE": (_beside(b"Transfer-Encoding:"), (400, 501)),
+    "CL and TE before a tab": (_beside(b"Transfer-Encoding:\tchunked"), 400),
+    "CL and TE behind a form feed": (_beside(b"Transfer-Encoding:\x0cchunked"), 400),
+    "CL and TE behind a vertical tab": (_beside(b"Transfer-Encoding: \x0bchunked"), 400),
+    "CL and TE with a trailing vertical tab": (_beside(b"Transfer-Encoding: chunked\x0b"), 400),
+    "CL and TE before a space": (_beside(b"Transfer-Encoding : chunked"), 400),
+    "CL and TE before a tab and a colon": (_beside(b"Transfer-Encoding\t: chunked"), 400),
+    "CL and TE in a folded line": (_beside(b"X: 1\r\n Transfer-Encoding: chunked"), 400),
+    "CL and TE after a bare LF": (_beside(b"X: 1\nTransfer-Encoding: chunked"), 400),
+    "CL and TE after a bare CR": (_beside(b"X: 1\rTransfer-Encoding: chunked"), 400),
+    "CL and TE after a NUL": (_beside(b"X: 1\0Transfer-Encoding: chunked"), 400),
+    "CL and TE with a NUL within": (_beside(b"Transfer\0-Encoding: chunked"), 400),
+    "CL and TE with a high byte": (_beside(b"Transfer-Encoding\xff: chunked"), 400),
+    "CL and TE with a soft hyphen": (_beside(b"Transfer\xadEncoding: chunked"), 400),
+    "CL and a colon before TE": (_beside(b":Transfer-Encoding: chunked"), 400),
+    "CL and TE quoted": (_beside(b'Transfer-Encoding: "chunked"'), (400, 501)),
+    "CL and TE folded after the colon": (_beside(b"Transfer-Encoding:\r\n chunked"), 400),
+    "CL and TE without a colon": (_beside(b"Transfer-Encoding chunked"), 400),
+    # Codings that are not exactly `chunked`.
+    "TE chunked, identity": (_coding(b" chunked, identity"), (400, 501)),
+    "TE identity, chunked": (_coding(b" identity, chunked"), (400, 501)),
+    "TE xchunked": (_coding(b" xchunked"), (400, 501)),
+    "TE chunkedx": (_coding(b" chunkedx"), (400, 501)),
+    "TE chunk": (_coding(b" chunk"), (400, 501)),
+    "TE quoted": (_coding(b' "chunked"'), (400, 501)),
+    "TE single-quoted": (_coding(b" 'chunked'"), (400, 501)),
+    "TE with a parameter": (_coding(b" chunked;q=1"), (400, 501)),
+    "TE with an empty member": (_coding(b" ,chunked"), (400, 501)),
+    "TE with a trailing comma": (_coding(b" chunked,"), (400, 501)),
+    "TE empty": (_coding(b""), (400, 501)),
+    "TE of spaces": (_coding(b"   "), (400, 501)),
+    "TE identity": (_coding(b" identity"), (400, 501)),
+    "TE gzip, chunked": (_coding(b" gzip, chunked"), (400, 501)),
+    "TE chunked, gzip": (_coding(b" chunked, gzip"), (400, 501)),
+    "TE chunked, chunked": (_coding(b" chunked, chunked"), (400, 501)),
+    "TE twice": (_P + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n" + _ZERO, (400, 501)),
+    "TE chunked, then identity": (
+        _P + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n" + _ZERO,
+        (400, 501),
+    ),
+    "TE identity, then chunked": (
+        _P + b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n" + _ZERO,
+        (400, 501),
+    ),
+    "TE with a vertical tab": (_coding(b" \x0bchunked"), (400, 501)),
+    "TE with a NUL": (_coding(b" chunked\0"), (400, 501)),
+    "TE with a dotless i": (_coding(b" chun\xc4\xb1ked"), (400, 501)),
+    "TE with a Kelvin sign": (_coding(b" chun\xe2\x84\xaaed"), (400, 501)),
+    "TE folded": (_coding(b"\r\n chunked"), (400, 501)),
+    "TE folded behind a value": (_coding(b" chunked\r\n\tidentity"), (400, 501)),
+    "TE on HTTP/1.0": (b"POST /x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + _ZERO, 400),
+    "TE and CL on HTTP/1.0": (
+        b"POST /x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n" + _ZERO,
+        400,
+    ),
+    # Content-Length that is not one plain number.
+    "CL +5": (_length(b" +3"), 400),
+    "CL -3": (_length(b" -3"), 400),
+    "CL -0": (_length(b" -0"), 400),
+    "CL 0x3": (_length(b" 0x3"), 400),
+    "CL 3,3": (_length(b" 3,3"), 400),
+    "CL 3, 4": (_length(b" 3, 4"), 400),
+    "CL 3;3": (_length(b" 3;3"), 400),
+    "CL 3.0": (_length(b" 3.0"), 400),
+    "CL 3e0": (_length(b" 3e0"), 400),
+    "CL 1_0": (_length(b" 1_0"), 400),
+    "CL with a space inside": (_length(b" 1 0"), 400),
+    "CL with a tab inside": (_length(b" 1\t0"), 400),
+    "CL quoted": (_length(b' "3"'), 400),
+    "CL empty": (_length(b""), 400),
+    "CL of spaces": (_length(b"   "), 400),
+    "CL of letters": (_length(b" abc"), 400),
+    "CL behind a vertical tab": (_length(b" \x0b3"), 400),
+    "CL before a NUL": (_length(b" 3\0"), 400),
+    "CL in other digits": (_length(b" \xd9\xa3"), 400),
+    "CL superscript": (_length(b" \xb3"), 400),
+    "CL folded": (_length(b"\r\n 3"), 400),
+    "CL folded into more digits": (_length(b" 3\r\n 0"), 400),
+    "CL of 20 digits": (_length(b" 99999999999999999999"), (400, 413)),
+    "CL of 2^64 + 3": (_length(b" 18446744073709551619"), (400, 413)),
+    "CL of 2^63": (_length(b" 9223372036854775808"), (400, 413)),
+    "CL of 2^32 + 3": (_length(b" 4294967299"), 413),
+    "CL of 400 digits": (_length(b" " + b"9" * 400), (400, 413)),
+    "CL of 400 zeros and a 3": (_length(b" " + b"0" * 400 + b"3"), (400, 413)),
+    "CL twice, alike": (_P + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400),
+    "CL twice, differing": (_P + b"Content-Length: 3\r\nContent-Length: 0\r\n\r\nabc", 400),
+    "CL twice, one empty": (_P + b"Content-Length: 3\r\nContent-Length:\r\n\r\nabc", 400),
+    "CL twice, one in capitals": (_P + b"Content-Length: 3\r\nCONTENT-LENGTH: 4\r\n\r\nabcd", 400),
+    "CL before a space": (_P + b"Content-Length : 3\r\n\r\nabc", 400),
+    "CL in the value of a header with a bare LF": (_field(b"X: 1\nContent-Length: 40"), 400),
+    # Chunks.
+    "chunk size behind a space": (_TE + b" 5\r\nhello\r\n" + _ZERO, 400),
+    "chunk size behind a tab": (_TE + b"\t5\r\nhello\r\n" + _ZERO, 400),
+    "chunk size before a space": (_TE + b"5 \r\nhello\r\n" + _ZERO, 400),
+    "chunk size before a tab": (_TE + b"5\t\r\nhello\r\n" + _ZERO, 400),
+    "chunk size +5": (_TE + b"+5\r\nhello\r\n" + _ZERO, 400),
+    "chunk size -5": (_TE + b"-5\r\nhello\r\n" + _ZERO, 400),
+    "chunk size 0x5": (_TE + b"0x5\r\nhello\r\n" + _ZERO, 400),
+    "chunk size 5h": (_TE + b"5h\r\nhello\r\n" + _ZERO, 400),
+    "chunk size 1_0": (_TE + b"1_0\r\n0123456789abcdef\r\n" + _ZERO, 400),
+    "chunk size in quotes": (_TE + b'"5"\r\nhello\r\n' + _ZERO, 400),
+    "chunk size empty": (_TE + b"\r\nhello\r\n" + _ZERO, 400),
+    "chunk size of an extension only": (_TE + b";a=b\r\nhello\r\n" + _ZERO, 400),
+    "chunk size of 16 f": (_TE + b"ffffffffffffffff\r\nhello", (400, 413)),
+    "chunk size of 2^64 + 5": (_TE + b"10000000000000005\r\nhello\r\n" + _ZERO, (400, 413)),
+    "chunk size of 2^32 + 5": (_TE + b"100000005\r\n" + b"a" * 5000, 413),
+    "chunk size of 300 zeros": (_TE + b"0" * 300 + b"5\r\nhello\r\n" + _ZERO, 400),
+    "chunk size before a NUL": (_TE + b"5\0\r\nhello\r\n" + _ZERO, 400),
+    "chunk size in other digits": (_TE + b"\xd9\xa5\r\nhello\r\n" + _ZERO, 400),
+    "chunk size and a bare LF": (_TE + b"5\nhello\r\n" + _ZERO, 400),
+    "chunk size and a bare CR": (_TE + b"5\rhello\r\n" + _ZERO, 400),
+    "chunk size and CR CR LF": (_TE + b"5\r\r\nhello\r\n" + _ZERO, 400),
+    "chunk extension with a bare LF": (_TE + b"5;a\nhello\r\n" + _ZERO, 400),
+    "chunk extension with a bare CR": (_TE + b"5;a\rX\r\nhello\r\n" + _ZERO, 400),
+    "chunk extension with a NUL": (_TE + b"5;a=\0\r\nhello\r\n" + _ZERO, 400),
+    "chunk extension without an end": (_TE + b"5;" + b"a" * 9000, 400),
+    "TERM.EXT: a bare LF in the extension, seen as a line": (_TE + b"2;\nxx\r\n4f\r\n" + _ZERO + _INNER, 400),
+    "EXT.TERM: a bare LF ends the chunk": (_TE + b"5;a=b\r\nhello\n" + _ZERO, 400),
+    "SPILL.TERM: a chunk longer than it says": (_TE + b"5\r\nhelloXX" + _ZERO + _INNER, 400),
+    "chunk without its CRLF": (_TE + b"5\r\nhello" + _ZERO, 400),
+    "chunk with LF only behind it": (_TE + b"5\r\nhello\n0\r\n\r\n", 400),
+    "chunk with LF CR behind it": (_TE + b"5\r\nhello\n\r0\r\n\r\n", 400),
+    "chunk with two CRLF behind it": (_TE + b"5\r\nhello\r\n\r\n" + _ZERO, 400),
+    "chunk shorter than it says": (_TE + b"6\r\nhello\r\n" + _ZERO + b"\r\n", 400),
+    "last chunk and a bare LF": (_TE + b"0\n\n", 400),
+    "last chunk, then LF only": (_TE + b"0\r\n\n", 400),
+    "last chunk negative": (_TE + b"-0\r\n\r\n", 400),
+    "text instead of chunks": (_TE + b"hello world", 400),
+    "trailer without a colon": (_TE + b"0\r\njunk\r\n\r\n", 400),
+    "trailer folded": (_TE + b"0\r\nA: 1\r\n b\r\n\r\n", 400),
+    "trailer that begins with a space": (_TE + b"0\r\n A: 1\r\n\r\n", 400),
+    "trailer with a space before the colon": (_TE + b"0\r\nA : 1\r\n\r\n", 400),
+    "trailer with an empty name": (_TE + b"0\r\n: 1\r\n\r\n", 400),
+    "trailer with a NUL": (_TE + b"0\r\nA: \0\r\n\r\n", 400),
+    "trailer with a bare LF": (_TE + b"0\r\nA: 1\nB: 2\r\n\r\n", 400),
+    "trailer with a bare CR": (_TE + b"0\r\nA: 1\rB: 2\r\n\r\n", 400),
+    "trailers without an end": (_TE + b"0\r\n" + b"A: 1\r\n" * 5000, (400, 431)),
+    # Line ends.
+    "LF for every line end": (b"GET /x HTTP/1.1\nHost: a\n\n", 400),
+    "LF behind the request line": (b"GET /x HTTP/1.1\nHost: a\r\n\r\n", 400),
+    "LF behind a header": (b"GET /x HTTP/1.1\r\nHost: a\nX: 1\r\n\r\n", 400),
+    "LF for the empty line": (b"GET /x HTTP/1.1\r\nHost: a\r\n\n", 400),
+    "LF before the request line": (b"\n" + _G + b"\r\n", 400),
+    "LF LF in a value": (_field(b"X: 1\n\nGET /smuggled HTTP/1.1"), 400),
+    "CR for every line end": (b"GET /x HTTP/1.1\rHost: a\r\r\n\r\n", 400),
+    "CR behind the request line": (b"GET /x HTTP/1.1\rHost: a\r\n\r\n", 400),
+    "CR in a value": (_field(b"X: 1\r2"), 400),
+    "CR at the end of a value": (_field(b"X: 1\r"), 400),
+    "CR at the start of a value": (_field(b"X:\r1"), 400),
+    "CR in a name": (_field(b"X\rY: 1"), 400),
+    "CR before the request line": (b"\r" + _G + b"\r\n", 400),
+    "CR CR LF": (b"GET /x HTTP/1.1\r\r\nHost: a\r\r\n\r\r\n\r\n", 400),
+    "LF CR": (b"GET /x HTTP/1.1\n\rHost: a\n\r\n\r", 400),
+    "CR LF CR before the empty line": (b"GET /x HTTP/1.1\r\nHost: a\r\n\r\r\n\r\n", 400),
+    # Header lines.
+    "NUL in a value": (_field(b"X: a\0b"), 400),
+    "NUL in a name": (_field(b"X\0: a"), 400),
+    "NUL for a line": (_field(b"\0"), 400),
+    "escape in a value": (_field(b"X: \x1b[31m"), 400),
+    "backspace in a value": (_field(b"X: \x08"), 400),
+    "DEL in a value": (_field(b"X: \x7f"), 400),
+    "folded value": (_field(b"X: 1\r\n 2"), 400),
+    "folded value by a tab": (_field(b"X: 1\r\n\t2"), 400),
+    "folded empty line": (_field(b"X: 1\r\n \r\nY: 2"), 400),
+    "first header behind a space": (b"GET /x HTTP/1.1\r\n Host: a\r\n\r\n", 400),
+    "first header behind a tab": (b"GET /x HTTP/1.1\r\n\tHost: a\r\n\r\n", 400),
+    "first header behind a space, on HTTP/1.0": (b"GET /x HTTP/1.0\r\n Content-Length: 5\r\n\r\nabcde", 400),
+    "first header behind a space, with another Host": (b"GET /x HTTP/1.1\r\n X: 1\r\nHost: a\r\n\r\n", 400),
+    "space before the colon": (_field(b"X : 1"), 400),
+    "tab before the colon": (_field(b"X\t: 1"), 400),
+    "empty name": (_field(b": 1"), 400),
+    "a colon only": (_field(b":"), 400),
+    "no colon": (_field(b"junk"), 400),
+    "space in a name": (_field(b"X Y: 1"), 400),
+    "parenthesis in a name": (_field(b"X(: 1"), 400),
+    "slash in a name": (_field(b"X/Y: 1"), 400),
+    "quotes in a name": (_field(b'"X": 1'), 400),
+    "at sign in a name": (_field(b"X@Y: 1"), 400),
+    "brackets in a name": (_field(b"X[0]: 1"), 400),
+    "high byte in a name": (_field(b"X\xe9: 1"), 400),
+    "a second request line": (_field(b"GET /smuggled HTTP/1.1"), 400),
+    # Host.
+    "no Host": (b"GET /x HTTP/1.1\r\n\r\n", 400),
+    "no Host among others": (b"GET /x HTTP/1.1\r\nX: 1\r\n\r\n", 400),
+    "two Hosts": (b"GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    "two Hosts, alike": (b"GET /x HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", 400),
+    "two Hosts on HTTP/1.0": (b"GET /x HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    "two Hosts and an absolute target": (b"GET http://a/x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    "Host with a path": (_host(b" a/b"), 400),
+    "Host with a query": (_host(b" a?b"), 400),
+    "Host with userinfo": (_host(b" u@a"), 400),
+    "Host with a comma": (_host(b" a, b"), 400),
+    "Host with a space": (_host(b" a b"), 400),
+    "Host with a scheme": (_host(b" http://a"), 400),
+    "Host with two ports": (_host(b" a:1:2"), 400),
+    "Host with letters for a port": (_host(b" a:b"), 400),
+    "Host with a negative port": (_host(b" a:-1"), 400),
+    "Host with a backslash": (_host(b" a\\b"), 400),
+    "Host with quotes": (_host(b' "a"'), 400),
+    "Host with an open bracket": (_host(b" [::1"), 400),
+    "Host with a NUL": (_host(b" a\0b"), 400),
+    "Host with high bytes": (_host(b" \xc3\xa9"), 400),
+    "Host before a space and a colon": (b"GET /x HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+    "Host folded": (_host(b"\r\n a"), 400),
+    # The request line.
+    "two spaces before the target": (_line(b"GET  /x HTTP/1.1"), 400),
+    "two spaces before the version": (_line(b"GET /x  HTTP/1.1"), 400),
+    "tabs for spaces": (_line(b"GET\t/x\tHTTP/1.1"), 400),
+    "a tab before the version": (_line(b"GET /x\tHTTP/1.1"), 400),
+    "vertical tab for a space": (_line(b"GET\x0b/x HTTP/1.1"), 400),
+    "space before the method": (_line(b" GET /x HTTP/1.1"), 400),
+    "space behind the version": (_line(b"GET /x HTTP/1.1 "), 400),
+    "text behind the version": (_line(b"GET /x HTTP/1.1 HTTP/1.1"), 400),
+    "no spaces": (_line(b"GET/xHTTP/1.1"), 400),
+    "method only": (_line(b"GET"), 400),
+    "no target": (_line(b"GET HTTP/1.1"), 400),
+    "an empty target": (_line(b"GET  HTTP/1.1"), 400),
+    "no method": (_line(b"/x HTTP/1.1"), 400),
+    "an empty request line": (b" \r\nHost: a\r\n\r\n", 400),
+    "HTTP/0.9": (b"GET /x\r\n\r\n", 400),
+    "HTTP/0.9 with headers": (_line(b"GET /x"), 400),
+    "HTTP/2.0": (_line(b"GET /x HTTP/2.0"), 505),
+    "HTTP/2": (_line(b"GET /x HTTP/2"), (400, 505)),
+    "HTTP/3.0": (_line(b"GET /x HTTP/3.0"), 505),
+    "HTTP/0.9 by name": (_line(b"GET /x HTTP/0.9"), 505),
+    "HTTP/1.2": (_line(b"GET /x HTTP/1.2"), 505),
+    "HTTP/1.9": (_line(b"GET /x HTTP/1.9"), 505),
+    "HTTP/1.10": (_line(b"GET /x HTTP/1.10"), (400, 505)),
+    "HTTP/01.1": (_line(b"GET /x HTTP/01.1"), (400, 505)),
+    "HTTP/1": (_line(b"GET /x HTTP/1"), (400, 505)),
+    "HTTP/1.": (_line(b"GET /x HTTP/1."), (400, 505)),
+    "HTTP/ 1.1": (_line(b"GET /x HTTP/ 1.1"), 400),
+    "HTTP/1,1": (_line(b"GET /x HTTP/1,1"), (400, 505)),
+    "HTTP/+1.1": (_line(b"GET /x HTTP/+1.1"), (400, 505)),
+    "http/1.1": (_line(b"GET /x http/1.1"), 400),
+    "Http/1.1": (_line(b"GET /x Http/1.1"), 400),
+    "HTTPS/1.1": (_line(b"GET /x HTTPS/1.1"), 400),
+    "HTTP-1.1": (_line(b"GET /x HTTP-1.1"), 400),
+    "ICE/1.0": (_line(b"SOURCE /x ICE/1.0"), 400),
+    "RTSP/1.0": (_line(b"DESCRIBE /x RTSP/1.0"), 400),
+    "HTTP/1.1 in other digits": (_line(b"GET /x HTTP/1.\xd9\xa1"), (400, 505)),
+    "NUL in the target": (_line(b"GET /x\0y HTTP/1.1"), 400),
+    "NUL behind the version": (_line(b"GET /x HTTP/1.1\0"), 400),
+    "space in the target": (_line(b"GET /x y HTTP/1.1"), 400),
+    "escape in the target": (_line(b"GET /\x1b HTTP/1.1"), 400),
+    "DEL in the target": (_line(b"GET /\x7f HTTP/1.1"), 400),
+    "CR in the target": (_line(b"GET /x\r HTTP/1.1"), 400),
+    "LF in the target": (_line(b"GET /x\n HTTP/1.1"), 400),
+    "request in the target": (_line(b"GET /x HTTP/1.1\n\nGET /smuggled HTTP/1.1"), 400),
+    "parenthesis in the method": (_line(b"G(T /x HTTP/1.1"), 400),
+    "colon in the method": (_line(b"GET: /x HTTP/1.1"), 400),
+    "high byte in the method": (_line(b"G\xcbT /x HTTP/1.1"), 400),
+    "NUL in the method": (_line(b"G\0T /x HTTP/1.1"), 400),
+    "fragment": (_line(b"GET /x#y HTTP/1.1"), 400),
+    "fragment in an absolute target": (_line(b"GET http://a/x#y HTTP/1.1"), 400),
+    "relative target": (_line(b"GET x HTTP/1.1"), 400),
+    "target of dots": (_line(b"GET ../x HTTP/1.1"), 400),
+    "target of a backslash": (_line(b"GET \\x HTTP/1.1"), 400),
+    "target of a query": (_line(b"GET ?x HTTP/1.1"), 400),
+    "asterisk with GET": (_line(b"GET * HTTP/1.1"), 400),
+    "asterisk and a path": (_line(b"OPTIONS *x HTTP/1.1"), 400),
+    "authority with GET": (_line(b"GET a:80 HTTP/1.1"), 400),
+    "CONNECT": (_line(b"CONNECT a:443 HTTP/1.1"), (400, 501)),
+    "CONNECT of a path": (_line(b"CONNECT /x HTTP/1.1"), (400, 501)),
+    "CONNECT of a URL": (_line(b"CONNECT http://a/ HTTP/1.1"), (400, 501)),
+    "CONNECT with a length": (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\nContent-Length: 34\r\n\r\n", (400, 501)),
+    "absolute target with userinfo": (_line(b"GET http://u:p@a/x HTTP/1.1"), 400),
+    "absolute target without a host": (_line(b"GET http:///x HTTP/1.1"), 400),
+    "absolute target of nothing": (_line(b"GET http:// HTTP/1.1"), 400),
+    "absolute target with one slash": (_line(b"GET http:/x HTTP/1.1"), 400),
+    "absolute target with a bad port": (_line(b"GET http://a:b/x HTTP/1.1"), 400),
+    "absolute target with a backslash": (_line(b"GET http://a\\x/y HTTP/1.1"), 400),
+    "absolute target of ftp": (_line(b"GET ftp://a/x HTTP/1.1"), 400),
+    "absolute target of file": (_line(b"GET file:///etc/passwd HTTP/1.1"), 400),
+    "absolute target of javascript": (_line(b"GET javascript:x HTTP/1.1"), 400),
+    "absolute target and no Host": (b"GET http://a/x HTTP/1.1\r\n\r\n", 400),
+    # Expectations.
+    "Expect of miracles": (_P + b"Expect: miracles\r\nContent-Length: 3\r\n\r\nabc", 417),
+    "Expect of two": (_P + b"Expect: 100-continue, miracles\r\nContent-Length: 3\r\n\r\nabc", 417),
+    "Expect twice": (_P + b"Expect: 100-continue\r\nExpect: x\r\nContent-Length: 3\r\n\r\nabc", 417),
+    "Expect quoted": (_P + b'Expect: "100-continue"\r\nContent-Length: 3\r\n\r\nabc', 417),
+    "Expect with a parameter": (_P + b"Expect: 100-continue;q=1\r\nContent-Length: 3\r\n\r\nabc", 417),
+    "Expect of 200-ok": (_G + b"Expect: 200-ok\r\n\r\n", 417),
+    "Expect obfuscated, of a body": (_P + b"Expect: y 100-continue\r\nContent-Length: 3\r\n\r\nabc", 417),
+    "Expect folded": (_P + b"Expect:\r\n 100-continue\r\nContent-Length: 3\r\n\r\nabc", (400, 417)),
+    # Other protocols.
+    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400, 505)),
+    "TLS ClientHello with an LF": (b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03\r\n\r\n" + bytes(range(120)), 400),
+    "SMTP": (b"EHLO client.test\r\nMAIL FROM:<a@b>\r\n\r\n", 400),
+    "SSH": (b"SSH-2.0-OpenSSH_9.2p1\r\n\r\n", 400),
+    "Redis": (b"*1\r\n$4\r\nPING\r\n\r\n", 400),
+    "PROXY protocol": (b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n" + _G + b"\r\n", 400),
+    "SIP": (b"OPTIONS sip:a@b SIP/2.0\r\nVia: x\r\n\r\n", 400),
+    "a response": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 400),
+    "JSON": (b'{"jsonrpc": "2.0"}\r\n\r\n', 400),
+    "UTF-8 mark": (b"\xef\xbb\xbf" + _G + b"\r\n", 400),
+    "UTF-16": ("GET /x HTTP/1.1\r\nHost: a\r\n\r\n".encode("utf-16") + b"\r\n\r\n", 400),
+    "bytes": (bytes(range(256)) + b"\r\n\r\n", 400),
+    "a body without a head": (b"hello=world\r\n\r\n", 400),
+}  # fmt: skip
+
+REFUSED = [
+    Case(name, data, statuses if isinstance(statuses, tuple) else (statuses,))
+    for name, (data, statuses) in _BAD.items()
+]
+
+INCOMPLETE = [
+    Case("nothing", b"", (0,)),
+    Case("a letter", b"G", (408,)),
+    Case("a method", b"GET ", (408,)),
+    Case("half a request line", b"GET /x HT", (408,)),
+    Case("a request line without its end", b"GET /x HTTP/1.1", (408,)),
+    Case("a request line and CR", b"GET /x HTTP/1.1\r", (408,)),
+    Case("a request line", b"GET /x HTTP/1.1\r\n", (408,)),
+    Case("half a header", b"GET /x HTTP/1.1\r\nHo", (408,)),
+    Case("a head without its empty line", b"GET /x HTTP/1.1\r\nHost: a\r\n", (408,)),
+    Case("a head with half its empty line", b"GET /x HTTP/1.1\r\nHost: a\r\n\r", (408,)),
+    Case("TLS ClientHello without an LF", b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + bytes(150), (400, 408)),
+    Case("a blank line", b"\r\n", (0,)),
+    Case("blank lines", b"\r\n\r\n\r\n", (0,)),
+    Case("a body of which nothing comes", _P + b"Content-Length: 3\r\n\r\n", (408,)),
+    Case("a body of which a part comes", _P + b"Content-Length: 3\r\n\r\nab", (408,)),
+    Case("a body that is expected", _P + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n", (408,)),
+    Case("chunks of which nothing comes", _TE, (408,)),
+    Case("half a chunk size", _TE + b"5", (408,)),
+    Case("a chunk size", _TE + b"5\r\n", (408,)),
+    Case("half a chunk", _TE + b"5\r\nhel", (408,)),
+    Case("a chunk without its end", _TE + b"5\r\nhello", (408,)),
+    Case("a chunk with half its end", _TE + b"5\r\nhello\r", (408,)),
+    Case("chunks without the last", _TE + b"5\r\nhello\r\n", (408,)),
+    Case("a last chunk without its end", _TE + b"5\r\nhello\r\n0\r\n", (408,)),
+    Case("a trailer without its end", _TE + b"5\r\nhello\r\n0\r\nA: 1\r\n", (408,)),
+    Case("half a trailer", _TE + b"5\r\nhello\r\n0\r\nA", (408,)),
+]
+
+OVERSIZED = [
+    Case("a long target", b"GET /" + b"a" * 200 + b" HTTP/1.1\r\nHost: a\r\n\r\n", (414,)),
+    Case("a long query", b"GET /?" + b"a" * 200 + b" HTTP/1.1\r\nHost: a\r\n\r\n", (414,)),
+    Case("a long absolute target", b"GET http://a/" + b"a" * 200 + b" HTTP/1.1\r\nHost: a\r\n\r\n", (414,)),
+    Case("a long target without an end", b"GET /" + b"a" * 3000, (400, 414, 431)),
+    Case("a long method without an end", b"G" * 3000, (400, 414, 431, 501)),
+    Case("a long method", b"G" * 3000 + b" / HTTP/1.1\r\nHost: a\r\n\r\n", (400, 414, 431, 501)),
+    Case("a long version without an end", b"GET / HTTP/1." + b"1" * 3000, (400, 414, 431, 505)),
+    Case("a long value", _G + b"X: " + b"a" * 2000 + b"\r\n\r\n", (431,)),
+    Case("a long value without an end", _G + b"X: " + b"a" * 3000, (431,)),
+    Case("a long name", _G + b"X" * 2000 + b": 1\r\n\r\n", (431,)),
+    Case("a long name without an end", _G + b"X" * 3000, (431,)),
+    Case("a long Host", b"GET / HTTP/1.1\r\nHost: " + b"a" * 2000 + b"\r\n\r\n", (431,)),
+    Case("many headers", _G + b"".join(b"X-%d: 1\r\n" % n for n in range(25)) + b"\r\n", (431,)),
+    Case("many alike", _G + b"X: 1\r\n" * 25 + b"\r\n", (431,)),
+    Case("many without an end", _G + b"X: 1\r\n" * 1000, (431,)),
+    Case("a long body", _P + b"Content-Length: 4001\r\n\r\n" + b"a" * 4001, (413,)),
+    Case("a long body announced", _P + b"Content-Length: 4001\r\n\r\n", (413,)),
+    Case("a long body expected", _P + b"Expect: 100-continue\r\nContent-Length: 4001\r\n\r\n", (413,)),
+    Case("a long chunk", _TE + b"fa1\r\n" + b"a" * 4001 + b"\r\n0\r\n\r\n", (413,)),
+    Case("many chunks", _TE + b"100\r\n%b\r\n" % (b"a" * 256) * 16 + b"0\r\n\r\n", (413,)),
+]
+
+_HIDDEN = b"POST /smuggled HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+ACCEPTED = {
+    # Name: the bytes of one request, and its body.
+    "a request hidden in a body": (_P + b"Content-Length: %d\r\n\r\n" % len(_HIDDEN) + _HIDDEN, _HIDDEN),
+    "a request hidden in a chunk": (_TE + b"%x\r\n%b\r\n0\r\n\r\n" % (len(_HIDDEN), _HIDDEN), _HIDDEN),
+    "a last chunk hidden in a chunk": (_TE + b"5\r\n0\r\n\r\n\r\n0\r\n\r\n", b"0\r\n\r\n"),
+    "a GET with a body": (_G + b"Content-Length: 3\r\n\r\nabc", b"abc"),
+    "a GET with chunks": (_G + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"abc"),
+    "a DELETE with a body": (b"DELETE /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", b"abc"),
+    "a body on HTTP/1.0": (
+        b"POST /x HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\nabc",
+        b"abc",
+    ),
+    "a length with zeros before it": (_P + b"Content-Length: 0003\r\n\r\nabc", b"abc"),
+    "a length among spaces and tabs": (_P + b"Content-Length: \t 3 \t\r\n\r\nabc", b"abc"),
+    "a length without a space": (_P + b"content-length:3\r\n\r\nabc", b"abc"),
+    "a coding in capitals": (_P + b"TRANSFER-ENCODING: CHUNKED\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"abc"),
+    "a coding before spaces": (_P + b"Transfer-Encoding:  chunked  \r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"abc"),
+    "a chunk size in capitals with zeros": (_TE + b"000A\r\n0123456789\r\n0\r\n\r\n", b"0123456789"),
+    "a chunk with extensions": (_TE + b'3;a;b=c;d="e f"\r\nabc\r\n0;last\r\n\r\n', b"abc"),
+    "trailers that would frame": (
+        _TE + b"3\r\nabc\r\n0\r\nContent-Length: 50\r\nTransfer-Encoding: chunked\r\nHost: evil\r\n\r\n",
+        b"abc",
+    ),
+    "a name that begins like one that frames": (_P + b"Content-Length2: 9\r\nContent-Length: 3\r\n\r\nabc", b"abc"),
+    "a name that ends like one that frames": (_P + b"X-Transfer-Encoding: x\r\nContent-Length: 3\r\n\r\nabc", b"abc"),
+    "underscores for hyphens": (_P + b"Transfer_Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc", b"abc"),
+    "TE offered": (_P + b"TE: trailers, chunked\r\nContent-Length: 3\r\n\r\nabc", b"abc"),
+    "framing named by Connection": (
+        _P + b"Connection: Content-Length, Transfer-Encoding, Host\r\nContent-Length: 3\r\n\r\nabc",
+        b"abc",
+    ),
+    "blank lines before it": (b"\r\n\r\n" + _P + b"Content-Length: 3\r\n\r\nabc", b"abc"),
+    "an expectation in capitals": (_P + b"EXPECT: 100-CONTINUE\r\nContent-Length: 3\r\n\r\nabc", b"abc"),
+    "h2c offered": (
+        _P + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\nContent-Length: 0\r\n\r\n",
+        b"",
+    ),
+    "an unknown method": (b"PROPFIND /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", b"abc"),
+    "a method in small letters": (b"post /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", b"abc"),
+    "OPTIONS of the server": (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", b""),
+    "an absolute target": (b"GET http://b:8/x?y=http://c HTTP/1.1\r\nHost: a\r\n\r\n", b""),
+    "an absolute target in capitals": (b"GET HTTPS://B/x HTTP/1.1\r\nHost: a\r\n\r\n", b""),
+    "an empty Host": (b"GET /x HTTP/1.1\r\nHost:\r\n\r\n", b""),
+    "an IPv6 Host": (b"GET /x HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", b""),
+    "high bytes in the target": (b"GET /\xc3\xa9?\xff HTTP/1.1\r\nHost: a\r\n\r\n", b""),
+    "an odd target": (b"GET //a/../b;c=%2F%00?d=e?f&&[]|\\^\"<> HTTP/1.1\r\nHost: a\r\n\r\n", b""),
+    "high bytes in a value": (_G + b"X: \xc3\xa9\xff\r\n\r\n", b""),
+    "empty and odd values": (_G + b"A:\r\nB: \t \r\nC: ::\r\nD:x\r\n\r\n", b""),
+    "all signs a name may have": (_G + b"!#$%&'*+-.^_`|~09azAZ: 1\r\n\r\n", b""),
+}  # fmt: skip
