@@ -481,10 +481,7 @@ class ClientConnection:
         self._tunnel = connection
         self._state = _AT_TUNNEL
         front.tunnels.add(self)
-        self._transport.write(
-            b"HTTP/1.1 %b%b\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n%b"
-            % (head.reason, head.fields, head.upgrade, data)
-        )
+        self._transport.write(b"HTTP/1.1 %b%b\r\n\r\n%b" % (head.reason, head.received, data))
         pending, self._pending = self._pending, b""
         if pending:
             connection.write(pending)

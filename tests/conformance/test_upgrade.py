@@ -29,7 +29,6 @@ from proxy.harness import (
     upstream,
 )
 
-tunnel = pytest.mark.skip(reason="the tunnel isn't merged yet")
 OFFER = get("/ws", "Connection: Upgrade", "Upgrade: raw")
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\nX-One: 1\r\n\r\n"
 
@@ -78,7 +77,6 @@ async def websocket(services: Services, path: str = "/ws") -> AsyncIterator[aioh
         await live_only(running, candidate)
 
 
-@tunnel
 async def test_a_websocket_carries_text_bytes_and_pings(services: Services) -> None:
     async with websocket(services) as socket:
         assert socket.protocol == "chat"
@@ -91,7 +89,6 @@ async def test_a_websocket_carries_text_bytes_and_pings(services: Services) -> N
         assert await socket.receive_str() == "after the ping"
 
 
-@tunnel
 @pytest.mark.parametrize("code", [1000, 1001, 4321])
 async def test_a_websocket_closes_with_the_code_of_either_side(services: Services, code: int) -> None:
     async with websocket(services) as socket:
@@ -103,7 +100,6 @@ async def test_a_websocket_closes_with_the_code_of_either_side(services: Service
     assert (await ask(address_of(services.aiohttp), get(f"/ws-code?{code}"))).body == str(code).encode()
 
 
-@tunnel
 async def test_large_messages_pass_both_ways_at_once(services: Services) -> None:
     messages = [random.Random(n).randbytes(1024 * 1024) for n in range(8)]
     async with websocket(services) as socket:
@@ -118,13 +114,11 @@ async def test_large_messages_pass_both_ways_at_once(services: Services) -> None
         await sending
 
 
-@tunnel
 async def test_what_the_server_says_first_arrives(services: Services) -> None:
     async with websocket(services, "/ws?greet=1") as socket:
         assert await socket.receive_str() == "hello"
 
 
-@tunnel
 async def test_a_server_that_dies_ends_the_websocket(services: Services) -> None:
     async with websocket(services) as socket:
         await socket.send_str("die")
@@ -132,7 +126,6 @@ async def test_a_server_that_dies_ends_the_websocket(services: Services) -> None
         assert socket.close_code == 1006
 
 
-@tunnel
 async def test_many_websockets_stand_beside_ordinary_requests(services: Services) -> None:
     async with proxy(services.aiohttp, services.aiohttp) as running, aiohttp.ClientSession() as session:
         url = f"http://{running.address}"
@@ -148,7 +141,6 @@ async def test_many_websockets_stand_beside_ordinary_requests(services: Services
         assert running.recorder.ledger.skipped == {"upgrade": 20}
 
 
-@tunnel
 async def test_a_refused_upgrade_is_an_ordinary_answer(services: Services) -> None:
     async with proxy(services.aiohttp, services.aiohttp) as running:
         async with aiohttp.ClientSession() as session:
@@ -166,7 +158,6 @@ async def test_a_refused_upgrade_is_an_ordinary_answer(services: Services) -> No
         assert running.recorder.ledger.skipped == {"upgrade": 3}
 
 
-@tunnel
 async def test_the_handshake_is_forwarded_as_it_is() -> None:
     async with between() as (running, baseline, candidate):
         async with client(running.address) as (reader, writer):
@@ -190,7 +181,6 @@ async def test_the_handshake_is_forwarded_as_it_is() -> None:
         await live_only(running, candidate)
 
 
-@tunnel
 async def test_bytes_right_behind_the_handshake_reach_the_upstream() -> None:
     async with between() as (running, baseline, candidate):
         async with client(running.address) as (reader, writer):
@@ -202,7 +192,6 @@ async def test_bytes_right_behind_the_handshake_reach_the_upstream() -> None:
         await live_only(running, candidate)
 
 
-@tunnel
 async def test_bytes_behind_a_refused_handshake_are_the_next_request() -> None:
     refusing = answering(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno")
     async with between(refusing) as (running, baseline, candidate):
@@ -216,7 +205,6 @@ async def test_bytes_behind_a_refused_handshake_are_the_next_request() -> None:
         assert [request.line.split()[1] for request in candidate.requests] == [b"/next"]
 
 
-@tunnel
 async def test_a_request_in_the_tunnel_is_bytes() -> None:
     async with between() as (running, baseline, candidate):
         async with client(running.address) as (reader, writer):
@@ -229,7 +217,6 @@ async def test_a_request_in_the_tunnel_is_bytes() -> None:
         await live_only(running, candidate)
 
 
-@tunnel
 async def test_a_client_that_closes_its_half_gets_the_rest() -> None:
     async with between() as (running, _, candidate):
         async with client(running.address) as (reader, writer):
@@ -241,7 +228,6 @@ async def test_a_client_that_closes_its_half_gets_the_rest() -> None:
         await live_only(running, candidate)
 
 
-@tunnel
 async def test_an_upstream_that_closes_its_half_ends_the_tunnel_after_its_last_byte() -> None:
     async def farewell(
         _self: RawUpstream, _request: Received, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -258,7 +244,6 @@ async def test_an_upstream_that_closes_its_half_ends_the_tunnel_after_its_last_b
         await live_only(running, candidate)
 
 
-@tunnel
 async def test_an_upstream_that_dies_cuts_the_client() -> None:
     async def die(
         self: RawUpstream, _request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -278,7 +263,6 @@ async def test_an_upstream_that_dies_cuts_the_client() -> None:
         await live_only(running, candidate)
 
 
-@tunnel
 async def test_a_client_that_dies_frees_the_upstream() -> None:
     async with between() as (running, baseline, candidate):
         reader, writer = await asyncio.open_connection(*running.address)
@@ -289,7 +273,6 @@ async def test_a_client_that_dies_frees_the_upstream() -> None:
         await live_only(running, candidate)
 
 
-@tunnel
 async def test_a_side_that_does_not_read_holds_the_other() -> None:
     async with between() as (running, baseline, candidate):
         async with client(running.address) as (reader, writer):
@@ -307,7 +290,6 @@ async def test_a_side_that_does_not_read_holds_the_other() -> None:
         await live_only(running, candidate)
 
 
-@tunnel
 async def test_a_tunnel_outlives_the_deadline() -> None:
     async with (
         upstream(shout) as baseline,
@@ -324,7 +306,6 @@ async def test_a_tunnel_outlives_the_deadline() -> None:
         await live_only(running, candidate)
 
 
-@tunnel
 async def test_a_baseline_that_is_gone_is_502() -> None:
     async with upstream(echo) as gone:
         url = gone.url
