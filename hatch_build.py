@@ -32,6 +32,7 @@ COMPILED = (
     "proxy/shaping",
     "proxy/timers",
     "proxy/trace",
+    "proxy/turns",
     "proxy/upstream",
 )
 # Types of other packages are read from them, so they must be there to be read.

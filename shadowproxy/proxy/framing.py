@@ -53,7 +53,7 @@ _UNNAMEABLE: Final = frozenset({b"close", b"keep-alive", b"upgrade", b"content-l
 
 _LINE_BESIDES_TARGET: Final = 64
 """Bytes of a request line that its method, its version and the spaces may take."""
-_NO_LISTS: Final = frozenset({b"x-request-id", b"x-forwarded-host", b"x-forwarded-proto", b"traceparent"})
+_NO_LISTS: Final = frozenset({b"x-request-id", b"x-forwarded-host", b"x-forwarded-proto"})
 """Fields with one value each: of several lines the first counts, as it would for the service behind."""
 
 SAFE_TO_REPEAT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
@@ -400,12 +400,12 @@ class ResponseHead:
         """Whether a response of this status has no body, whatever its headers say (RFC 9112, section 6.3)."""
         return self.status < 200 or self.status == 204 or self.status == 304
 
-    def body(self, method: bytes) -> Body:
-        """A decoder for the body that follows, given the request's method."""
+    def body(self, method: bytes, *, lean: bool = False) -> Body:
+        """A decoder for the body that follows, given the request's method; `lean` as for a `ChunkedBody`."""
         if method == b"HEAD" or self.bodiless:
             return LengthBody(0)
         if self.chunked:
-            return ChunkedBody()
+            return ChunkedBody(lean=lean)
         return CloseBody() if self.length is None else LengthBody(self.length)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 from urllib.parse import quote, urlsplit
@@ -23,24 +24,19 @@ from shadowproxy.proxy.framing import (
 )
 from shadowproxy.proxy.shaping import shaper
 from shadowproxy.proxy.timers import Deadlines
+from shadowproxy.proxy.turns import RECEIVE_BUFFER, Turns
 from shadowproxy.tasks import Tasks
 
 WRITE_HIGH: Final = 64 * 1024
 """Bytes that wait for an upstream before its writer is paused."""
 MAX_INTERIMS: Final = 64
 """Most 1xx responses before the final one: no deadline ends what takes the loop's time in a single read."""
-OVERFLOW_BUDGET: Final = 1024 * 1024
-OVERFLOW_TICK: Final = 0.02
-"""A body that nobody waits for and that has outgrown its capture is read for its size and digest only: all such bodies
-of one upstream together get OVERFLOW_BUDGET bytes in OVERFLOW_TICK seconds, so that an endless answer can't take the
-loop's time from clients."""
-
 _OK: Final = Outcome.OK
 SLOTS: Final = {side: slot for slot, side in enumerate(Side)}
 """A number for each side: hashing an enum's member for every exchange is a Python call."""
 
 _HELD_BY_CLIENT: Final = 1
-_HELD_BY_BUDGET: Final = 2
+_HELD_FOR_TURN: Final = 2
 
 Observe = Callable[[Side, Outcome, float], None]
 """Told once of every exchange that ended: the side, how, and its total in seconds (infinite for a failure)."""
@@ -176,7 +172,7 @@ class Call:
         if self.sink is not None:
             self.sink.data(raw, payload)
         elif watch is not None and watch.overflowed and self.connection is not None:
-            self.pool.spend(self.connection, len(payload))
+            self.pool.turns.took(self.connection, len(raw))
 
     def switch(self, connection: Connection, head: ResponseHead, data: bytes) -> None:
         """The protocol has changed: from here on the client and `connection` have each other."""
@@ -330,6 +326,7 @@ class Connection:
         "_pool",
         "_reusable",
         "_rules",
+        "_small",
         "_transport",
         "_tunnel",
         "_used",
@@ -345,6 +342,7 @@ class Connection:
         self._tunnel: Sink | None = None
         self._partial = b""
         self._interims = 0
+        self._small = False
         self._heard = False
         self._used = False
         self._reusable = True
@@ -395,6 +393,15 @@ class Connection:
     def hold(self, reason: int, hold: bool) -> None:
         """Pause reading for `reason`, or take that back."""
         self._holds = hold_reading(self._transport, self._holds, reason, hold)
+
+    def hold_for_turn(self, hold: bool) -> None:
+        """See `turns.Reader`. From its first wait on, a read brings little."""
+        if hold and not self._small:
+            self._small = True
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        self.hold(_HELD_FOR_TURN, hold)
 
     def hold_tunnel(self, hold: bool) -> None:
         """Pause reading as the client can't take more, or go on."""
@@ -496,7 +503,7 @@ class Connection:
                     if self._call is call:
                         self._complete(call, keep=True)
                     return
-                body = self._body = head.body(call.method)
+                body = self._body = head.body(call.method, lean=call.sink is None)
                 raw, payload, surplus = _part(body, data)
                 call.begin(head, raw, payload)
                 self._check_end(call, body, surplus)
@@ -526,9 +533,10 @@ class Connection:
         self._call = None
         self._used = True
         if self._holds:
-            self.hold(_HELD_BY_CLIENT | _HELD_BY_BUDGET, False)
+            self.hold(_HELD_BY_CLIENT | _HELD_FOR_TURN, False)
         whole = call.upload is None or call.upload.complete
-        if keep and self._reusable and whole and not self._write_held and not self._transport.is_closing():
+        sound = self._reusable and not self._small and not self._write_held and not self._transport.is_closing()
+        if keep and whole and sound:
             self._pool.release(self)
         else:
             self._transport.close()
@@ -543,6 +551,8 @@ class Connection:
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
+        if self._small:
+            self._pool.turns.leave(self)
         self._pool.closed(self)
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is not None:
@@ -601,9 +611,7 @@ class Pool:
         self._deadlines: Deadlines[Call] = Deadlines(loop, upstream.deadline, Call.expire)
         self._open: set[Connection] = set()
         self._idle: Deadlines[Connection] = Deadlines(loop, upstream.idle_timeout, Connection.drop)
-        self._budget = OVERFLOW_BUDGET
-        self._over_budget: list[Connection] = []
-        self._refill: asyncio.TimerHandle | None = None
+        self.turns = Turns(loop)
         self._closing = False
         self._retired: set[Connection] = set()
         """Connections to addresses that are not used any more, each until its call is over."""
@@ -690,22 +698,6 @@ class Pool:
                 else:
                     self._retired.add(connection)
 
-    def spend(self, connection: Connection, size: int) -> None:
-        """Account for `size` bytes that are read for their digest only; past the budget the connection waits."""
-        self._budget -= size
-        if self._refill is None:
-            self._refill = self._loop.call_later(OVERFLOW_TICK, self._refilled)
-        if self._budget <= 0:
-            connection.hold(_HELD_BY_BUDGET, True)
-            self._over_budget.append(connection)
-
-    def _refilled(self) -> None:
-        self._refill = None
-        self._budget = OVERFLOW_BUDGET
-        waiting, self._over_budget = self._over_budget, []
-        for connection in waiting:
-            connection.hold(_HELD_BY_BUDGET, False)
-
     async def probe(self) -> str:
         """Empty if a connection can be made, else why not."""
         return await self.connector.probe()
@@ -721,8 +713,7 @@ class Pool:
         for timers in (self._deadlines, self.silences):
             timers.close()
         self._idle.close()
-        if self._refill is not None:
-            self._refill.cancel()
+        self.turns.close()
 
     def __repr__(self) -> str:
         return f"<Pool {self.side} {len(self._idle)} idle of {len(self._open)}, {self.in_flight} calls>"
