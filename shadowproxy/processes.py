@@ -170,7 +170,16 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
     async with open_store(settings, tasks if follows else None) as store:
         ledger = Ledger()
         redactor = Redactor(settings.proxy.redact)
-        recorder = Recorder(store, settings.recorder, ledger, unique_name(), tasks, spool=spool, scrub=redactor)
+        recorder = Recorder(
+            store,
+            settings.recorder,
+            ledger,
+            unique_name(),
+            tasks,
+            spool=spool,
+            scrub=redactor,
+            at_once=redactor.light,
+        )
         observed = metrics.ProxyMetrics(registry)
         server = ProxyServer(settings, recorder, tasks=tasks, observe=observed.observe, reuse_port=reuse_port)
         observed.watch(

@@ -152,7 +152,7 @@ def closed(account: Accounting, corrupt: int) -> Accounting:
     """The account of a dead producer, balanced: of what is in flight, `corrupt` pairs were lost in the spool.
 
     >>> closed(Accounting(10, 10, 6), 1).dropped
-    {'spool_corrupt': 1, 'proxy_crashed': 3}
+    {'proxy_crashed': 3, 'spool_corrupt': 1}
     """
     missing = max(0, account.in_flight)
     corrupt = min(corrupt, missing)

@@ -77,7 +77,10 @@ class Recorder:
 
     `producer` names the process; a random part is added, since the store tells a repeated batch by producer and
     sequence, and a process that restarts counts from the beginning. `scrub` is applied to each pair before it is
-    packed, in a thread: nothing that it takes out reaches the store or the disk.
+    packed: nothing that it takes out reaches the store or the disk.
+
+    `at_once`: pairs are scrubbed and encoded as they are offered, which is cheapest, while all they hold is in the
+    processor's caches. Where `scrub` takes long (it parses bodies) they wait as they are, and it is done in a thread.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Recorder:
         *,
         spool: Spool | None = None,
         scrub: Callable[[Pair], Pair] | None = None,
+        at_once: bool = True,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.producer = f"{producer}-{secrets.token_hex(4)}"
@@ -99,6 +103,10 @@ class Recorder:
         self._spool = spool
         self._heir = None if spool is None else Heir(store, spool, jitter=jitter)
         self._scrub = scrub
+        self._at_once = at_once
+        self._open = codec.Batch()
+        self._full: deque[codec.Batch] = deque()
+        self._gathered = 0
         self._jitter = jitter
         self._batch = settings.batch
         self._linger = settings.linger
@@ -131,7 +139,11 @@ class Recorder:
     @property
     def waiting_pairs(self) -> int:
         """Pairs in memory: neither acknowledged by the store nor in the spool."""
-        return len(self._queue) + self._under_way_pairs
+        return self._unpacked + self._under_way_pairs
+
+    @property
+    def _unpacked(self) -> int:
+        return self._gathered + len(self._queue)
 
     @property
     def waiting_bytes(self) -> int:
@@ -150,22 +162,54 @@ class Recorder:
 
     def offer(self, pair: Pair) -> bool:
         """Take a pair of an admitted request, or drop and count it. Never waits; False if it was dropped."""
-        size = _size(pair)
         if self._closed.is_set():
             self._ledger.drop(SHUTDOWN)
             return False
-        waiting = self._waiting_bytes + size
-        if waiting > self._max_bytes:
-            self._ledger.drop(FULL)
+        size = self._gather(pair) if self._at_once else self._keep_for_later(pair)
+        if not size:
             return False
-        self._queue.append((pair, size))
-        self._waiting_bytes = waiting
-        if waiting > self._spill_above:
+        self._waiting_bytes += size
+        if self._waiting_bytes > self._spill_above:
             self._spill_wake.set()
-        count = len(self._queue)
+        count = self._unpacked
         if count == 1 or count == self._batch:
             self._wake.set()
         return True
+
+    def _gather(self, pair: Pair) -> int:
+        """Put the pair, scrubbed and encoded, into the batch that is open; returns its size, 0 if it was dropped."""
+        batch = self._open
+        try:
+            scrubbed = pair if self._scrub is None else self._scrub(pair)
+            size = batch.add(scrubbed)
+            if batch.size > _BATCH_BYTES and batch.pairs > 1:
+                batch.take_back(size)
+                self._full.append(batch)
+                batch = self._open = codec.Batch()
+                size = batch.add(scrubbed)
+        except Exception as error:  # noqa: BLE001  (whatever a pair does to what scrubs it; a client is waiting)
+            # Not the message: it may quote what was to be taken out.
+            log.error("a pair can't be encoded and is dropped: %s", type(error).__name__)
+            self._ledger.drop(UNENCODABLE)
+            return 0
+        if self._waiting_bytes + size > self._max_bytes:
+            batch.take_back(size)
+            self._ledger.drop(FULL)
+            return 0
+        self._gathered += 1
+        if batch.pairs >= self._batch:
+            self._full.append(batch)
+            self._open = codec.Batch()
+        return size
+
+    def _keep_for_later(self, pair: Pair) -> int:
+        """Put the pair into the queue, to be scrubbed and encoded in a thread."""
+        size = _size(pair)
+        if self._waiting_bytes + size > self._max_bytes:
+            self._ledger.drop(FULL)
+            return 0
+        self._queue.append((pair, size))
+        return size
 
     def start(self) -> None:
         """Begin to write. Pairs may have been offered before."""
@@ -199,6 +243,9 @@ class Recorder:
             log.error("%d pairs were not delivered within %g s and are dropped", left, grace)
             self._ledger.drop(SHUTDOWN, left)
             self._queue.clear()
+            self._full.clear()
+            self._open.clear()
+            self._gathered = 0
             self._ready.clear()
             self._waiting_bytes = self._under_way_pairs = 0
         if left or (self._spool is not None and self._spool.pairs):
@@ -291,10 +338,10 @@ class Recorder:
             if record is not None:
                 return _Batch(record.sequence, record.pairs, record.through, record.payload, 0)
         if not self._ready:
-            if not self._queue:
+            if not self._unpacked:
                 await self._pause(_PUBLISH_EVERY)
                 return None
-            if len(self._queue) < self._batch and not self._closed.is_set():
+            if self._unpacked < self._batch and not self._closed.is_set():
                 await self._pause(self._linger)
             async with self._packing:
                 # While it was waited for, everything may have gone to the spool.
@@ -356,7 +403,34 @@ class Recorder:
     # Packing
 
     async def _pack(self, level: int) -> None:
-        """Turn the oldest pairs of the queue into the newest packed batch. Only one at a time: see `_packing`."""
+        """Turn the oldest pairs that wait into the newest packed batch. Only one at a time: see `_packing`."""
+        if self._at_once:
+            await self._pack_gathered(level)
+        else:
+            await self._pack_queued(level)
+
+    async def _pack_gathered(self, level: int) -> None:
+        if not self._full and self._open.pairs:
+            self._full.append(self._open)
+            self._open = codec.Batch()
+        if not self._full:
+            return
+        batch = self._full[0]
+        payload, pairs, size = batch.payload(), batch.pairs, batch.size
+        if level:
+            payload = await asyncio.to_thread(codec.squeeze, payload, level)
+        # Nothing is lost if this was cut short: the batch is still the first.
+        self._full.popleft()
+        self._gathered -= pairs
+        self._under_way_pairs += pairs
+        self._place(payload, pairs, size)
+
+    def _place(self, payload: bytes, pairs: int, size: int) -> None:
+        self._sequence += 1
+        self._through += pairs
+        self._ready.append(_Batch(self._sequence, pairs, self._through, payload, size))
+
+    async def _pack_queued(self, level: int) -> None:
         taken = self._take()
         try:
             # In a thread, what it takes doesn't delay the clients' answers; compression lets go of the interpreter.
@@ -373,9 +447,7 @@ class Recorder:
         if not count:
             self._waiting_bytes -= size
             return
-        self._sequence += 1
-        self._through += count
-        self._ready.append(_Batch(self._sequence, count, self._through, payload, size))
+        self._place(payload, count, size)
 
     def _take(self) -> list[tuple[Pair, int]]:
         """The oldest pairs, up to a batch, and cut where a batch would hold the loop and the server for long."""

@@ -17,6 +17,9 @@ Scrub = Callable[[Pair], Pair]
 class Rig:
     """A recorder, its ledger and its tasks, and the pairs that were offered and taken."""
 
+    at_once = True
+    """Whether pairs are encoded as they are offered, or in a thread; a test of both sets it."""
+
     def __init__(self, store: Store, spool: Spool | None = None, scrub: Scrub | None = None, **wishes: object) -> None:
         self.store = store
         self.spool = spool
@@ -31,6 +34,7 @@ class Rig:
             self.tasks,
             spool=spool,
             scrub=scrub,
+            at_once=self.at_once,
         )
         self.taken: list[str] = []
 

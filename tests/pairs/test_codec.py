@@ -23,6 +23,22 @@ def test_what_goes_in_comes_out(batch: list[Pair]) -> None:
     assert codec.decode(codec.encode(batch)) == batch
 
 
+@given(BATCHES, st.integers(0, 5))
+def test_a_batch_that_grew_pair_by_pair_reads_the_same(pairs: list[Pair], last: int) -> None:
+    batch = codec.Batch()
+    for found in pairs:
+        before = batch.size
+        assert batch.add(found) == batch.size - before
+    if last < len(pairs):
+        batch.take_back(batch.add(pairs[last]))
+    with pytest.raises(UnicodeEncodeError):
+        batch.add(pair("\ud800"))
+    assert batch.pairs == len(pairs)
+    assert codec.decode(batch.payload()) == pairs
+    batch.clear()
+    assert (batch.pairs, batch.size, codec.decode(batch.payload())) == (0, 0, [])
+
+
 def _decode_or_refuse(payload: bytes) -> None:
     try:
         pairs = codec.decode(payload)

@@ -29,6 +29,12 @@ async def store(valkey: EmbeddedServer) -> AsyncIterator[Store]:
         yield opened
 
 
+@pytest.fixture(params=[True, False], ids=["at once", "in a thread"], autouse=True)
+def at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(Rig, "at_once", request.param)
+    return bool(request.param)
+
+
 async def test_pairs_arrive_in_order_in_batches_and_are_accounted_for(store: Store) -> None:
     rig = Rig(store, batch=100)
     rig.recorder.start()
@@ -293,7 +299,7 @@ async def test_a_recorder_that_never_started_drops_and_says_so() -> None:
         assert rig.ledger.dropped == {"recorder_shutdown": 3}
 
 
-async def test_the_size_of_every_part_is_counted() -> None:
+async def test_the_size_of_every_part_is_counted(at_once: bool) -> None:
     plain = pair("x", body=b"")
     big = bytes(1000)
     variants: list[Pair] = [
@@ -310,7 +316,10 @@ async def test_the_size_of_every_part_is_counted() -> None:
             rig = Rig(store)
             rig.recorder.offer(variant)
             sizes.append(rig.recorder.waiting_bytes)
-    assert [size - sizes[0] for size in sizes] == [0, 1000, 1000, 1000, 1000, 1000]
+    # Encoded, each part has a few bytes that say how long it is, and a third exchange has numbers of its own.
+    more = 40 if at_once else 0
+    assert sizes[0]
+    assert all(1000 <= size - sizes[0] <= 1000 + more for size in sizes[1:])
 
 
 async def test_the_whole_path_on_a_redis_of_the_distribution() -> None:

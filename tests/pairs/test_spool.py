@@ -504,12 +504,14 @@ async def test_files_are_for_the_owner_alone(own_valkey: EmbeddedServer, store: 
 
 
 async def test_what_is_scrubbed_never_reaches_the_disk_or_the_store(
-    own_valkey: EmbeddedServer, store: Store, tmp_path: Path
+    own_valkey: EmbeddedServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def scrub(found: Pair) -> Pair:
         return replace(found, baseline=replace(found.baseline, body=b"scrubbed"))
 
     own_valkey.stop()
+    # In a thread: at once there would be little left to wait for the disk.
+    monkeypatch.setattr(Rig, "at_once", False)
     rig = Rig(store, spool(tmp_path), scrub, batch=4, max_bytes=SMALL)
     rig.recorder.start()
     await fill(rig, numbered(40))
