@@ -19,8 +19,7 @@ declare -A libraries=(
 )
 missing=()
 for program in "${!package[@]}"; do
-    # Debian's servers stand where only root's PATH leads.
-    PATH="$PATH:/usr/sbin" command -v "$program" >/dev/null || [ -x "$target/bin/$program" ] || missing+=("$program")
+    command -v "$program" >/dev/null || [ -x "$target/bin/$program" ] || missing+=("$program")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0
 

@@ -51,14 +51,13 @@ class Redactor:
         self._heads = Heads(masks(settings.headers, self._hash), self._parameters)
         self._fields = Fields(masks(settings.json_fields, self._hash))
         self._annotations = Fields(masks(settings.annotations, self._hash))
-
-    @property
-    def light(self) -> bool:
-        """Whether no body and no annotation is looked into, so that it takes microseconds."""
-        return not self._fields and not self._annotations
+        self.light = not self._fields and not self._annotations
+        """Whether no JSON is looked into, so that it takes microseconds."""
 
     def __call__(self, pair: Pair) -> Pair:
         """The pair, masked. May run in any thread, one at a time."""
+        if self.light and not _may_be_form(pair.request):
+            return self._lightly(pair)
         notes: list[str] = []
         return Pair(
             pair.id,
@@ -71,11 +70,32 @@ class Redactor:
             tuple(notes),
         )
 
+    def _lightly(self, pair: Pair) -> Pair:
+        """Heads and targets only. What nothing was taken out of is passed on as it is."""
+        request, baseline, candidate, replica = pair.request, pair.baseline, pair.candidate, pair.replica
+        heads = self._heads
+        head, target = heads(request.head), request.target
+        if "?" in target or "#" in target:
+            target = self._parameters.in_url(target.encode("latin-1")).decode("latin-1")
+        if head is request.head and target == request.target:
+            masked = request
+        else:
+            masked = Request(request.method, target, head, request.body, request.body_size)
+        first, second = self._headed(baseline), self._headed(candidate)
+        third = None if replica is None else self._headed(replica)
+        if masked is request and first is baseline and second is candidate and third is replica:
+            return pair
+        return Pair(pair.id, pair.started, masked, first, second, third, pair.annotations, pair.notes)
+
+    def _headed(self, exchange: Exchange) -> Exchange:
+        head = self._heads(exchange.head)
+        return exchange if head is exchange.head else msgspec.structs.replace(exchange, head=head)
+
     def _request(self, request: Request, notes: list[str]) -> Request:
         target = self._parameters.in_url(request.target.encode("latin-1")).decode("latin-1")
         truncated = request.body_size > len(request.body)
         message = self._message(request.head, request.body, truncated=truncated)
-        if message.body and _FORM in request.head.lower() and _media_type(request.head) == _FORM:
+        if message.body and _may_be_form(request) and _media_type(request.head) == _FORM:
             message = self._form(message, truncated=truncated)
         self._note("request.body", message.left_out, notes)
         body = message.body
@@ -89,8 +109,7 @@ class Redactor:
 
     def _exchange(self, side: str, exchange: Exchange, notes: list[str]) -> Exchange:
         if not self._fields:
-            head = self._heads(exchange.head)
-            return exchange if head is exchange.head else msgspec.structs.replace(exchange, head=head)
+            return self._headed(exchange)
         message = self._message(exchange.head, exchange.body, truncated=exchange.truncated)
         if message.left_out:
             self._note(f"{side}.body", message.left_out, notes)
@@ -137,6 +156,10 @@ class Redactor:
         if reason:
             self.left_out[reason] += 1
             notes.append(f"{part} left out: {reason}")
+
+
+def _may_be_form(request: Request) -> bool:
+    return bool(request.body) and _FORM in request.head.lower()
 
 
 def _decoded(head: bytes, body: bytes) -> bytes:

@@ -23,6 +23,8 @@ _URL_HEADERS = (
 _SEPARATOR: Final = re.compile(rb"([?&;#])")
 _MOST_KNOWN: Final = 4096
 _LONGEST_KNOWN: Final = 256
+_FLEETING: Final = frozenset({b"traceparent", b"x-request-id"})
+"""Differ with every request: not worth knowing."""
 
 
 class Parameters:
@@ -126,7 +128,7 @@ class Heads:
             return b"" if new is GONE else b"%b: %b" % (written, str(new).encode("ascii"))
         if name in self._urls:
             return self._parameters.in_url(line)
-        if len(line) <= _LONGEST_KNOWN:
+        if len(line) <= _LONGEST_KNOWN and name not in _FLEETING:
             if len(self._harmless) >= _MOST_KNOWN:
                 self._harmless.clear()
             self._harmless.add(line)

@@ -313,6 +313,8 @@ def rig(
             "candidate": {"url": upstreams[CANDIDATE].urls[CANDIDATE]},
             "proxy": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
             "redis": {"url": valkey.url, "max_entries": 1000},
+            # Small, so that its bound is met too.
+            "recorder": {"spool": {"dir": str(rack.folder / "spool"), "max_bytes": "128KiB"}},
             "comparator": {"admin": "127.0.0.1:0"},
             "log_level": "warning",
         }

@@ -658,7 +658,8 @@ async def test_segments_that_are_deleted_under_us_are_counted(
         await asyncio.sleep(0.002)
     own_valkey.start()
     await rig.finish()
-    assert rig.ledger.dropped["spool_corrupt"] > 0
+    # What had been read before they were deleted is still delivered: all of it, at times.
+    assert set(rig.ledger.dropped) <= {"spool_corrupt", "recorder_full"}
     found = await names_of(store)
     assert len(found) == rig.ledger.recorded == 80 - sum(rig.ledger.dropped.values())
     assert found == [name for name in rig.taken if name in set(found)]
