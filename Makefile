@@ -2,6 +2,8 @@
 #
 #   make demo            watch a candidate being compared with the baseline, and a verdict arrive
 #   make test            all tests
+#   make test-compiled   those of the data plane, of the compiled wheel
+#   make wheel           the package with the data plane compiled, in dist/
 #   make bench           measure the proxy beside its peers; one: make bench BENCH=proxy-cpu
 #   make soak            measure isolation, memory and fairness at length, about 25 minutes
 #   make fuzz            search for inputs that break the proxy, FUZZ_SECONDS for each of its two sides
@@ -21,10 +23,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CACHE := .cache
+COMPILED := $(CACHE)/compiled
 STAMP := $(CACHE)/stamps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench soak fuzz lint docs clean
+.PHONY: demo test test-compiled wheel bench soak fuzz lint docs clean
 
 demo: $(STAMP)/installed-demo $(STAMP)/data
 	@# Its exit code is the verdict's. A rollback (1) is an outcome, and no error of make's; to stay undecided (3) is one.
@@ -33,8 +36,17 @@ demo: $(STAMP)/installed-demo $(STAMP)/data
 test: $(STAMP)/installed-dev $(STAMP)/data $(STAMP)/servers
 	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(STAMP)/installed-bench $(STAMP)/servers
-	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" PYTHONPATH=.:tests $(BIN)/python -m bench $(BENCH) $(BENCH_ARGS)
+# Not the whole: what is compiled, and what stands on it. -P leaves the tree out, so that the installed one is tested.
+test-compiled: $(STAMP)/compiled $(STAMP)/servers
+	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" $(COMPILED)/bin/python -P -m pytest tests/proxy \
+		tests/conformance/test_splits.py tests/conformance/test_findings.py tests/conformance/test_fuzz.py $(PYTEST_ARGS)
+
+wheel: $(BIN)/python
+	SHADOWPROXY_COMPILE=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# What is measured is what is shipped: the compiled wheel.
+bench: $(STAMP)/compiled $(STAMP)/servers
+	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" PYTHONPATH=tests $(COMPILED)/bin/python -P -m bench $(BENCH) $(BENCH_ARGS)
 
 soak: BENCH = proxy-isolation proxy-memory proxy-aa
 soak: bench
@@ -66,8 +78,10 @@ $(STAMP)/installed-dev: pyproject.toml tests/oracles.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/oracles.txt
 	@mkdir -p $(STAMP) && touch $@ $(STAMP)/installed-demo
 
-$(STAMP)/installed-bench: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+$(STAMP)/compiled: pyproject.toml hatch_build.py $(wildcard shadowproxy/*.py shadowproxy/*/*.py) | $(BIN)/python
+	[ -d $(COMPILED) ] || $(BIN)/python -m venv $(COMPILED)
+	-$(COMPILED)/bin/python -m pip uninstall --quiet --yes shadowproxy 2>/dev/null
+	SHADOWPROXY_COMPILE=1 $(COMPILED)/bin/python -m pip install --quiet '.[bench,test]'
 	@mkdir -p $(STAMP) && touch $@
 
 $(STAMP)/installed-fuzz: pyproject.toml | $(BIN)/python

@@ -18,7 +18,10 @@ from typing import Final
 from bench.messages import answer
 from bench.procs import Process, Rack, free_ports
 
-ROOT: Final = Path(__file__).parent.parent.parent
+import shadowproxy
+
+PACKAGE: Final = Path(shadowproxy.__file__).parent.parent
+"""Where the shadowproxy is that runs this: the tree, or the one that was compiled and installed."""
 HERE: Final = Path(__file__).parent
 
 SHADOWPROXY: Final = "shadowproxy"
@@ -184,7 +187,7 @@ def shadowproxy(
         SHADOWPROXY,
         [sys.executable, "-m", "shadowproxy", "proxy", "--config", config],
         port=port,
-        env={"PYTHONPATH": str(ROOT)},
+        env={"PYTHONPATH": str(PACKAGE)},
     )
     return Running(port, process, admin, config)
 

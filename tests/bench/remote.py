@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
+from bench.peers import PACKAGE
+
 TESTS = Path(__file__).parent.parent
-ROOT = TESTS.parent
 Reply = dict[str, Any]
 
 
@@ -27,10 +28,10 @@ class Remote:
     def __init__(self, module: str, *arguments: str, niceness: int = 0) -> None:
         self.name = module
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS), str(ROOT)))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS), str(PACKAGE)))},
             bufsize=0,
         )
         self._partial = b""

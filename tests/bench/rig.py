@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from bench.openloop import Clients
+from bench.peers import PACKAGE
 from bench.procs import Failed, Process, Rack
-from bench.remote import ROOT
 from bench.upstreams import Upstreams
 from bench.wire import BASELINE, CANDIDATE
 from prometheus_client.parser import text_string_to_metric_families
@@ -135,7 +135,7 @@ class Rig:
         process = self._rack.start(
             name,
             [sys.executable, "-m", "shadowproxy", name, "--config", self._config],
-            env={"PYTHONPATH": str(ROOT)},
+            env={"PYTHONPATH": str(PACKAGE)},
         )
         process.wait_for(lambda: last in process.output(), "announce where it listens", 30)
         return process
@@ -314,7 +314,7 @@ def rig(
             "proxy": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0"},
             "redis": {"url": valkey.url, "max_entries": 1000},
             # Small, so that its bound is met too.
-            "recorder": {"spool": {"dir": str(rack.folder / "spool"), "max_bytes": "128KiB"}},
+            "recorder": {"spool": {"dir": str(rack.folder / "spool"), "max_bytes": "1MiB"}},
             "comparator": {"admin": "127.0.0.1:0"},
             "log_level": "warning",
         }

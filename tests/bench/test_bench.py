@@ -246,7 +246,7 @@ def test_a_benchmark_that_is_killed_leaves_no_process() -> None:
         "import time\nfrom bench.procs import Rack\nrack = Rack()\n"
         "print(rack.start('sleep', ['sleep', '600']).pid, rack.folder, flush=True)\ntime.sleep(600)\n"
     )
-    path = {"PYTHONPATH": f"{peers.ROOT}:{peers.ROOT}/tests"}
+    path = {"PYTHONPATH": f"{peers.PACKAGE}:{Path(__file__).parent.parent}"}
     killed = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, **path}
     )

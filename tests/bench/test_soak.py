@@ -29,7 +29,11 @@ LEAD = 0.2
 
 @pytest.fixture(scope="module")
 def isolation() -> Iterator[Isolation]:
-    quick = {**CONFIGURATION, "candidate": {"deadline": "400ms"}, "recorder": {"max_bytes": "64KiB"}}
+    quick = {
+        **CONFIGURATION,
+        "candidate": {"deadline": "400ms"},
+        "recorder": {"max_bytes": "64KiB", "spool": {"max_bytes": 0}},
+    }
     with rig(quick) as one:
         yield Isolation(one, rate=RATE, seconds=SECONDS, lead=LEAD, warm_up=SECONDS)
 
