@@ -2,6 +2,10 @@
 
 The same typed source goes through mypyc and becomes C, so that there is one implementation: what is installed without a
 compiler is plain Python and does the same, for more CPU. Everything that runs per request is compiled and nothing else.
+
+What mypyc does otherwise than Python, and the compiled modules keep clear of (`make test-compiled` holds them to it):
+tuples have no identity; an attribute that was set to None stays None for the rest of the function by its type; a slice
+that begins beyond the end is an error; NamedTuple is not understood.
 """
 
 from __future__ import annotations

@@ -108,14 +108,18 @@ class ChunkedBody:
 
     def _whole_chunks(self, data: bytes, at: int, pieces: list[bytes]) -> int:
         """Chunks that lie in `data` whole and without extensions, up to a hundred, in one go; returns what is next."""
+        # No slice begins beyond the data: Python would give nothing, what is compiled an error.
+        size = len(data)
         for _ in range(100):
             end = data.find(b"\r\n", at, at + 17)
+            if end < 0:
+                return at
             size_line = data[at:end]
-            if end < 0 or not _PLAIN_SIZE.fullmatch(size_line):
+            if not _PLAIN_SIZE.fullmatch(size_line):
                 return at
             start = end + 2
             stop = start + int(size_line, 16)
-            if stop == start or data[stop : stop + 2] != b"\r\n":
+            if stop == start or stop + 2 > size or data[stop : stop + 2] != b"\r\n":
                 return at
             pieces.append(data[start:stop])
             self._payload += stop - start

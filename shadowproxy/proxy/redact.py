@@ -173,7 +173,7 @@ def _decoded(head: bytes, body: bytes) -> bytes:
 
 
 def _without_coding(head: bytes) -> bytes:
-    return _CODING.sub(b"", b"\r\n" + head)[2:]
+    return _CODING.sub(b"", b"\r\n" + head).removeprefix(b"\r\n")
 
 
 def _media_type(head: bytes) -> bytes:

@@ -496,7 +496,7 @@ class Connection:
                 # What follows may prove broken; the head has come all the same.
                 if call.watch is not None:
                     call.watch.status = head.status
-                    call.watch.head = head.received[2:]
+                    call.watch.head = head.received.removeprefix(b"\r\n")
                 if head.length == len(data) and data and not head.bodiless and call.method != b"HEAD":
                     # The usual case, whole in one read, needs no decoder.
                     call.begin(head, data, data)

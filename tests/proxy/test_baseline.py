@@ -528,3 +528,15 @@ async def test_a_long_upload_is_not_held_against_the_baseline() -> None:
             writer.write(request[len(request) - 50 + part * 10 :][:10])
         assert (await read_response(reader)).body == b"POST / HTTP/1.1\n" + b"0123456789" * 5
         await running.balanced()
+
+
+async def test_a_response_without_any_header_is_one_of_its_body_to_the_end() -> None:
+    bare = answering(b"HTTP/1.1 200 OK\r\n\r\nall of it", keep=False)
+    async with upstream(bare) as baseline, upstream(bare) as candidate, proxy(baseline.url, candidate.url) as running:
+        assert (await ask(running.address, get())).body == b"all of it"
+        pair = (await running.recorded(1))[0]
+        assert (
+            (pair.baseline.head, pair.baseline.body)
+            == (pair.candidate.head, pair.candidate.body)
+            == (b"", b"all of it")
+        )
