@@ -39,7 +39,8 @@ test: $(STAMP)/installed-dev $(STAMP)/data $(STAMP)/servers
 # Not the whole: what is compiled, and what stands on it. -P leaves the tree out, so that the installed one is tested.
 test-compiled: $(STAMP)/compiled $(STAMP)/servers
 	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" $(COMPILED)/bin/python -P -m pytest tests/proxy \
-		tests/conformance/test_splits.py tests/conformance/test_findings.py tests/conformance/test_fuzz.py $(PYTEST_ARGS)
+		tests/conformance/test_responses.py tests/conformance/test_splits.py tests/conformance/test_upgrade.py \
+		tests/conformance/test_findings.py tests/conformance/test_fuzz.py $(PYTEST_ARGS)
 
 wheel: $(BIN)/python
 	SHADOWPROXY_COMPILE=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
