@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -278,7 +279,9 @@ async def test_a_side_that_does_not_read_holds_the_other() -> None:
         async with client(running.address) as (reader, writer):
             writer.write(OFFER)
             await reader.readuntil(b"\r\n\r\n")
-            size = 32 * 1024 * 1024
+            # More than all buffers on the way hold together: the kernel's grow to some 32 MB each, but for this one.
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            size = 128 * 1024 * 1024
             writer.write(b"x" * size)
             before = -1
             while before != baseline.bytes_seen:
@@ -286,7 +289,7 @@ async def test_a_side_that_does_not_read_holds_the_other() -> None:
                 await asyncio.sleep(0.1)
             # The client reads nothing: its own answers stop the upstream, and that its sending.
             assert before < size
-            assert await reader.readexactly(size) == b"X" * size
+            assert (await reader.readexactly(size)).count(b"X") == size
         await live_only(running, candidate)
 
 
