@@ -38,6 +38,7 @@ _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _AUTHORITY: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?")
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _BLANK_LINES: Final = re.compile(rb"(?:\r\n)*")
+_BARE_LF: Final = "a line of the head ends with a bare LF; HTTP lines end with CRLF"
 _MOST_DIGITS: Final = 18
 _MOST_HOSTS: Final = 256
 _HOP_BY_HOP: Final = (
@@ -180,7 +181,7 @@ class RequestRules:
     def check_partial(self, head: bytes) -> None:
         """Refuse what can be told before the head is complete: it is too large, or its lines end with a bare LF."""
         if head.count(b"\n") != head.count(b"\r\n"):
-            raise RefusalError(400, "a line of the head ends with a bare LF; HTTP lines end with CRLF")
+            raise RefusalError(400, _BARE_LF)
         if b"\r\n" not in head and len(head) > self._limits.target + _LINE_BESIDES_TARGET:
             raise RefusalError(414, f"the request target is longer than {self._limits.target} bytes")
         if len(head) > self._limits.header_bytes + self._limits.target + _LINE_BESIDES_TARGET:
@@ -192,6 +193,9 @@ class RequestRules:
         `peer` is the client's address for X-Forwarded-For. Raises RefusalError.
         """
         lines = head.split(b"\r\n")
+        # Before all else, as of a head that comes in parts: what is said of one must not depend on how it came.
+        if head.count(b"\n") != len(lines) - 1:
+            raise RefusalError(400, _BARE_LF)
         first = lines[0]
         request = RequestHead()
         authority = self._request_line(request, first)
