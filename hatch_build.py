@@ -43,7 +43,7 @@ COMPILED = (
 TOOLS = ("mypy[mypyc]>=1.14,<3", "setuptools>=75", "types-PyYAML>=6,<7", "types-jmespath>=1,<2")
 
 
-class Compile(BuildHookInterface):  # type: ignore[type-arg]
+class Compile(BuildHookInterface):  # type: ignore[type-arg]  # (its parameter is a build configuration: unused here)
     """Adds the compiled modules to a wheel. An editable installation is never compiled: edits would do nothing."""
 
     PLUGIN_NAME = "custom"

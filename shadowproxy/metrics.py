@@ -259,7 +259,7 @@ def of_workers(own: Registry, pages: Mapping[str, str], *, configured: int, rest
     up = 0
     for worker, page in pages.items():
         try:
-            theirs = list(text_string_to_metric_families(page))  # type: ignore[no-untyped-call]
+            theirs = list(text_string_to_metric_families(page))  # type: ignore[no-untyped-call]  # (their parser has no types)
         except ValueError:
             continue
         up += 1
