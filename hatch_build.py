@@ -18,6 +18,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COMPILED = (
+    "pairs/batch",
     "pairs/ledger",
     "proxy/admission",
     "proxy/bodies",

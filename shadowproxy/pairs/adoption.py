@@ -36,7 +36,9 @@ T = TypeVar("T")
 class Sink(Protocol):
     """What an heir needs of a store."""
 
-    async def append(self, producer: str, sequence: int, payload: bytes, pairs: int, account: Accounting) -> None:
+    async def append(
+        self, producer: str, sequence: int, payload: bytes | memoryview, pairs: int, account: Accounting
+    ) -> None:
         """Write one batch once, however often it is sent. Raises StoreUnavailable."""
 
     async def publish(self, producer: str, account: Accounting) -> None:

@@ -27,10 +27,9 @@ _MAGIC: Final = b"SP"
 _PLAIN: Final = 0
 _ZSTD: Final = 1
 _HEAD: Final = len(_MAGIC) + 2
-_PLAIN_PREFIX: Final = _MAGIC + bytes((VERSION, _PLAIN))
+PLAIN_PREFIX: Final = _MAGIC + bytes((VERSION, _PLAIN))
+"""What a payload begins with that is not compressed."""
 _ZSTD_PREFIX: Final = _MAGIC + bytes((VERSION, _ZSTD))
-_ARRAY: Final = 5
-"""Bytes of the head of a msgpack array of any length."""
 _PLAIN_BELOW: Final = 512
 _USUAL_BYTES: Final = 2 * 1024**2
 _KEEP_BYTES: Final = 8 * 1024**2
@@ -77,60 +76,16 @@ def encode(pairs: Sequence[Pair], level: int = _LEVEL) -> bytes:
         _CONTEXTS.buffer = bytearray()
     if packed > MAX_BYTES:
         raise ValueError(f"a batch of {packed} bytes is over the format's bound of {MAX_BYTES}; split it")
-    buffer[:_HEAD] = _PLAIN_PREFIX
+    buffer[:_HEAD] = PLAIN_PREFIX
     return _squeezed(buffer, level) or bytes(buffer)
 
 
-class Batch:
-    """A batch as it grows: pairs encoded one by one, while what they hold is still in the processor's caches.
-
-    That is what makes it cheap; kept as objects until the batch is full, the same pairs cost several times as much.
-    """
-
-    __slots__ = ("_buffer", "pairs")
-
-    def __init__(self) -> None:
-        self._buffer = bytearray(_HEAD + _ARRAY)
-        self.pairs = 0
-
-    def add(self, pair: Pair) -> int:
-        """Take one more; returns its size. Raises ValueError, and takes nothing, where the text has no UTF-8 form."""
-        before = len(self._buffer)
-        try:
-            _ENCODER.encode_into(pair, self._buffer, before)
-        except BaseException:
-            del self._buffer[before:]
-            raise
-        self.pairs += 1
-        return len(self._buffer) - before
-
-    def take_back(self, size: int) -> None:
-        """Forget the pair that was added last, which took `size` bytes."""
-        del self._buffer[-size:]
-        self.pairs -= 1
-
-    @property
-    def size(self) -> int:
-        """Bytes of the pairs."""
-        return len(self._buffer) - _HEAD - _ARRAY
-
-    def payload(self) -> bytes:
-        """As `encode` has it, uncompressed."""
-        self._buffer[: _HEAD + _ARRAY] = _PLAIN_PREFIX + b"\xdd" + self.pairs.to_bytes(4, "big")
-        return bytes(self._buffer)
-
-    def clear(self) -> None:
-        """Begin anew."""
-        del self._buffer[_HEAD + _ARRAY :]
-        self.pairs = 0
-
-
-def squeeze(payload: bytes, level: int = _LEVEL) -> bytes:
+def squeeze(payload: bytes | memoryview, level: int = _LEVEL) -> bytes | memoryview:
     """The same batch compressed, where it isn't yet and that pays. May run in any thread."""
     return (_squeezed(payload, level) or payload) if payload[3] == _PLAIN else payload
 
 
-def _squeezed(plain: bytes | bytearray, level: int) -> bytes:
+def _squeezed(plain: bytes | bytearray | memoryview, level: int) -> bytes:
     """A plain payload compressed; empty where that doesn't pay."""
     if not level or len(plain) < _HEAD + _PLAIN_BELOW:
         return b""

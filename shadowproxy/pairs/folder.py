@@ -344,7 +344,7 @@ class Writer:
             finally:
                 os.close(handle)
 
-    def _write(self, *parts: bytes) -> None:
+    def _write(self, *parts: bytes | memoryview) -> None:
         left = deque(memoryview(part) for part in parts if part)
         try:
             while left:

@@ -32,6 +32,7 @@ from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Accounting, Exchange, Pair
 from shadowproxy.pairs import codec
 from shadowproxy.pairs.adoption import CORRUPT, Heir, Sink, pace
+from shadowproxy.pairs.batch import Batch
 from shadowproxy.pairs.ledger import Ledger
 from shadowproxy.pairs.segments import Record
 from shadowproxy.pairs.spool import Spool
@@ -67,9 +68,11 @@ class _Batch:
     sequence: int
     pairs: int
     through: int
-    payload: bytes
+    payload: bytes | memoryview
     size: int
     """Estimated memory, in bytes; 0 for one from the spool."""
+    gathered: Batch | None = None
+    """Whose memory the payload is."""
 
 
 class Recorder:
@@ -104,8 +107,9 @@ class Recorder:
         self._heir = None if spool is None else Heir(store, spool, jitter=jitter)
         self._scrub = scrub
         self._at_once = at_once
-        self._open = codec.Batch()
-        self._full: deque[codec.Batch] = deque()
+        self._open = Batch()
+        self._full: deque[Batch] = deque()
+        self._spare: bytearray | None = None
         self._gathered = 0
         self._jitter = jitter
         self._batch = settings.batch
@@ -184,8 +188,8 @@ class Recorder:
             size = batch.add(scrubbed)
             if batch.size > _BATCH_BYTES and batch.pairs > 1:
                 batch.take_back(size)
-                self._full.append(batch)
-                batch = self._open = codec.Batch()
+                self._close_batch()
+                batch = self._open
                 size = batch.add(scrubbed)
         except Exception as error:  # noqa: BLE001  (whatever a pair does to what scrubs it; a client is waiting)
             # Not the message: it may quote what was to be taken out.
@@ -198,9 +202,14 @@ class Recorder:
             return 0
         self._gathered += 1
         if batch.pairs >= self._batch:
-            self._full.append(batch)
-            self._open = codec.Batch()
+            self._close_batch()
         return size
+
+    def _close_batch(self) -> None:
+        """The batch that is open is full: begin another, in memory that is free again if there is any."""
+        self._full.append(self._open)
+        spare, self._spare = self._spare, None
+        self._open = Batch(spare)
 
     def _keep_for_later(self, pair: Pair) -> int:
         """Put the pair into the queue, to be scrubbed and encoded in a thread."""
@@ -244,7 +253,7 @@ class Recorder:
             self._ledger.drop(SHUTDOWN, left)
             self._queue.clear()
             self._full.clear()
-            self._open.clear()
+            self._open = Batch()
             self._gathered = 0
             self._ready.clear()
             self._waiting_bytes = self._under_way_pairs = 0
@@ -366,6 +375,9 @@ class Recorder:
             raise
         self._noted_as_published(account)
         self._ledger.record(batch.pairs)
+        # While it was being sent, it may have been taken up for the spool, which then reads it still.
+        if batch.gathered is not None and self._ready and self._ready[0] is batch and not self._packing.locked():
+            self._spare = batch.gathered.spare()
         self._done(batch)
         if self._failing:
             self._failing = False
@@ -411,24 +423,24 @@ class Recorder:
 
     async def _pack_gathered(self, level: int) -> None:
         if not self._full and self._open.pairs:
-            self._full.append(self._open)
-            self._open = codec.Batch()
+            self._close_batch()
         if not self._full:
             return
         batch = self._full[0]
-        payload, pairs, size = batch.payload(), batch.pairs, batch.size
+        payload: bytes | memoryview = batch.payload()
+        pairs, size = batch.pairs, batch.size
         if level:
             payload = await asyncio.to_thread(codec.squeeze, payload, level)
         # Nothing is lost if this was cut short: the batch is still the first.
         self._full.popleft()
         self._gathered -= pairs
         self._under_way_pairs += pairs
-        self._place(payload, pairs, size)
+        self._place(payload, pairs, size, batch)
 
-    def _place(self, payload: bytes, pairs: int, size: int) -> None:
+    def _place(self, payload: bytes | memoryview, pairs: int, size: int, gathered: Batch | None = None) -> None:
         self._sequence += 1
         self._through += pairs
-        self._ready.append(_Batch(self._sequence, pairs, self._through, payload, size))
+        self._ready.append(_Batch(self._sequence, pairs, self._through, payload, size, gathered))
 
     async def _pack_queued(self, level: int) -> None:
         taken = self._take()

@@ -49,7 +49,7 @@ class Record:
     """Pairs of its producer up to and with this batch."""
     account: bytes
     """The producer's account (JSON) when the batch was written."""
-    payload: bytes
+    payload: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def segment_head(marker: bytes, through: int) -> bytes:
     return _sealed(_SEGMENT.pack(_MAGIC, VERSION, through, marker))
 
 
-def record_parts(marker: bytes, record: Record) -> tuple[bytes, bytes, bytes]:
+def record_parts(marker: bytes, record: Record) -> tuple[bytes, bytes, bytes | memoryview]:
     """A record's bytes, in three parts so that the payload is not copied."""
     body = zlib.crc32(record.payload, zlib.crc32(record.account))
     head = _RECORD.pack(

@@ -313,7 +313,9 @@ class Store:
 
     # What producers do
 
-    async def append(self, producer: str, sequence: int, payload: bytes, pairs: int, account: Accounting) -> None:
+    async def append(
+        self, producer: str, sequence: int, payload: bytes | memoryview, pairs: int, account: Accounting
+    ) -> None:
         """Write one batch, and the producer's account with it, unless this batch is stored already.
 
         `sequence` counts the batches of this producer from 1. A batch whose sequence is not above the last stored one

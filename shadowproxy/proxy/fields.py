@@ -12,8 +12,10 @@ from functools import lru_cache
 from typing import Final
 
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+VISIBLE: Final = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
+"""What may stand in a field's value."""
 _MOST_LINES: Final = 4096
+_MOST_DIGITS: Final = 18
 _MOST_NAMES: Final = 1024
 _LONGEST_LINE: Final = 256
 _NOT_KEPT: Final = frozenset(
@@ -21,14 +23,24 @@ _NOT_KEPT: Final = frozenset(
 )
 
 
-class Field:
-    """A field that means something to a proxy: its name in lower case, and its value."""
+def decimal(value: bytes) -> int:
+    """A plain decimal number, or -1.
 
-    __slots__ = ("name", "value")
+    >>> decimal(b"120"), decimal(b"+1"), decimal(b"")
+    (120, -1, -1)
+    """
+    return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else -1
+
+
+class Field:
+    """A field that means something to a proxy: its name in lower case, its value, and `decimal` of that."""
+
+    __slots__ = ("name", "number", "value")
 
     def __init__(self, name: bytes, value: bytes) -> None:
         self.name = name
         self.value = value
+        self.number = decimal(value)
 
 
 PLAIN: Final = Field(b"", b"")
@@ -53,13 +65,16 @@ class FieldTable:
         self._special = frozenset(special)
         self._names: dict[bytes, bytes] = {}
 
-    def learn(self, line: bytes) -> Field:
-        """What `line` is, for a line that is not among `known`. Raises BadFieldError."""
+    def learn(self, line: bytes, clean: bool = False) -> Field:
+        """What `line` is, for a line that is not among `known`. `clean` says that its bytes are known to be `VISIBLE`.
+
+        Raises BadFieldError.
+        """
         raw, colon, rest = line.partition(b":")
         name = self._names.get(raw)
         if name is None:
             name = self._name(raw)
-        if not name or not colon or not _VALUE.fullmatch(rest):
+        if not name or not colon or not (clean or not rest.translate(None, VISIBLE)):
             raise BadFieldError(_fault(line))
         field = Field(name, rest.strip(b" \t")) if name in self._special else PLAIN
         if len(line) <= _LONGEST_LINE and name not in _NOT_KEPT:

@@ -29,7 +29,7 @@ from typing import Final
 
 from shadowproxy.config import Limits
 from shadowproxy.proxy.bodies import Body, ChunkedBody, CloseBody, LengthBody
-from shadowproxy.proxy.fields import PLAIN, BadFieldError, FieldTable, tokens, without
+from shadowproxy.proxy.fields import PLAIN, VISIBLE, BadFieldError, FieldTable, decimal, tokens, without
 
 _ORIGIN_FORM: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (/[\x21\x22\x24-\x7e\x80-\xff]*) HTTP/1\.([01])")
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
@@ -39,8 +39,9 @@ _AUTHORITY: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _BLANK_LINES: Final = re.compile(rb"(?:\r\n)*")
 _BARE_LF: Final = "a line of the head ends with a bare LF; HTTP lines end with CRLF"
-_MOST_DIGITS: Final = 18
 _MOST_HOSTS: Final = 256
+_MOST_USUAL: Final = 256
+_LONGEST_USUAL: Final = 256
 _HOP_BY_HOP: Final = (
     b"connection",
     b"keep-alive",
@@ -161,6 +162,7 @@ class RequestRules:
         self._scheme = scheme
         self._annotations = annotation_header.lower().encode("ascii")
         self._hosts: dict[bytes, bytes] = {}
+        self._usual: dict[bytes, tuple[bytes, bytes]] = {}
         self._table = FieldTable(
             (
                 *_HOP_BY_HOP,
@@ -193,8 +195,10 @@ class RequestRules:
         `peer` is the client's address for X-Forwarded-For. Raises RefusalError.
         """
         lines = head.split(b"\r\n")
-        # Before all else, as of a head that comes in parts: what is said of one must not depend on how it came.
-        if head.count(b"\n") != len(lines) - 1:
+        # One look at all bytes. It comes before all else, as with a head that comes in parts: what is said of one must
+        # not depend on how it came.
+        clean = head.translate(None, VISIBLE) == b"\r\n" * (len(lines) - 1)
+        if not clean and head.count(b"\n") != len(lines) - 1:
             raise RefusalError(400, _BARE_LF)
         first = lines[0]
         request = RequestHead()
@@ -206,7 +210,7 @@ class RequestRules:
         if len(lines) > limits.header_count + 1:
             raise RefusalError(431, f"there are more than {limits.header_count} header fields")
         del lines[0]
-        kept, found = self._sort(lines)
+        kept, found = self._sort(lines, clean)
         if request.minor == 1 and b"host" not in found:
             raise RefusalError(400, "an HTTP/1.1 request needs a Host header")
         _set_framing(request, found)
@@ -218,13 +222,22 @@ class RequestRules:
         """Sets method, target and version. Returns the authority of an absolute-form target."""
         if len(line) > self._limits.target + _LINE_BESIDES_TARGET:
             raise RefusalError(414, f"the request target is longer than {self._limits.target} bytes")
+        usual = self._usual.get(line)
+        if usual is not None:
+            request.method, request.target = usual
+            request.minor = 1
+            return None
         match = _ORIGIN_FORM.fullmatch(line)
         if match is None:
             return self._unusual_request_line(request, line)
-        request.method, target, minor = match.groups()
-        request.target = target
+        method, target, minor = match.groups()
+        request.method, request.target = method, target
         request.minor = 1 if minor == b"1" else 0
-        self._check_target(request.method, target)
+        self._check_target(method, target)
+        if request.minor and b"?" not in target and len(target) <= _LONGEST_USUAL:
+            if len(self._usual) >= _MOST_USUAL:
+                self._usual.clear()
+            self._usual[line] = (method, target)
         return None
 
     def _check_target(self, method: bytes, target: bytes) -> None:
@@ -253,7 +266,7 @@ class RequestRules:
         request.target = rest if rest.startswith(b"/") else b"/" + rest
         return absolute[1]
 
-    def _sort(self, lines: list[bytes]) -> tuple[list[bytes], dict[bytes, bytes]]:
+    def _sort(self, lines: list[bytes], clean: bool) -> tuple[list[bytes], dict[bytes, bytes]]:
         """The lines that stay as they are, and the fields that matter by name (repeated ones joined by a comma)."""
         known = self._table.known
         found: dict[bytes, bytes] = {}
@@ -263,7 +276,7 @@ class RequestRules:
             for line in lines:
                 field = known.get(line)
                 if field is None:
-                    field = self._table.learn(line)
+                    field = self._table.learn(line, clean)
                 if field is PLAIN:
                     kept.append(line)
                     continue
@@ -308,7 +321,10 @@ class RequestRules:
             if named:
                 kept = without(kept, named)
         request_id = get(b"x-request-id")
-        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+        # Of letters and digits, or to be looked at more closely.
+        if request_id is None or not (
+            (request_id.isalnum() and len(request_id) <= 128) or _REQUEST_ID.fullmatch(request_id)
+        ):
             request_id = new_id().encode("latin-1")
         request.request_id = request_id
         request.annotations = get(self._annotations, b"")
@@ -367,9 +383,9 @@ def _set_framing(request: RequestHead, found: dict[bytes, bytes]) -> None:
         request.length = None
         request.framing = b"\r\nTransfer-Encoding: chunked"
     elif length is not None:
-        if not length.isdigit() or len(length) > _MOST_DIGITS:
+        request.length = decimal(length)
+        if request.length < 0:
             raise RefusalError(400, "Content-Length is not a plain decimal number")
-        request.length = int(length)
         request.framing = b"\r\nContent-Length: " + length
     expect = found.get(b"expect")
     if expect is None:
@@ -464,7 +480,11 @@ class ResponseRules:
                 if field is PLAIN:
                     kept.append(line)
                 elif field.name == b"content-length":
-                    _set_length(response, field.value)
+                    if response.length is not None:
+                        raise MalformedResponseError("Content-Length stands more than once")
+                    if field.number < 0:
+                        raise MalformedResponseError("Content-Length is not a plain decimal number")
+                    response.length = field.number
                     # A 204 or 1xx must not have one (RFC 9110, section 8.6).
                     if status >= 200 and status != 204:
                         kept.append(line)
@@ -478,7 +498,9 @@ class ResponseRules:
             raise MalformedResponseError(str(error)) from None
         if response.chunked and response.length is not None:
             raise MalformedResponseError("Content-Length and Transfer-Encoding stand together")
-        if connection:
+        if connection == b"keep-alive":
+            response.keep_alive = True
+        elif connection:
             options = tokens(connection)
             response.keep_alive = b"close" not in options and (new or b"keep-alive" in options)
             named = options - _UNNAMEABLE
@@ -486,14 +508,6 @@ class ResponseRules:
                 kept = without(kept, named)
         if len(kept) <= len(lines):
             response.fields = b"\r\n".join(kept)
-
-
-def _set_length(response: ResponseHead, value: bytes) -> None:
-    if response.length is not None:
-        raise MalformedResponseError("Content-Length stands more than once")
-    if not value.isdigit() or len(value) > _MOST_DIGITS:
-        raise MalformedResponseError("Content-Length is not a plain decimal number")
-    response.length = int(value)
 
 
 def _set_coding(response: ResponseHead, value: bytes) -> None:

@@ -23,6 +23,7 @@ from shadowproxy.proxy.redact_text import Heads, Parameters
 _TYPE: Final = re.compile(rb"\r\ncontent-type[ \t]*:[ \t]*([^\r;]*)")
 _CODING: Final = re.compile(rb"\r\ncontent-encoding[ \t]*:.*?(?=\r\n(?![ \t])|\Z)", re.IGNORECASE | re.DOTALL)
 _FORM: Final = b"application/x-www-form-urlencoded"
+_FORM_TYPE: Final = re.compile(rb"\r\ncontent-type[ \t]*:[ \t]*" + re.escape(_FORM), re.IGNORECASE)
 
 
 class _Message:
@@ -159,7 +160,7 @@ class Redactor:
 
 
 def _may_be_form(request: Request) -> bool:
-    return bool(request.body) and _FORM in request.head.lower()
+    return bool(request.body) and _FORM_TYPE.search(b"\r\n" + request.head) is not None
 
 
 def _decoded(head: bytes, body: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -21,10 +21,6 @@ _URL_HEADERS = (
     "x-rewrite-url",
 )
 _SEPARATOR: Final = re.compile(rb"([?&;#])")
-_MOST_KNOWN: Final = 4096
-_LONGEST_KNOWN: Final = 256
-_FLEETING: Final = frozenset({b"traceparent", b"x-request-id"})
-"""Differ with every request: not worth knowing."""
 
 
 class Parameters:
@@ -93,43 +89,36 @@ class Heads:
     def __init__(self, masks: Mapping[str, Mask], parameters: Parameters) -> None:
         self._masks = {name.lower().encode("ascii"): mask for name, mask in masks.items()}
         self._parameters = parameters
-        self._urls = frozenset(name.encode("ascii") for name in _URL_HEADERS)
-        self._harmless: set[bytes] = set()
+        self._lines = _lines({*self._masks, *(name.encode("ascii") for name in _URL_HEADERS)})
 
     def __call__(self, head: bytes) -> bytes:
         """`head` (CRLF-separated lines, without a start line), masked."""
-        harmless = self._harmless
-        kept: list[bytes] = []
-        changed = gone = False
-        for line in head.split(b"\r\n"):
-            if line in harmless:
-                gone = False
-                kept.append(line)
-            elif line[:1] in (b" ", b"\t"):
-                # A folded line (RFC 9112, section 5.2) goes with the one that it continues, or is not let through.
-                changed = True
-                if not gone:
-                    kept.append(self._parameters.in_url(line))
-            else:
-                masked = self._line(line)
-                gone = not masked
-                changed = changed or masked is not line
-                if masked:
-                    kept.append(masked)
-        return b"\r\n".join(kept) if changed else head
+        # One scan for all names: most lines are left after their first letter.
+        masked, found = self._lines.subn(self._line, b"\r\n" + head)
+        return masked.removeprefix(b"\r\n") if found else head
 
-    def _line(self, line: bytes) -> bytes:
-        """The line, masked; empty if it goes. One that has nothing to hide is known from then on."""
+    def _line(self, match: re.Match[bytes]) -> bytes:
+        """The line, with the CRLF before it, masked; empty if it goes."""
+        line = match[0]
         written, _, value = line.partition(b":")
-        name = written.rstrip(b" \t").lower()
-        mask = self._masks.get(name)
-        if mask is not None:
-            new = mask(value.strip())
-            return b"" if new is GONE else b"%b: %b" % (written, str(new).encode("ascii"))
-        if name in self._urls:
+        mask = self._masks.get(written.strip(b"\r\n \t").lower())
+        if mask is None:
             return self._parameters.in_url(line)
-        if len(line) <= _LONGEST_KNOWN and name not in _FLEETING:
-            if len(self._harmless) >= _MOST_KNOWN:
-                self._harmless.clear()
-            self._harmless.add(line)
-        return line
+        new = mask(value.strip())
+        return b"" if new is GONE else b"%b: %b" % (written, str(new).encode("ascii"))
+
+
+def _lines(names: Iterable[bytes]) -> re.Pattern[bytes]:
+    """Lines of these names, with the CRLF before each and the lines folded under it (RFC 9112, section 5.2).
+
+    The names are put together by their first letters: where that of a line is another, no name is tried.
+    """
+    by_letter: dict[bytes, list[bytes]] = {}
+    for name in sorted(names):
+        by_letter.setdefault(name[:1], []).append(re.escape(name[1:]))
+    starts = [
+        b"[%b](?:%b)" % (re.escape(letter) + re.escape(letter.upper()), b"|".join(rests))
+        for letter, rests in by_letter.items()
+    ]
+    rest = rb"[ \t]*:[^\r]*(?:\r(?!\n(?![ \t]))[^\r]*)*"
+    return re.compile(rb"\r\n(?:%b)%b" % (b"|".join(starts), rest), re.IGNORECASE)

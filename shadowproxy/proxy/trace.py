@@ -46,6 +46,8 @@ def copied_trace(fields: bytes, parent: bytes, new_span: Callable[[], bytes]) ->
     match = _VALID.fullmatch(parent)
     if match is None:
         return _STATE.sub(b"", fields), b""
-    # Of a version to come only the flag `sampled` is known.
-    flags = match[3] if match[1] else b"%02x" % (int(match[3], 16) & 1)
-    return fields, b"\r\ntraceparent: 00-%b-%b-%b" % (match[2], new_span(), flags)
+    known, trace, flags = match.groups()
+    if not known:
+        # Of a version to come only the flag `sampled` is known.
+        flags = b"%02x" % (int(flags, 16) & 1)
+    return fields, b"".join((b"\r\ntraceparent: 00-", trace, b"-", new_span(), b"-", flags))

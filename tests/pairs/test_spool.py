@@ -674,7 +674,7 @@ class Faulty(Store):
         self.bad = b""
 
     async def append(self, producer: str, sequence: int, payload: bytes, pairs: int, account: Accounting) -> None:
-        if self.faults or (self.bad and self.bad in payload):
+        if self.faults or (self.bad and self.bad in bytes(payload)):
             self.faults -= self.faults > 0
             raise RuntimeError("nobody thought of this")
         await super().append(producer, sequence, payload, pairs, account)
