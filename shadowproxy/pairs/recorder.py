@@ -61,6 +61,10 @@ _SPOOL_LEVEL: Final = 1
 _MOST_FAULTS: Final = 3
 
 
+Scrub = Callable[[Pair, "Sequence[bytes] | None"], Pair]
+"""Takes out of a pair what must not be recorded. What it is told of are all lines of the heads that may hold such."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Batch:
     """Pairs that have their place in the order."""
@@ -95,7 +99,7 @@ class Recorder:
         tasks: Tasks,
         *,
         spool: Spool | None = None,
-        scrub: Callable[[Pair], Pair] | None = None,
+        scrub: Scrub | None = None,
         at_once: bool = True,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -164,12 +168,15 @@ class Recorder:
         """Pairs delivered for producers that had died."""
         return 0 if self._heir is None else self._heir.pairs
 
-    def offer(self, pair: Pair) -> bool:
-        """Take a pair of an admitted request, or drop and count it. Never waits; False if it was dropped."""
+    def offer(self, pair: Pair, guarded: Sequence[bytes] | None = None) -> bool:
+        """Take a pair of an admitted request, or drop and count it. Never waits; False if it was dropped.
+
+        `guarded` is handed to `scrub`.
+        """
         if self._closed.is_set():
             self._ledger.drop(SHUTDOWN)
             return False
-        size = self._gather(pair) if self._at_once else self._keep_for_later(pair)
+        size = self._gather(pair, guarded) if self._at_once else self._keep_for_later(pair)
         if not size:
             return False
         self._waiting_bytes += size
@@ -180,11 +187,11 @@ class Recorder:
             self._wake.set()
         return True
 
-    def _gather(self, pair: Pair) -> int:
+    def _gather(self, pair: Pair, guarded: Sequence[bytes] | None) -> int:
         """Put the pair, scrubbed and encoded, into the batch that is open; returns its size, 0 if it was dropped."""
         batch = self._open
         try:
-            scrubbed = pair if self._scrub is None else self._scrub(pair)
+            scrubbed = pair if self._scrub is None else self._scrub(pair, guarded)
             size = batch.add(scrubbed)
             if batch.size > _BATCH_BYTES and batch.pairs > 1:
                 batch.take_back(size)
@@ -475,7 +482,7 @@ class Recorder:
     def _encode(self, pairs: Sequence[Pair], level: int) -> tuple[bytes, int]:
         """A payload, and how many pairs are in it: without those that can't be encoded. Runs in a thread."""
         try:
-            scrubbed = pairs if self._scrub is None else list(map(self._scrub, pairs))
+            scrubbed = pairs if self._scrub is None else [self._scrub(pair, None) for pair in pairs]
             return codec.encode(scrubbed, level), len(pairs)
         except Exception as error:  # noqa: BLE001
             # Whatever a pair does to what scrubs it, it must not take the others with it. Its kind is told and not its
@@ -484,7 +491,7 @@ class Recorder:
         sound = []
         for pair in pairs:
             try:
-                scrubbed_pair = pair if self._scrub is None else self._scrub(pair)
+                scrubbed_pair = pair if self._scrub is None else self._scrub(pair, None)
                 codec.encode([scrubbed_pair], 0)
             except Exception as error:  # noqa: BLE001
                 log.debug("dropped: %s", type(error).__name__)

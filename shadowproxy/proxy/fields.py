@@ -45,6 +45,8 @@ class Field:
 
 PLAIN: Final = Field(b"", b"")
 """Any other field: passed on as it is."""
+GUARDED: Final = Field(b"", b"")
+"""Passed on too, but nothing to be recorded as it is."""
 
 
 class BadFieldError(ValueError):
@@ -52,17 +54,19 @@ class BadFieldError(ValueError):
 
 
 class FieldTable:
-    """What header lines mean. `special` are the names (lower case) that are told apart from `PLAIN`.
+    """What header lines mean. `special` are the names (lower case) that get a `Field` of their own; of the others those
+    in `guarded` are GUARDED and the rest is PLAIN.
 
     A line's grammar is checked when it is learned: a token, a colon right behind it, then visible characters, spaces
     and tabs. Thus no line folding, no bare CR or LF, no NUL.
     """
 
-    __slots__ = ("_names", "_special", "known")
+    __slots__ = ("_guarded", "_names", "_special", "known")
 
-    def __init__(self, special: Iterable[bytes]) -> None:
+    def __init__(self, special: Iterable[bytes], guarded: Iterable[bytes]) -> None:
         self.known: dict[bytes, Field] = {}
         self._special = frozenset(special)
+        self._guarded = frozenset(guarded)
         self._names: dict[bytes, bytes] = {}
 
     def learn(self, line: bytes, clean: bool = False) -> Field:
@@ -76,7 +80,10 @@ class FieldTable:
             name = self._name(raw)
         if not name or not colon or not (clean or not rest.translate(None, VISIBLE)):
             raise BadFieldError(_fault(line))
-        field = Field(name, rest.strip(b" \t")) if name in self._special else PLAIN
+        if name in self._special:
+            field = Field(name, rest.strip(b" \t"))
+        else:
+            field = GUARDED if name in self._guarded else PLAIN
         if len(line) <= _LONGEST_LINE and name not in _NOT_KEPT:
             if len(self.known) >= _MOST_LINES:
                 self.known.clear()

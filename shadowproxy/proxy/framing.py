@@ -29,7 +29,7 @@ from typing import Final
 
 from shadowproxy.config import Limits
 from shadowproxy.proxy.bodies import Body, ChunkedBody, CloseBody, LengthBody
-from shadowproxy.proxy.fields import PLAIN, VISIBLE, BadFieldError, FieldTable, decimal, tokens, without
+from shadowproxy.proxy.fields import GUARDED, PLAIN, VISIBLE, BadFieldError, FieldTable, decimal, tokens, without
 
 _ORIGIN_FORM: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (/[\x21\x22\x24-\x7e\x80-\xff]*) HTTP/1\.([01])")
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
@@ -84,7 +84,8 @@ class RequestHead:
     `fields` are header lines, each with a CRLF *before* it, shared by all upstreams: without Host, without `framing`
     (the line for the body's length or coding, empty for none) and without `traceparent` (that field's value).
     `received` are the client's own lines. `target` is in origin form. `length` is that of the body, None if it is
-    chunked. `upgrade` is the protocol that the client wants to change to, empty for none.
+    chunked. `upgrade` is the protocol that the client wants to change to, empty for none. `guarded` are the lines that
+    may hold what must not be recorded, None where that is not known.
     """
 
     __slots__ = (
@@ -92,6 +93,7 @@ class RequestHead:
         "expects",
         "fields",
         "framing",
+        "guarded",
         "host",
         "keep_alive",
         "length",
@@ -118,6 +120,7 @@ class RequestHead:
     fields: bytes
     framing: bytes
     received: bytes
+    guarded: list[bytes] | None
 
     def body(self) -> Body:
         """A decoder for the body that follows."""
@@ -155,15 +158,26 @@ def skip_blank_lines(data: bytes) -> bytes:
 
 
 class RequestRules:
-    """Turns the bytes of a head into a `RequestHead`, or refuses them. `scheme` is what the listener speaks."""
+    """Turns the bytes of a head into a `RequestHead`, or refuses them.
 
-    def __init__(self, limits: Limits, *, annotation_header: str, marker_header: str, scheme: bytes = b"http") -> None:
+    `scheme` is what the listener speaks. `guarded` are names of headers (lower case) whose lines are to be told.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        annotation_header: str,
+        marker_header: str,
+        scheme: bytes = b"http",
+        guarded: frozenset[bytes] | None = None,
+    ) -> None:
         self._limits = limits
         self._scheme = scheme
         self._annotations = annotation_header.lower().encode("ascii")
         self._hosts: dict[bytes, bytes] = {}
         self._usual: dict[bytes, tuple[bytes, bytes]] = {}
-        self._table = FieldTable(
+        special = frozenset(
             (
                 *_HOP_BY_HOP,
                 b"host",
@@ -179,6 +193,9 @@ class RequestRules:
                 marker_header.lower().encode("ascii"),
             )
         )
+        self._table = FieldTable(special, guarded or ())
+        # Lines of ours would have to be told too.
+        self._tells = guarded is not None and not guarded & special
 
     def check_partial(self, head: bytes) -> None:
         """Refuse what can be told before the head is complete: it is too large, or its lines end with a bare LF."""
@@ -210,7 +227,9 @@ class RequestRules:
         if len(lines) > limits.header_count + 1:
             raise RefusalError(431, f"there are more than {limits.header_count} header fields")
         del lines[0]
-        kept, found = self._sort(lines, clean)
+        guarded: list[bytes] | None = [] if self._tells else None
+        request.guarded = guarded
+        kept, found = self._sort(lines, clean, guarded)
         if request.minor == 1 and b"host" not in found:
             raise RefusalError(400, "an HTTP/1.1 request needs a Host header")
         _set_framing(request, found)
@@ -266,7 +285,9 @@ class RequestRules:
         request.target = rest if rest.startswith(b"/") else b"/" + rest
         return absolute[1]
 
-    def _sort(self, lines: list[bytes], clean: bool) -> tuple[list[bytes], dict[bytes, bytes]]:
+    def _sort(
+        self, lines: list[bytes], clean: bool, guarded: list[bytes] | None
+    ) -> tuple[list[bytes], dict[bytes, bytes]]:
         """The lines that stay as they are, and the fields that matter by name (repeated ones joined by a comma)."""
         known = self._table.known
         found: dict[bytes, bytes] = {}
@@ -279,6 +300,11 @@ class RequestRules:
                     field = self._table.learn(line, clean)
                 if field is PLAIN:
                     kept.append(line)
+                    continue
+                if field is GUARDED:
+                    kept.append(line)
+                    if guarded is not None:
+                        guarded.append(line)
                     continue
                 name, value = field.name, field.value
                 if name in found:
@@ -400,10 +426,11 @@ class ResponseHead:
     """The head of a response.
 
     `received` are its header lines as they came, `fields` those that are forwarded; a CRLF stands before each line.
-    `length` is the Content-Length, None if there is none. `upgrade` is the protocol that a 101 changes to.
+    `length` is the Content-Length, None if there is none. `upgrade` is the protocol that a 101 changes to. `guarded` as
+    in a `RequestHead`.
     """
 
-    __slots__ = ("chunked", "fields", "keep_alive", "length", "reason", "received", "status", "upgrade")
+    __slots__ = ("chunked", "fields", "guarded", "keep_alive", "length", "reason", "received", "status", "upgrade")
 
     status: int
     reason: bytes
@@ -414,6 +441,7 @@ class ResponseHead:
     chunked: bool
     keep_alive: bool
     upgrade: bytes
+    guarded: list[bytes] | None
 
     @property
     def bodiless(self) -> bool:
@@ -430,14 +458,19 @@ class ResponseHead:
 
 
 class ResponseRules:
-    """Turns the bytes of a response's head into a `ResponseHead`. One for each upstream, as each has its own lines."""
+    """Turns the bytes of a response's head into a `ResponseHead`. One for each upstream, as each has its own lines.
 
-    __slots__ = ("_lines", "_table")
+    `guarded` are names of headers (lower case) whose lines are to be told.
+    """
+
+    __slots__ = ("_lines", "_table", "_tells")
 
     _MOST_STATUS_LINES: Final = 64
 
-    def __init__(self) -> None:
-        self._table = FieldTable((*_HOP_BY_HOP, b"content-length"))
+    def __init__(self, guarded: frozenset[bytes] | None = None) -> None:
+        special = frozenset((*_HOP_BY_HOP, b"content-length"))
+        self._table = FieldTable(special, guarded or ())
+        self._tells = guarded is not None and not guarded & special
         self._lines: dict[bytes, tuple[int, bool]] = {}
 
     def parse(self, head: bytes) -> ResponseHead:
@@ -453,6 +486,7 @@ class ResponseRules:
         response.length = None
         response.keep_alive = new
         response.upgrade = b""
+        response.guarded = [] if self._tells else None
         del lines[0]
         self._sort(response, lines, new=new)
         return response
@@ -471,6 +505,7 @@ class ResponseRules:
         known = self._table.known
         kept = [b""]
         connection = b""
+        guarded = response.guarded
         status = response.status
         try:
             for line in lines:
@@ -479,6 +514,10 @@ class ResponseRules:
                     field = self._table.learn(line)
                 if field is PLAIN:
                     kept.append(line)
+                elif field is GUARDED:
+                    kept.append(line)
+                    if guarded is not None:
+                        guarded.append(line)
                 elif field.name == b"content-length":
                     if response.length is not None:
                         raise MalformedResponseError("Content-Length stands more than once")

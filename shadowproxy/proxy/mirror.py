@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, cast
 
 from shadowproxy.model import Exchange, Outcome, Pair, Request, Side
@@ -33,8 +33,11 @@ class PairRecorder(Protocol):
         """Where every request is accounted for."""
         ...
 
-    def offer(self, pair: Pair) -> bool:
-        """Take a pair without ever blocking. On False it has been counted as dropped already."""
+    def offer(self, pair: Pair, guarded: Sequence[bytes] | None) -> bool:
+        """Take a pair without ever blocking. On False it has been counted as dropped already.
+
+        `guarded` are all lines of its heads that may hold what must not be recorded; None where that is not known.
+        """
         ...
 
 
@@ -96,7 +99,7 @@ class Mirror:
         if pair.dropped:
             self._recorder.ledger.drop(pair.dropped)
         else:
-            self._recorder.offer(pair.build(self.baseline))
+            self._recorder.offer(pair.build(self.baseline), pair.guarded)
         if not self._open:
             self._emptied()
 
@@ -112,11 +115,23 @@ class Mirror:
 class OpenPair:
     """A pair whose exchanges are not all known yet."""
 
-    __slots__ = ("_body", "_exchanges", "_held", "_mirror", "_request", "_started", "_terms", "_waiting", "dropped")
+    __slots__ = (
+        "_body",
+        "_exchanges",
+        "_held",
+        "_mirror",
+        "_request",
+        "_started",
+        "_terms",
+        "_waiting",
+        "dropped",
+        "guarded",
+    )
 
     def __init__(self, mirror: Mirror, request: RequestHead, body: bytes, started: float) -> None:
         self.dropped = ""
         self._mirror = mirror
+        self.guarded = request.guarded
         self._request = request
         self._body = body
         self._started = started
@@ -150,6 +165,9 @@ class OpenPair:
         pool = call.pool
         if call.held and pool.side is Side.BASELINE and exchange.outcome is Outcome.TIMEOUT:
             self.dropped = self.dropped or CLIENT_SLOW
+        guarded = call.guarded
+        if guarded is None or guarded:
+            self.guarded = _all_of(self.guarded, guarded)
         captured = len(exchange.head) + len(exchange.body)
         for gate in self._mirror.gates:
             if gate.pool is pool:
@@ -186,6 +204,10 @@ class OpenPair:
             replica=third,
             annotations=decode_annotations(request.annotations),
         )
+
+
+def _all_of(some: list[bytes] | None, others: list[bytes] | None) -> list[bytes] | None:
+    return None if some is None or others is None else some + others
 
 
 def decode_annotations(value: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -18,7 +19,7 @@ from shadowproxy.encodings import EncodingError, codings, decoded
 from shadowproxy.model import Exchange, Pair, Request
 from shadowproxy.proxy.mask import Hash, masks
 from shadowproxy.proxy.redact_json import REASONS, Fields, UnreadableError
-from shadowproxy.proxy.redact_text import Heads, Parameters
+from shadowproxy.proxy.redact_text import URL_HEADERS, Heads, Parameters
 
 _TYPE: Final = re.compile(rb"\r\ncontent-type[ \t]*:[ \t]*([^\r;]*)")
 _CODING: Final = re.compile(rb"\r\ncontent-encoding[ \t]*:.*?(?=\r\n(?![ \t])|\Z)", re.IGNORECASE | re.DOTALL)
@@ -35,6 +36,12 @@ class _Message:
         self.head = head
         self.body = body
         self.left_out = left_out
+
+
+def guarded_headers(settings: Redact) -> frozenset[bytes]:
+    """Names, in lower case, of the headers in which there may be something to mask."""
+    masked = (name for name, mask in settings.headers.items() if mask != "keep")
+    return frozenset((*URL_HEADERS, *(name.lower().encode("ascii") for name in masked)))
 
 
 class Redactor:
@@ -55,10 +62,13 @@ class Redactor:
         self.light = not self._fields and not self._annotations
         """Whether no JSON is looked into, so that it takes microseconds."""
 
-    def __call__(self, pair: Pair) -> Pair:
-        """The pair, masked. May run in any thread, one at a time."""
+    def __call__(self, pair: Pair, guarded: Sequence[bytes] | None = None) -> Pair:
+        """The pair, masked. May run in any thread, one at a time.
+
+        `guarded` are all lines of its heads whose names are among `guarded_headers`; without them they are looked for.
+        """
         if self.light and not _may_be_form(pair.request):
-            return self._lightly(pair)
+            return self._lightly(pair, guarded)
         notes: list[str] = []
         return Pair(
             pair.id,
@@ -71,25 +81,29 @@ class Redactor:
             tuple(notes),
         )
 
-    def _lightly(self, pair: Pair) -> Pair:
+    def _lightly(self, pair: Pair, guarded: Sequence[bytes] | None) -> Pair:
         """Heads and targets only. What nothing was taken out of is passed on as it is."""
         request, baseline, candidate, replica = pair.request, pair.baseline, pair.candidate, pair.replica
-        heads = self._heads
-        head, target = heads(request.head), request.target
+        head, target = self._head(request.head, guarded), request.target
         if "?" in target or "#" in target:
             target = self._parameters.in_url(target.encode("latin-1")).decode("latin-1")
         if head is request.head and target == request.target:
             masked = request
         else:
             masked = Request(request.method, target, head, request.body, request.body_size)
-        first, second = self._headed(baseline), self._headed(candidate)
-        third = None if replica is None else self._headed(replica)
+        first, second = self._headed(baseline, guarded), self._headed(candidate, guarded)
+        third = None if replica is None else self._headed(replica, guarded)
         if masked is request and first is baseline and second is candidate and third is replica:
             return pair
         return Pair(pair.id, pair.started, masked, first, second, third, pair.annotations, pair.notes)
 
-    def _headed(self, exchange: Exchange) -> Exchange:
-        head = self._heads(exchange.head)
+    def _head(self, head: bytes, guarded: Sequence[bytes] | None) -> bytes:
+        if guarded is None:
+            return self._heads(head)
+        return self._heads.without(head, guarded) if guarded else head
+
+    def _headed(self, exchange: Exchange, guarded: Sequence[bytes] | None = None) -> Exchange:
+        head = self._head(exchange.head, guarded)
         return exchange if head is exchange.head else msgspec.structs.replace(exchange, head=head)
 
     def _request(self, request: Request, notes: list[str]) -> Request:

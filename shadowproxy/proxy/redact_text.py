@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from shadowproxy.proxy.mask import GONE, Mask
 
-_URL_HEADERS = (
-    "content-location",
-    "link",
-    "location",
-    "referer",
-    "refresh",
-    "x-forwarded-uri",
-    "x-original-uri",
-    "x-original-url",
-    "x-rewrite-url",
+URL_HEADERS: Final = (
+    b"content-location",
+    b"link",
+    b"location",
+    b"referer",
+    b"refresh",
+    b"x-forwarded-uri",
+    b"x-original-uri",
+    b"x-original-url",
+    b"x-rewrite-url",
 )
+"""Headers, in lower case, that hold URLs."""
 _SEPARATOR: Final = re.compile(rb"([?&;#])")
 
 
@@ -89,7 +90,7 @@ class Heads:
     def __init__(self, masks: Mapping[str, Mask], parameters: Parameters) -> None:
         self._masks = {name.lower().encode("ascii"): mask for name, mask in masks.items()}
         self._parameters = parameters
-        self._lines = _lines({*self._masks, *(name.encode("ascii") for name in _URL_HEADERS)})
+        self._lines = _lines({*self._masks, *URL_HEADERS})
 
     def __call__(self, head: bytes) -> bytes:
         """`head` (CRLF-separated lines, without a start line), masked."""
@@ -97,15 +98,35 @@ class Heads:
         masked, found = self._lines.subn(self._line, b"\r\n" + head)
         return masked.removeprefix(b"\r\n") if found else head
 
+    def without(self, head: bytes, lines: Sequence[bytes]) -> bytes:
+        """The same for a head of which it is known which of its `lines` there is something to mask in."""
+        text = b"\r\n" + head + b"\r\n"
+        for line in lines:
+            whole = b"\r\n" + line
+            if whole in text:
+                masked = self._masked(whole)
+                if masked != whole:
+                    text = _replaced(text, whole + b"\r\n", masked + b"\r\n")
+        return text[2:-2]
+
     def _line(self, match: re.Match[bytes]) -> bytes:
+        return self._masked(match[0])
+
+    def _masked(self, line: bytes) -> bytes:
         """The line, with the CRLF before it, masked; empty if it goes."""
-        line = match[0]
         written, _, value = line.partition(b":")
         mask = self._masks.get(written.strip(b"\r\n \t").lower())
         if mask is None:
             return self._parameters.in_url(line)
         new = mask(value.strip())
         return b"" if new is GONE else b"%b: %b" % (written, str(new).encode("ascii"))
+
+
+def _replaced(text: bytes, old: bytes, new: bytes) -> bytes:
+    # Of two that stand behind each other, the second is found when the first, whose CRLF it shares, is gone.
+    while old in text:
+        text = text.replace(old, new)
+    return text
 
 
 def _lines(names: Iterable[bytes]) -> re.Pattern[bytes]:

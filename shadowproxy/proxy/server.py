@@ -19,6 +19,7 @@ from shadowproxy.proxy.framing import RequestRules
 from shadowproxy.proxy.gate import Gate, GateReading
 from shadowproxy.proxy.listener import ClientConnection, Front
 from shadowproxy.proxy.mirror import Mirror, PairRecorder
+from shadowproxy.proxy.redact import guarded_headers
 from shadowproxy.proxy.reserve import listen_error
 from shadowproxy.proxy.trace import RandomSpans
 from shadowproxy.proxy.upstream import Observe, Pool
@@ -126,12 +127,14 @@ class ProxyServer:
             for side, upstream in upstreams.items()
             if upstream is not None and upstream.url.startswith("https:")
         }
+        guarded = guarded_headers(proxy.redact)
         pools = self._pools = {
             side: Pool(
                 side,
                 upstream,
                 Connector(side, upstream, tls.get(side), loop=loop, tasks=self._tasks, resolve=self._resolve),
                 capture=proxy.capture,
+                guarded=guarded,
                 new_span=self._new_span,
                 loop=loop,
                 tasks=self._tasks,
@@ -159,6 +162,7 @@ class ProxyServer:
             annotation_header=proxy.annotation_header,
             marker_header=proxy.marker_header,
             scheme=b"http" if secure is None else b"https",
+            guarded=guarded,
         )
         front = Front(
             loop,

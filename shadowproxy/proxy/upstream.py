@@ -96,6 +96,7 @@ class Call:
         "_moved",
         "_settled",
         "connection",
+        "guarded",
         "held",
         "method",
         "over",
@@ -127,6 +128,8 @@ class Call:
         """Whether the client ever made the response wait."""
         self.upload = _Upload(chunked=request.length is None) if body is None else None
         self.wire = pool.shape(request, body, extra)
+        self.guarded: list[bytes] | None = []
+        """Of the response's head (see `ResponseHead`)."""
         self._settled = settled
         self.watch: Observation | None = Observation(pool.capture if settled is not None else 0)
         """What is observed, until the call has settled."""
@@ -497,6 +500,7 @@ class Connection:
                 if call.watch is not None:
                     call.watch.status = head.status
                     call.watch.head = head.received.removeprefix(b"\r\n")
+                    call.guarded = head.guarded
                 if head.length == len(data) and data and not head.bodiless and call.method != b"HEAD":
                     # The usual case, whole in one read, needs no decoder.
                     call.begin(head, data, data)
@@ -584,6 +588,7 @@ class Pool:
         connector: Connector,
         *,
         capture: int,
+        guarded: frozenset[bytes] | None,
         new_span: Callable[[], bytes],
         loop: asyncio.AbstractEventLoop,
         tasks: Tasks,
@@ -600,7 +605,7 @@ class Pool:
         self.shape = shaper(upstream, prefix, self.authority, new_span=None if side is Side.BASELINE else new_span)
         self.deadline = upstream.deadline
         self.capture = capture
-        self.rules = ResponseRules()
+        self.rules = ResponseRules(guarded)
         self.monotonic = monotonic
         self.observe = observe
         self.in_flight = 0

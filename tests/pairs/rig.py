@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pairs.samples import pair
 
 from shadowproxy.config import Recorder as Settings
-from shadowproxy.model import Pair
 from shadowproxy.pairs import Entry, Ledger, Recorder, Spool, Store, codec
+from shadowproxy.pairs.recorder import Scrub
 from shadowproxy.tasks import Tasks
-
-Scrub = Callable[[Pair], Pair]
 
 
 class Rig:

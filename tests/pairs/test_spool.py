@@ -506,7 +506,7 @@ async def test_files_are_for_the_owner_alone(own_valkey: EmbeddedServer, store: 
 async def test_what_is_scrubbed_never_reaches_the_disk_or_the_store(
     own_valkey: EmbeddedServer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scrub(found: Pair) -> Pair:
+    def scrub(found: Pair, _guarded: object) -> Pair:
         return replace(found, baseline=replace(found.baseline, body=b"scrubbed"))
 
     own_valkey.stop()
@@ -531,7 +531,7 @@ async def test_what_is_scrubbed_never_reaches_the_disk_or_the_store(
 async def test_a_pair_that_the_scrubber_fails_on_is_dropped_alone_and_not_quoted(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def scrub(found: Pair) -> Pair:
+    def scrub(found: Pair, _guarded: object) -> Pair:
         if found.id == "bad":
             raise KeyError("nobody thought of this")
         return found

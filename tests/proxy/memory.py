@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from shadowproxy.model import Pair
 from shadowproxy.pairs.ledger import Ledger
+from shadowproxy.pairs.recorder import Scrub
 
 
 class MemoryRecorder:
@@ -15,13 +16,13 @@ class MemoryRecorder:
         self.ledger = Ledger()
         self.pairs: list[Pair] = []
         self._limit = limit
-        self.scrub: Callable[[Pair], Pair] = lambda pair: pair
+        self.scrub: Scrub = lambda pair, _guarded: pair
 
-    def offer(self, pair: Pair) -> bool:
+    def offer(self, pair: Pair, guarded: Sequence[bytes] | None) -> bool:
         if len(self.pairs) >= self._limit:
             self.ledger.drop("recorder_full")
             return False
-        self.pairs.append(self.scrub(pair))
+        self.pairs.append(self.scrub(pair, guarded))
         self.ledger.record(1)
         return True
 

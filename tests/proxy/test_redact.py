@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxy.harness import answering, ask, client, get, post, proxy, read_response, upstream
 
-from shadowproxy.config import Redact
+from shadowproxy.config import Limits, Redact
 from shadowproxy.model import Exchange, Outcome, Pair, Request
 from shadowproxy.pairs import codec
-from shadowproxy.proxy.redact import Redactor
+from shadowproxy.proxy.framing import RequestRules, ResponseRules
+from shadowproxy.proxy.redact import Redactor, guarded_headers
 from shadowproxy.proxy.redact_json import Fields, UnreadableError
 
 SECRET = "s3cr3t-4711-value"  # noqa: S105
@@ -308,6 +309,47 @@ def test_headers_go_as_whole_lines_by_exact_name() -> None:
     assert found.startswith(b"X-Cookie: stays\r\nCookie2: stays\r\nA: Cookie: stays\r\nX-HASH: hash:")
     assert found.count(b"\r\n") == 3
     assert scrub(pair(head=b"")).baseline.head == b""
+
+
+LINES = st.sampled_from(
+    [
+        b"Cookie: a",
+        b"Cookie: ab",
+        b"cookie: a",
+        b"Authorization: Basic x",
+        b"X-Hash: 1",
+        b"X-Hash: 12",
+        b"X-Via-Hash: 1",
+        b"Referer: http://a/?token=S&b=1",
+        b"Referer: http://a/",
+        b"Accept: */*",
+        b"Connection: Cookie",
+        b"A: Cookie: a",
+        b"Set-Cookie: a=1",
+    ]
+)
+
+
+@pytest.mark.parametrize("more", [{}, {"connection": "drop"}, {"via": "hash", "x-forwarded-for": "hash"}])
+@given(asked=st.lists(LINES, max_size=8), answered=st.lists(LINES, max_size=8))
+def test_lines_told_by_who_read_the_heads_are_masked_as_those_that_are_looked_for(
+    more: dict[str, str], asked: list[bytes], answered: list[bytes]
+) -> None:
+    settings = Redact.model_validate({"key": KEY, "headers": {"x-hash": "hash", **more}})
+    names, scrub = guarded_headers(settings), Redactor(settings)
+    rules = RequestRules(Limits(), annotation_header="x-ann", marker_header="x-mark", guarded=names)
+    asked = [line for at, line in enumerate(asked) if not line.startswith(b"Content-Length") or line not in asked[:at]]
+    answered = [
+        line for at, line in enumerate(answered) if not line.startswith(b"Content-L") or line not in answered[:at]
+    ]
+    request = rules.parse(b"\r\n".join([b"GET / HTTP/1.1", b"Host: a", *asked]), b"10.0.0.1", lambda: "id")
+    response = ResponseRules(names).parse(b"\r\n".join([b"HTTP/1.1 200 OK", *answered]))
+    found = pair(head=b"Host: a" + request.fields, answer_head=response.received.removeprefix(b"\r\n"))
+    guarded = None
+    if request.guarded is not None and response.guarded is not None:
+        guarded = request.guarded + response.guarded
+    assert (guarded is None) == bool(more)
+    assert scrub(found, guarded) == scrub(found)
 
 
 @pytest.mark.parametrize("name", ["Authorization", "Cookie", "Set-Cookie", "Proxy-Authorization", "X-Api-Key"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -205,8 +206,8 @@ async def test_a_disabled_mirror_only_proxies() -> None:
 
 async def test_a_recorder_that_raises_does_not_reach_the_client() -> None:
     class Broken(MemoryRecorder):
-        def offer(self, pair: Pair) -> bool:
-            super().offer(pair)
+        def offer(self, pair: Pair, guarded: Sequence[bytes] | None) -> bool:
+            super().offer(pair, guarded)
             raise RuntimeError("broken")
 
     async with (
