@@ -1,16 +1,32 @@
-"""A batch of pairs as it grows: each is encoded as it comes, while what it holds is still in the processor's caches.
+"""Batches of pairs as they grow: each pair is encoded as it comes, while what it holds is in the processor's caches.
 
 That is what makes it cheap; kept as objects until the batch is full, the same pairs cost several times as much.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from shadowproxy.model import Pair
 from shadowproxy.pairs.codec import PLAIN_PREFIX
+from shadowproxy.pairs.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+FULL: Final = "recorder_full"
+"""Drop reason: more bytes wait than `recorder.max_bytes`, and no more go into the spool."""
+UNENCODABLE: Final = "recorder_unencodable"
+"""Drop reason: the pair has no place in the batch format."""
+BATCH_BYTES: Final = 2 * 1024**2
+"""A batch is cut where more would hold the loop and the server for long."""
+
+Scrub = Callable[[Pair, "Sequence[bytes] | None"], Pair]
+"""Takes out of a pair what must not be recorded. What it is told of are all lines of the heads that may hold such."""
 
 _BEGIN: Final = len(PLAIN_PREFIX) + 5
 """Bytes before the first pair: the payload's head, and that of a msgpack array of any length."""
@@ -66,3 +82,71 @@ class Batch:
     def spare(self) -> bytearray | None:
         """The memory, for another batch: nothing may read this one's payload any more. None where it isn't usual."""
         return self._buffer if len(self._buffer) <= _SPARE_BYTES else None
+
+
+class Gathering:
+    """The batch that grows, and those before it that are complete and wait to be taken."""
+
+    __slots__ = ("_ledger", "_most", "_open", "_scrub", "_spare", "complete", "pairs")
+
+    def __init__(self, ledger: Ledger, scrub: Scrub | None, most: int) -> None:
+        """`most` pairs make a batch."""
+        self._ledger = ledger
+        self._scrub = scrub
+        self._most = most
+        self._open = Batch()
+        self._spare: bytearray | None = None
+        self.complete: deque[Batch] = deque()
+        self.pairs = 0
+        """Pairs in all of them."""
+
+    def take(self, pair: Pair, guarded: Sequence[bytes] | None, room: int) -> int:
+        """Take a pair, scrubbed, and return its size; or drop and count it, and return 0.
+
+        `room` is what it may take at most.
+        """
+        batch = self._open
+        try:
+            scrubbed = pair if self._scrub is None else self._scrub(pair, guarded)
+            size = batch.add(scrubbed)
+            if batch.size > BATCH_BYTES and batch.pairs > 1:
+                batch.take_back(size)
+                self.close()
+                batch = self._open
+                size = batch.add(scrubbed)
+        except Exception as error:  # noqa: BLE001  (whatever a pair does to what scrubs it; a client is waiting)
+            # Not the message: it may quote what was to be taken out.
+            log.error("a pair can't be encoded and is dropped: %s", type(error).__name__)
+            self._ledger.drop(UNENCODABLE)
+            return 0
+        if size > room:
+            batch.take_back(size)
+            self._ledger.drop(FULL)
+            return 0
+        self.pairs += 1
+        if batch.pairs >= self._most:
+            self.close()
+        return size
+
+    def close(self) -> None:
+        """The batch that grows is complete, if anything is in it: begin another, in memory that is free if any is."""
+        if self._open.pairs:
+            self.complete.append(self._open)
+            self._open = Batch(self._spare)
+            self._spare = None
+
+    def pop(self) -> Batch:
+        """Take the oldest that is complete."""
+        batch = self.complete.popleft()
+        self.pairs -= batch.pairs
+        return batch
+
+    def give_back(self, batch: Batch) -> None:
+        """Nobody reads this batch's payload any more."""
+        self._spare = batch.spare()
+
+    def clear(self) -> None:
+        """Forget all pairs."""
+        self.complete.clear()
+        self._open = Batch()
+        self.pairs = 0

@@ -32,7 +32,7 @@ from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Accounting, Exchange, Pair
 from shadowproxy.pairs import codec
 from shadowproxy.pairs.adoption import CORRUPT, Heir, Sink, pace
-from shadowproxy.pairs.batch import Batch
+from shadowproxy.pairs.batch import BATCH_BYTES, FULL, UNENCODABLE, Batch, Gathering, Scrub
 from shadowproxy.pairs.ledger import Ledger
 from shadowproxy.pairs.segments import Record
 from shadowproxy.pairs.spool import Spool
@@ -40,17 +40,12 @@ from shadowproxy.tasks import Tasks, end
 
 log = logging.getLogger(__name__)
 
-FULL: Final = "recorder_full"
-"""Drop reason: more bytes wait than `recorder.max_bytes`, and no more go into the spool."""
 SHUTDOWN: Final = "recorder_shutdown"
 """Drop reason: the process ended before the store or the spool took the pair."""
-UNENCODABLE: Final = "recorder_unencodable"
-"""Drop reason: the pair has no place in the batch format."""
 FAILED: Final = "recorder_failed"
 """Drop reason: a fault of ours; every attempt to deliver the batch ended in an error that nobody foresaw."""
 
 _PAIR_OVERHEAD: Final = 1024
-_BATCH_BYTES: Final = 2 * 1024**2
 _PUBLISH_EVERY: Final = 1.0
 _BACKOFF_FIRST: Final = 0.05
 _BACKOFF_MOST: Final = 2.0
@@ -59,10 +54,6 @@ _LAST_NOTE: Final = 0.5
 _TICK: Final = 1.0
 _SPOOL_LEVEL: Final = 1
 _MOST_FAULTS: Final = 3
-
-
-Scrub = Callable[[Pair, "Sequence[bytes] | None"], Pair]
-"""Takes out of a pair what must not be recorded. What it is told of are all lines of the heads that may hold such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +102,7 @@ class Recorder:
         self._heir = None if spool is None else Heir(store, spool, jitter=jitter)
         self._scrub = scrub
         self._at_once = at_once
-        self._open = Batch()
-        self._full: deque[Batch] = deque()
-        self._spare: bytearray | None = None
-        self._gathered = 0
+        self._gathering = Gathering(ledger, scrub, settings.batch)
         self._jitter = jitter
         self._batch = settings.batch
         self._linger = settings.linger
@@ -151,7 +139,7 @@ class Recorder:
 
     @property
     def _unpacked(self) -> int:
-        return self._gathered + len(self._queue)
+        return self._gathering.pairs + len(self._queue)
 
     @property
     def waiting_bytes(self) -> int:
@@ -176,47 +164,20 @@ class Recorder:
         if self._closed.is_set():
             self._ledger.drop(SHUTDOWN)
             return False
-        size = self._gather(pair, guarded) if self._at_once else self._keep_for_later(pair)
+        if self._at_once:
+            size = self._gathering.take(pair, guarded, self._max_bytes - self._waiting_bytes)
+            count = self._gathering.pairs
+        else:
+            size = self._keep_for_later(pair)
+            count = len(self._queue)
         if not size:
             return False
         self._waiting_bytes += size
         if self._waiting_bytes > self._spill_above:
             self._spill_wake.set()
-        count = self._unpacked
         if count == 1 or count == self._batch:
             self._wake.set()
         return True
-
-    def _gather(self, pair: Pair, guarded: Sequence[bytes] | None) -> int:
-        """Put the pair, scrubbed and encoded, into the batch that is open; returns its size, 0 if it was dropped."""
-        batch = self._open
-        try:
-            scrubbed = pair if self._scrub is None else self._scrub(pair, guarded)
-            size = batch.add(scrubbed)
-            if batch.size > _BATCH_BYTES and batch.pairs > 1:
-                batch.take_back(size)
-                self._close_batch()
-                batch = self._open
-                size = batch.add(scrubbed)
-        except Exception as error:  # noqa: BLE001  (whatever a pair does to what scrubs it; a client is waiting)
-            # Not the message: it may quote what was to be taken out.
-            log.error("a pair can't be encoded and is dropped: %s", type(error).__name__)
-            self._ledger.drop(UNENCODABLE)
-            return 0
-        if self._waiting_bytes + size > self._max_bytes:
-            batch.take_back(size)
-            self._ledger.drop(FULL)
-            return 0
-        self._gathered += 1
-        if batch.pairs >= self._batch:
-            self._close_batch()
-        return size
-
-    def _close_batch(self) -> None:
-        """The batch that is open is full: begin another, in memory that is free again if there is any."""
-        self._full.append(self._open)
-        spare, self._spare = self._spare, None
-        self._open = Batch(spare)
 
     def _keep_for_later(self, pair: Pair) -> int:
         """Put the pair into the queue, to be scrubbed and encoded in a thread."""
@@ -259,9 +220,7 @@ class Recorder:
             log.error("%d pairs were not delivered within %g s and are dropped", left, grace)
             self._ledger.drop(SHUTDOWN, left)
             self._queue.clear()
-            self._full.clear()
-            self._open = Batch()
-            self._gathered = 0
+            self._gathering.clear()
             self._ready.clear()
             self._waiting_bytes = self._under_way_pairs = 0
         if left or (self._spool is not None and self._spool.pairs):
@@ -384,7 +343,7 @@ class Recorder:
         self._ledger.record(batch.pairs)
         # While it was being sent, it may have been taken up for the spool, which then reads it still.
         if batch.gathered is not None and self._ready and self._ready[0] is batch and not self._packing.locked():
-            self._spare = batch.gathered.spare()
+            self._gathering.give_back(batch.gathered)
         self._done(batch)
         if self._failing:
             self._failing = False
@@ -429,18 +388,18 @@ class Recorder:
             await self._pack_queued(level)
 
     async def _pack_gathered(self, level: int) -> None:
-        if not self._full and self._open.pairs:
-            self._close_batch()
-        if not self._full:
+        gathering = self._gathering
+        if not gathering.complete:
+            gathering.close()
+        if not gathering.complete:
             return
-        batch = self._full[0]
+        batch = gathering.complete[0]
         payload: bytes | memoryview = batch.payload()
         pairs, size = batch.pairs, batch.size
         if level:
             payload = await asyncio.to_thread(codec.squeeze, payload, level)
         # Nothing is lost if this was cut short: the batch is still the first.
-        self._full.popleft()
-        self._gathered -= pairs
+        gathering.pop()
         self._under_way_pairs += pairs
         self._place(payload, pairs, size, batch)
 
@@ -473,7 +432,7 @@ class Recorder:
         queue, taken, total = self._queue, list[tuple[Pair, int]](), 0
         while queue and len(taken) < self._batch:
             total += queue[0][1]
-            if taken and total > _BATCH_BYTES:
+            if taken and total > BATCH_BYTES:
                 break
             taken.append(queue.popleft())
         self._under_way_pairs += len(taken)

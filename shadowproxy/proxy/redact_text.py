@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from shadowproxy.proxy.mask import GONE, Mask
+from shadowproxy.proxy.mask import GONE, Mask, drop
 
 URL_HEADERS: Final = (
     b"content-location",
@@ -21,6 +21,7 @@ URL_HEADERS: Final = (
     b"x-rewrite-url",
 )
 """Headers, in lower case, that hold URLs."""
+_CRLF: Final = b"\r\n"
 _SEPARATOR: Final = re.compile(rb"([?&;#])")
 
 
@@ -99,34 +100,46 @@ class Heads:
         return masked.removeprefix(b"\r\n") if found else head
 
     def without(self, head: bytes, lines: Sequence[bytes]) -> bytes:
-        """The same for a head of which it is known which of its `lines` there is something to mask in."""
-        text = b"\r\n" + head + b"\r\n"
+        """The same for a head of which it is known which `lines` hold what may have to be masked."""
         for line in lines:
-            whole = b"\r\n" + line
-            if whole in text:
-                masked = self._masked(whole)
-                if masked != whole:
-                    text = _replaced(text, whole + b"\r\n", masked + b"\r\n")
-        return text[2:-2]
+            if line in head:
+                head = _with(head, line, self._masked(line))
+        return head
 
     def _line(self, match: re.Match[bytes]) -> bytes:
-        return self._masked(match[0])
+        masked = self._masked(match[0][2:])
+        return b"\r\n" + masked if masked else b""
 
     def _masked(self, line: bytes) -> bytes:
-        """The line, with the CRLF before it, masked; empty if it goes."""
+        """The line, masked; empty if it goes."""
         written, _, value = line.partition(b":")
-        mask = self._masks.get(written.strip(b"\r\n \t").lower())
+        mask = self._masks.get(written.rstrip(b" \t").lower())
         if mask is None:
             return self._parameters.in_url(line)
+        if mask is drop:
+            return b""
         new = mask(value.strip())
         return b"" if new is GONE else b"%b: %b" % (written, str(new).encode("ascii"))
 
 
-def _replaced(text: bytes, old: bytes, new: bytes) -> bytes:
-    # Of two that stand behind each other, the second is found when the first, whose CRLF it shares, is gone.
-    while old in text:
-        text = text.replace(old, new)
-    return text
+def _with(head: bytes, line: bytes, new: bytes) -> bytes:
+    """`head` with each whole line that is `line` replaced; without it, where `new` is empty."""
+    at = head.find(line)
+    while at >= 0:
+        end = at + len(line)
+        begins, ends = at == 0 or head[at - 2 : at] == _CRLF, end == len(head) or head[end : end + 2] == _CRLF
+        if not (begins and ends):
+            at += 1
+        elif new:
+            head = head[:at] + new + head[end:]
+            at += len(new)
+        elif at:
+            at -= 2
+            head = head[:at] + head[end:]
+        else:
+            head = head[end:].removeprefix(_CRLF)
+        at = head.find(line, at)
+    return head
 
 
 def _lines(names: Iterable[bytes]) -> re.Pattern[bytes]:

@@ -6,7 +6,7 @@ from pairs.samples import pair
 
 from shadowproxy.config import Recorder as Settings
 from shadowproxy.pairs import Entry, Ledger, Recorder, Spool, Store, codec
-from shadowproxy.pairs.recorder import Scrub
+from shadowproxy.pairs.batch import Scrub
 from shadowproxy.tasks import Tasks
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shadowproxy.model import Pair
+from shadowproxy.pairs.batch import Scrub
 from shadowproxy.pairs.ledger import Ledger
-from shadowproxy.pairs.recorder import Scrub
 
 
 class MemoryRecorder:
