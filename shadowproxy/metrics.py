@@ -92,6 +92,18 @@ class _Tally:
         self.seconds = 0.0
         self.failures = {outcome: 0 for outcome in Outcome if outcome is not _OK}
 
+    def observe(self, outcome: Outcome, total: float) -> None:
+        """One exchange has ended; `total` in seconds, counted only where there was an answer.
+
+        Called twice per mirrored request: prometheus_client's own counters and histograms, behind locks, cost six
+        times as much (1.4 µs against 0.2).
+        """
+        if outcome is _OK:
+            self.buckets[bisect_left(_LATENCY_BUCKETS, total)] += 1
+            self.seconds += total
+        else:
+            self.failures[outcome] += 1
+
     def ended(self) -> Iterable[tuple[Outcome, int]]:
         """By outcome, how many."""
         yield _OK, sum(self.buckets)
@@ -227,18 +239,9 @@ class ProxyMetrics:
 
         self._into.register(_Scraped(families))
 
-    def observe(self, side: Side, outcome: Outcome, total: float) -> None:
-        """One exchange has ended; `total` in seconds, counted only where there was an answer.
-
-        Called twice per mirrored request: prometheus_client's own counters and histograms, behind locks, cost six
-        times as much (1.4 µs against 0.2).
-        """
-        tally = self._tallies[side]
-        if outcome is _OK:
-            tally.buckets[bisect_left(_LATENCY_BUCKETS, total)] += 1
-            tally.seconds += total
-        else:
-            tally.failures[outcome] += 1
+    def observer(self, side: Side) -> Callable[[Outcome, float], None]:
+        """What is to be told of every exchange with `side` that has ended (see `_Tally.observe`)."""
+        return self._tallies[side].observe
 
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"

@@ -181,7 +181,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             at_once=redactor.light,
         )
         observed = metrics.ProxyMetrics(registry)
-        server = ProxyServer(settings, recorder, tasks=tasks, observe=observed.observe, reuse_port=reuse_port)
+        server = ProxyServer(settings, recorder, tasks=tasks, observer=observed.observer, reuse_port=reuse_port)
         observed.watch(
             account=ledger.snapshot,
             in_flight=lambda: server.in_flight,

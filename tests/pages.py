@@ -24,7 +24,7 @@ def filled() -> dict[str, metrics.Registry]:
     proxy.watch(lambda: account, lambda: {Side.BASELINE: 1}, lambda: 1, lambda: (1, 1))
     proxy.watch_edits(lambda: {Side.CANDIDATE: {"not_json": 1}}, lambda: {"truncated": 1})
     proxy.watch_network(lambda: {Side.BASELINE: (1, 1)}, lambda: {Side.BASELINE: 1}, lambda: {"timeout": 1})
-    proxy.observe(Side.BASELINE, Outcome.OK, 0.01)
+    proxy.observer(Side.BASELINE)(Outcome.OK, 0.01)
     shadow = metrics.ShadowReading(breaker="closed", transitions={"open": 1}, held=1, shed={"in_flight": 1})
     mirroring = metrics.MirrorReading(paused=False, sample=1.0, sides={Side.CANDIDATE: shadow})
     metrics.MirrorMetrics(made["proxy"], lambda: mirroring)

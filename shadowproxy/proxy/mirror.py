@@ -17,7 +17,7 @@ from shadowproxy.pairs.ledger import Ledger
 from shadowproxy.proxy.admission import UPGRADE, Admission
 from shadowproxy.proxy.framing import RequestHead
 from shadowproxy.proxy.gate import OVERHEAD, Gate
-from shadowproxy.proxy.upstream import Call, Observe, Pool
+from shadowproxy.proxy.upstream import Call, Pool
 
 CLIENT_SLOW: Final = "client_slow"
 """The client took the response so slowly that the baseline's deadline passed: its timing would be the client's."""
@@ -52,13 +52,11 @@ class Mirror:
         recorder: PairRecorder,
         *,
         marker_header: str,
-        observe: Observe | None,
         emptied: Callable[[], None],
     ) -> None:
         self.baseline = baseline
         self.gates = tuple(gates)
         self.marker = b"\r\n%b: 1" % marker_header.encode("ascii")
-        self.observe = observe
         self._admission = admission
         self._recorder = recorder
         self._emptied = emptied
@@ -156,8 +154,9 @@ class OpenPair:
 
     def _shed(self, gate: Gate, detail: str) -> None:
         exchange = Exchange(Outcome.SHED, detail=detail)
-        if self._mirror.observe is not None:
-            self._mirror.observe(gate.side, Outcome.SHED, exchange.total)
+        observe = gate.pool.observe
+        if observe is not None:
+            observe(Outcome.SHED, exchange.total)
         self._put(gate.slot, exchange)
 
     def settled(self, call: Call, exchange: Exchange) -> None:

@@ -48,8 +48,8 @@ class ProxyServer:
     """Answers clients from the baseline, copies requests to the shadow sides, offers pairs to the recorder.
 
     `clock` gives Unix time, `monotonic` the seconds that durations are measured in, `new_id` ids for requests that come
-    without one, `new_span` span ids (16 hexadecimal digits) for the copies of traced requests. `observe(side, outcome,
-    total)` is called once per exchange (`total` in seconds, infinite for a failure); it must be cheap and not raise.
+    without one, `new_span` span ids (16 hexadecimal digits) for the copies of traced requests. `observer(side)` gives
+    what is called once per exchange with that side (see `Observe`); it must be cheap and not raise.
     With `reuse_port` other processes of ours may listen on the same port. `resolve` looks up the hosts of upstreams.
     """
 
@@ -63,7 +63,7 @@ class ProxyServer:
         monotonic: Callable[[], float] = time.perf_counter,
         new_id: Callable[[], str] | None = None,
         new_span: Callable[[], bytes] | None = None,
-        observe: Observe | None = None,
+        observer: Callable[[Side], Observe] | None = None,
         resolve: Resolve = system_resolver,
         reuse_port: bool = False,
     ) -> None:
@@ -74,7 +74,7 @@ class ProxyServer:
         self._monotonic = monotonic
         self._new_id = RandomIds() if new_id is None else new_id
         self._new_span = RandomSpans() if new_span is None else new_span
-        self._observe = observe
+        self._observer = observer
         self._resolve = resolve
         self._acceptor: Acceptor | None = None
         self._certificates: CertificateWatch | None = None
@@ -139,7 +139,7 @@ class ProxyServer:
                 loop=loop,
                 tasks=self._tasks,
                 monotonic=self._monotonic,
-                observe=self._observe,
+                observe=None if self._observer is None else self._observer(side),
             )
             for side, upstream in upstreams.items()
             if upstream is not None
@@ -152,7 +152,6 @@ class ProxyServer:
             [Gate(pool, proxy.mirror) for side, pool in pools.items() if side is not Side.BASELINE],
             self._recorder,
             marker_header=proxy.marker_header,
-            observe=self._observe,
             emptied=self._check_quiet,
         )
         secure = listener_contexts(proxy.tls, clock=self._clock) if proxy.tls.certificate is not None else None

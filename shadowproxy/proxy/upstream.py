@@ -38,8 +38,8 @@ SLOTS: Final = {side: slot for slot, side in enumerate(Side)}
 _HELD_BY_CLIENT: Final = 1
 _HELD_FOR_TURN: Final = 2
 
-Observe = Callable[[Side, Outcome, float], None]
-"""Told once of every exchange that ended: the side, how, and its total in seconds (infinite for a failure)."""
+Observe = Callable[[Outcome, float], None]
+"""Told once of every exchange with one side that ended: how, and its total in seconds (infinite for a failure)."""
 
 
 class Sink(Protocol):
@@ -278,7 +278,7 @@ class Call:
         pool = self.pool
         exchange = watch.conclude(outcome, detail)
         if pool.observe is not None:
-            pool.observe(pool.side, outcome, exchange.total)
+            pool.observe(outcome, exchange.total)
         if self._settled is not None:
             self._settled(self, exchange)
 

@@ -19,7 +19,7 @@ ANYWHERE = Address("127.0.0.1", 0)
 async def process(wrong: str = "") -> AsyncIterator[str]:
     """The admin URL of one, with some metrics."""
     registry = metrics.registry()
-    metrics.ProxyMetrics(registry).observe(Side.CANDIDATE, Outcome.OK, 0.02)
+    metrics.ProxyMetrics(registry).observer(Side.CANDIDATE)(Outcome.OK, 0.02)
 
     async def ready() -> Mapping[str, str]:
         return {"baseline": wrong}
