@@ -58,7 +58,7 @@ def page(account: Accounting, *durations: float) -> str:
     observed = metrics.ProxyMetrics(registry)
     observed.watch(lambda: account, lambda: {Side.BASELINE: 2}, lambda: 3, lambda: (4, 500))
     for total in durations:
-        observed.observe(Side.BASELINE, Outcome.OK, total)
+        observed.observer(Side.BASELINE)(Outcome.OK, total)
     return metrics.render(registry, metrics.OPENMETRICS)[0].decode()
 
 
