@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import Final
 
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+FORM: Final = b"application/x-www-form-urlencoded"
+"""A body of this type has parameters, in which there may be something to mask."""
 VISIBLE: Final = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 """What may stand in a field's value."""
 _MOST_LINES: Final = 4096
@@ -55,7 +57,7 @@ class BadFieldError(ValueError):
 
 class FieldTable:
     """What header lines mean. `special` are the names (lower case) that get a `Field` of their own; of the others those
-    in `guarded` are GUARDED and the rest is PLAIN.
+    in `guarded` are GUARDED, as is the type of a form, and the rest is PLAIN.
 
     A line's grammar is checked when it is learned: a token, a colon right behind it, then visible characters, spaces
     and tabs. Thus no line folding, no bare CR or LF, no NUL.
@@ -83,7 +85,8 @@ class FieldTable:
         if name in self._special:
             field = Field(name, rest.strip(b" \t"))
         else:
-            field = GUARDED if name in self._guarded else PLAIN
+            form = name == b"content-type" and rest.lower().find(FORM) >= 0
+            field = GUARDED if form or name in self._guarded else PLAIN
         if len(line) <= _LONGEST_LINE and name not in _NOT_KEPT:
             if len(self.known) >= _MOST_LINES:
                 self.known.clear()

@@ -253,7 +253,7 @@ class RequestRules:
         request.method, request.target = method, target
         request.minor = 1 if minor == b"1" else 0
         self._check_target(method, target)
-        if request.minor and b"?" not in target and len(target) <= _LONGEST_USUAL:
+        if request.minor and target.find(b"?") < 0 and len(target) <= _LONGEST_USUAL:
             if len(self._usual) >= _MOST_USUAL:
                 self._usual.clear()
             self._usual[line] = (method, target)

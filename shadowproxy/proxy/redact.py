@@ -17,14 +17,15 @@ import msgspec
 from shadowproxy.config import Redact
 from shadowproxy.encodings import EncodingError, codings, decoded
 from shadowproxy.model import Exchange, Pair, Request
+from shadowproxy.proxy.fields import FORM
 from shadowproxy.proxy.mask import Hash, masks
 from shadowproxy.proxy.redact_json import REASONS, Fields, UnreadableError
 from shadowproxy.proxy.redact_text import URL_HEADERS, Heads, Parameters
 
 _TYPE: Final = re.compile(rb"\r\ncontent-type[ \t]*:[ \t]*([^\r;]*)")
 _CODING: Final = re.compile(rb"\r\ncontent-encoding[ \t]*:.*?(?=\r\n(?![ \t])|\Z)", re.IGNORECASE | re.DOTALL)
-_FORM: Final = b"application/x-www-form-urlencoded"
-_FORM_TYPE: Final = re.compile(rb"\r\ncontent-type[ \t]*:[ \t]*" + re.escape(_FORM), re.IGNORECASE)
+_TYPE_NAME: Final = b"content-type"
+_FORM_TYPE: Final = re.compile(rb"\r\ncontent-type[ \t]*:[ \t]*" + re.escape(FORM), re.IGNORECASE)
 
 
 class _Message:
@@ -65,9 +66,10 @@ class Redactor:
     def __call__(self, pair: Pair, guarded: Sequence[bytes] | None = None) -> Pair:
         """The pair, masked. May run in any thread, one at a time.
 
-        `guarded` are all lines of its heads whose names are among `guarded_headers`; without them they are looked for.
+        `guarded` are all lines of its heads that the `fields.FieldTable` of `guarded_headers` tells; without them they
+        are looked for.
         """
-        if self.light and not _may_be_form(pair.request):
+        if self.light and not (_may_be_form(pair.request) if guarded is None else _tells_form(guarded)):
             return self._lightly(pair, guarded)
         notes: list[str] = []
         return Pair(
@@ -110,7 +112,7 @@ class Redactor:
         target = self._parameters.in_url(request.target.encode("latin-1")).decode("latin-1")
         truncated = request.body_size > len(request.body)
         message = self._message(request.head, request.body, truncated=truncated)
-        if message.body and _may_be_form(request) and _media_type(request.head) == _FORM:
+        if message.body and _may_be_form(request) and _media_type(request.head) == FORM:
             message = self._form(message, truncated=truncated)
         self._note("request.body", message.left_out, notes)
         body = message.body
@@ -171,6 +173,13 @@ class Redactor:
         if reason:
             self.left_out[reason] += 1
             notes.append(f"{part} left out: {reason}")
+
+
+def _tells_form(guarded: Sequence[bytes]) -> bool:
+    for line in guarded:  # noqa: SIM110  (a generator for each pair costs more than it saves)
+        if line[: len(_TYPE_NAME) + 1].lower() == _TYPE_NAME + b":":
+            return True
+    return False
 
 
 def _may_be_form(request: Request) -> bool:

@@ -22,6 +22,7 @@ URL_HEADERS: Final = (
 )
 """Headers, in lower case, that hold URLs."""
 _CRLF: Final = b"\r\n"
+_BEGIN: Final = 12
 _SEPARATOR: Final = re.compile(rb"([?&;#])")
 
 
@@ -102,8 +103,9 @@ class Heads:
     def without(self, head: bytes, lines: Sequence[bytes]) -> bytes:
         """The same for a head of which it is known which `lines` hold what may have to be masked."""
         for line in lines:
-            if line in head:
-                head = _with(head, line, self._masked(line))
+            at = _find(head, line, 0)
+            if at >= 0:
+                head = _with(head, line, at, self._masked(line))
         return head
 
     def _line(self, match: re.Match[bytes]) -> bytes:
@@ -122,15 +124,29 @@ class Heads:
         return b"" if new is GONE else b"%b: %b" % (written, str(new).encode("ascii"))
 
 
-def _with(head: bytes, line: bytes, new: bytes) -> bytes:
-    """`head` with each whole line that is `line` replaced; without it, where `new` is empty."""
-    at = head.find(line)
+def _find(head: bytes, line: bytes, at: int) -> int:
+    """Where `line` stands in `head` as a whole line, from `at` on; -1 where it doesn't.
+
+    Looked for by how it begins: to search for a long text costs more than what is searched.
+    """
+    begin = line[:_BEGIN]
+    while (at := head.find(begin, at)) >= 0:
+        end = at + len(line)
+        if (
+            head.startswith(line, at)
+            and (at == 0 or (at > 1 and head[at - 2 : at] == _CRLF))
+            and (end == len(head) or head[end : end + 2] == _CRLF)
+        ):
+            break
+        at += 1
+    return at
+
+
+def _with(head: bytes, line: bytes, at: int, new: bytes) -> bytes:
+    """`head` with each `line` replaced, of which the first is at `at`; without it, where `new` is empty."""
     while at >= 0:
         end = at + len(line)
-        begins, ends = at == 0 or head[at - 2 : at] == _CRLF, end == len(head) or head[end : end + 2] == _CRLF
-        if not (begins and ends):
-            at += 1
-        elif new:
+        if new:
             head = head[:at] + new + head[end:]
             at += len(new)
         elif at:
@@ -138,7 +154,7 @@ def _with(head: bytes, line: bytes, new: bytes) -> bytes:
             head = head[:at] + head[end:]
         else:
             head = head[end:].removeprefix(_CRLF)
-        at = head.find(line, at)
+        at = _find(head, line, at)
     return head
 
 
