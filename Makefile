@@ -40,7 +40,8 @@ test: $(STAMP)/installed-dev $(STAMP)/data $(STAMP)/servers
 test-compiled: $(STAMP)/compiled $(STAMP)/servers
 	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" $(COMPILED)/bin/python -P -m pytest tests/proxy \
 		tests/conformance/test_responses.py tests/conformance/test_splits.py tests/conformance/test_upgrade.py \
-		tests/conformance/test_findings.py tests/conformance/test_fuzz.py $(PYTEST_ARGS)
+		tests/conformance/test_findings.py tests/conformance/test_fuzz.py \
+		tests/pairs/test_codec.py tests/pairs/test_recorder.py tests/pairs/test_spool.py $(PYTEST_ARGS)
 
 wheel: $(BIN)/python
 	SHADOWPROXY_COMPILE=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

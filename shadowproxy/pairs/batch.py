@@ -30,7 +30,8 @@ Scrub = Callable[[Pair, "Sequence[bytes] | None"], Pair]
 
 _BEGIN: Final = len(PLAIN_PREFIX) + 5
 """Bytes before the first pair: the payload's head, and that of a msgpack array of any length."""
-_FIRST_BYTES: Final = 256 * 1024
+_FIRST_BYTES: Final = 16 * 1024
+"""Little, since small batches may wait in great numbers; memory that is used again has the size that is usual."""
 _SPARE_BYTES: Final = 4 * 1024**2
 _SCRATCH_BYTES: Final = 1024**2
 
@@ -56,7 +57,7 @@ class Batch:
         size, at = len(scratch), self._end
         end = at + size
         if end > len(self._buffer):
-            self._buffer.extend(bytes(max(size, len(self._buffer) // 4)))
+            self._buffer.extend(bytes(max(size, len(self._buffer) // 2)))
         self._buffer[at:end] = scratch
         self._end = end
         self.pairs += 1

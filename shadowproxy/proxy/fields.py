@@ -87,7 +87,7 @@ class FieldTable:
         else:
             form = name == b"content-type" and rest.lower().find(FORM) >= 0
             field = GUARDED if form or name in self._guarded else PLAIN
-        if len(line) <= _LONGEST_LINE and name not in _NOT_KEPT:
+        if len(line) <= _LONGEST_LINE and name not in _NOT_KEPT and field is not GUARDED:
             if len(self.known) >= _MOST_LINES:
                 self.known.clear()
             self.known[line] = field
