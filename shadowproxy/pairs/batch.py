@@ -57,7 +57,10 @@ class Batch:
         size, at = len(scratch), self._end
         end = at + size
         if end > len(self._buffer):
-            self._buffer.extend(bytes(max(size, len(self._buffer) // 2)))
+            # Another one: memory that somebody still holds a view of can't be resized.
+            larger = bytearray(max(end, len(self._buffer) * 3 // 2))
+            larger[:at] = memoryview(self._buffer)[:at]
+            self._buffer = larger
         self._buffer[at:end] = scratch
         self._end = end
         self.pairs += 1

@@ -341,15 +341,23 @@ class Recorder:
             raise
         self._noted_as_published(account)
         self._ledger.record(batch.pairs)
-        # While it was being sent, it may have been taken up for the spool, which then reads it still.
-        if batch.gathered is not None and self._ready and self._ready[0] is batch and not self._packing.locked():
-            self._gathering.give_back(batch.gathered)
+        self._reuse(batch)
         self._done(batch)
         if self._failing:
             self._failing = False
             log.info("the store takes pairs again; %d wait", self.waiting_pairs + self.spooled[0])
         if not batch.size and not self._closed.is_set():
             await asyncio.sleep(pace(asyncio.get_running_loop().time() - began))
+
+    def _reuse(self, batch: _Batch) -> None:
+        """Let the next pairs have the memory of a batch that is stored, where nobody else can be reading it.
+
+        While it was being sent, it may have been taken up for the spool; and after a failed attempt a connection that
+        was given up may still hold it.
+        """
+        spilled = self._packing.locked() or not self._ready or self._ready[0] is not batch
+        if batch.gathered is not None and not spilled and not self._failing:
+            self._gathering.give_back(batch.gathered)
 
     def _done(self, batch: _Batch) -> None:
         """Nothing more is to be done for this batch, wherever it is by now."""
@@ -401,7 +409,7 @@ class Recorder:
         # Nothing is lost if this was cut short: the batch is still the first.
         gathering.pop()
         self._under_way_pairs += pairs
-        self._place(payload, pairs, size, batch)
+        self._place(payload, pairs, size, batch if isinstance(payload, memoryview) else None)
 
     def _place(self, payload: bytes | memoryview, pairs: int, size: int, gathered: Batch | None = None) -> None:
         self._sequence += 1
