@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import sys
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,7 +137,7 @@ def machine() -> str:
     return (
         f"{os.cpu_count()} × {cpu[1] if cpu else platform.machine()}, "
         f"{int(memory[1]) / 2**20 if memory else 0:.0f} GiB, "
-        f"Linux {platform.release()}, Python {platform.python_version()}"
+        f"Linux {platform.release()}, Python {platform.python_version()} in {sys.base_prefix}"
     )
 
 
