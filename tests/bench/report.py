@@ -6,8 +6,8 @@ import json
 import os
 import platform
 import re
-import sys
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
