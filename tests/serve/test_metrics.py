@@ -25,8 +25,8 @@ def proxy(into: metrics.Registry) -> None:
     observed = metrics.ProxyMetrics(into)
     observed.watch(lambda: ACCOUNT, lambda: {Side.BASELINE: 2}, lambda: 3, lambda: (4, 500))
     observed.watch_network(lambda: {Side.BASELINE: (2, 1)}, lambda: {Side.BASELINE: 1}, lambda: {"timeout": 1})
-    observed.observe(Side.CANDIDATE, Outcome.OK, 0.02)
-    observed.observe(Side.CANDIDATE, Outcome.TIMEOUT, float("inf"))
+    observed.observer(Side.CANDIDATE)(Outcome.OK, 0.02)
+    observed.observer(Side.CANDIDATE)(Outcome.TIMEOUT, float("inf"))
 
 
 def mirror(into: metrics.Registry) -> None:
@@ -189,7 +189,7 @@ def test_a_duration_is_in_every_bucket_whose_bound_it_does_not_pass(durations: l
     registry = metrics.registry()
     observed = metrics.ProxyMetrics(registry)
     for total in durations:
-        observed.observe(Side.REPLICA, Outcome.OK, total)
+        observed.observer(Side.REPLICA)(Outcome.OK, total)
     name = "shadowproxy_exchange_duration_seconds"
     for bound in (*BOUNDS, "+Inf"):
         within = sum(total <= float(bound) for total in durations)
