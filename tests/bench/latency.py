@@ -6,7 +6,8 @@ its ratio to what nginx without mirroring adds in that round. The upstreams are 
 the copy doesn't hold up the answer to the original.
 
 The copy's delay is measured in a run of its own, against one upstream that listens on both ports and knows by the
-kernel's stamps when each request arrived (`stamping.py`): the candidate's stamp minus the baseline's of the same X-Request-Id; negative where the copy was first.
+kernel's stamps when each request arrived (`stamping.py`): the candidate's stamp minus the baseline's of the same
+X-Request-Id; negative where the copy was first.
 """
 
 from __future__ import annotations
