@@ -30,7 +30,7 @@ from shadowproxy.tasks import end as end_tasks
 
 if TYPE_CHECKING:
     from shadowproxy.pairs.recorder import Recorder
-    from shadowproxy.pairs.store import Store
+    from shadowproxy.pairs.partitions import Partitions
     from shadowproxy.proxy.server import ProxyServer
 
 log = logging.getLogger(__name__)
@@ -108,17 +108,24 @@ def unique_name() -> str:
 
 
 @contextlib.asynccontextmanager
-async def open_store(settings: Settings, patience: Tasks | None = None) -> AsyncIterator[Store]:
+async def open_store(settings: Settings, patience: Tasks | None = None) -> AsyncIterator[Partitions]:
     """The experiment's store, on the configured server or an embedded one that lives as long as this.
 
     Raises StoreUnavailable where that can't be reached; with `patience` it is yielded all the same, and tried again in
     a task until it can.
     """
     from shadowproxy.pairs.connect import resolve
-    from shadowproxy.pairs.store import Store
+    from shadowproxy.pairs.partitions import Partitions
 
     async with resolve(settings.redis) as url:
-        store = Store(url, experiment_id(settings), max_entries=settings.redis.max_entries)
+        store = Partitions.at(
+            url,
+            experiment_id(settings),
+            partitions=settings.redis.partitions,
+            max_entries=settings.redis.max_entries,
+            max_bytes=settings.redis.max_bytes,
+            keep=settings.redis.keep,
+        )
         description = orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS)
         try:
             try:
@@ -133,12 +140,12 @@ async def open_store(settings: Settings, patience: Tasks | None = None) -> Async
             await store.close()
 
 
-async def _introduce(store: Store, description: bytes) -> None:
+async def _introduce(store: Partitions, description: bytes) -> None:
     await store.prepare()
-    await store.experiment(description)
+    await store.home.experiment(description)
 
 
-async def _introduce_later(store: Store, description: bytes) -> None:
+async def _introduce_later(store: Partitions, description: bytes) -> None:
     while True:
         await asyncio.sleep(_STORE_EVERY)
         with contextlib.suppress(StoreUnavailable):
@@ -197,7 +204,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
         )
 
         metrics.MirrorMetrics(registry, lambda: _mirroring(server))
-        watcher = Watcher(store, recorder.producer, server.control)
+        watcher = Watcher(store.home, recorder.producer, server.control)
 
         async def ready() -> Mapping[str, str]:
             # Without the candidate the proxy still serves its clients, so only the baseline decides.
@@ -257,12 +264,13 @@ def _favour_the_loop() -> None:
     sys.setswitchinterval(_SWITCH_AFTER)
 
 
-async def _until_stop(stop: asyncio.Event, running: asyncio.Task[None], tasks: Tasks) -> None:
-    """Wait for the stop; raises what ends `running` before it: a process without its work must end, and be seen to."""
+async def _until_stop(stop: asyncio.Event, running: set[asyncio.Task[None]], tasks: Tasks) -> None:
+    """Wait for the stop; raises what ends one of `running` before it: a process without its work must end, and be seen
+    to."""
     stopping = tasks.start(stop.wait(), name="stop")
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if running.done():
-        running.result()
+    done, _ = await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    for ended in done & running:
+        ended.result()
 
 
 async def _drain(server: ProxyServer, recorder: Recorder, grace: float) -> None:
@@ -275,39 +283,49 @@ async def _drain(server: ProxyServer, recorder: Recorder, grace: float) -> None:
 
 
 async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
-    """One comparator worker. Returns when it has counted what was in the stream at the stop."""
+    """One worker for each partition. Returns when they have counted what was in the streams at the stop."""
     from shadowproxy.comparator.worker import Worker
     from shadowproxy.compare.comparer import Comparer
+    from shadowproxy.pairs.partitions import Watermarks
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.verdict.plan import Plan
 
     tasks = Tasks()
     registry = metrics.registry()
     async with open_store(settings) as store:
-        worker = Worker(
-            store,
-            Comparer(settings.routes),
-            Plan(settings),
-            metrics.ComparatorMetrics(registry),
-            name=unique_name(),
-            read=settings.comparator.read,
-            claim_idle=settings.comparator.claim_idle,
-            max_cohorts=settings.verdict.max_cohorts,
-        )
+        watermarks = Watermarks(len(store.stores))
+        counted = metrics.ComparatorMetrics(registry)
+        comparer, plan, name = Comparer(settings.routes), Plan(settings), unique_name()
+        workers = [
+            Worker(
+                partition,
+                comparer,
+                plan,
+                counted,
+                name=name,
+                read=settings.comparator.read,
+                claim_idle=settings.comparator.claim_idle,
+                max_cohorts=settings.verdict.max_cohorts,
+                home=store.home,
+                watermarks=watermarks,
+            )
+            for partition in store.stores
+        ]
 
         async def ready() -> Mapping[str, str]:
-            return {"redis": "" if worker.connected else "not connected"}
+            return {"redis": "" if all(worker.connected for worker in workers) else "not connected"}
 
         admin = AdminServer("comparator", registry, ready)
         admin_address = await admin.start(settings.comparator.admin, "$.comparator.admin")
         try:
-            running = tasks.start(worker.run(), name="worker")
+            running = {tasks.start(worker.run(), name=repr(worker)) for worker in workers}
             announce({"comparator_admin": f"http://{admin_address}"})
             await _until_stop(stop, running, tasks)
-            worker.stop()
-            await asyncio.wait({running}, timeout=settings.comparator.grace)
-            if running.done():
-                running.result()
+            for worker in workers:
+                worker.stop()
+            done, _ = await asyncio.wait(running, timeout=settings.comparator.grace)
+            for worked in done:
+                worked.result()
         finally:
             await tasks.cancel()
             await admin.stop()
@@ -325,13 +343,13 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     async with open_store(settings) as store:
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
-        admin = AdminServer("api", registry, api.ready, [*api.routes, *ControlApi(store).routes])
+        admin = AdminServer("api", registry, api.ready, [*api.routes, *ControlApi(store.home).routes])
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()
             running = tasks.start(api.run(), name="verdict")
             announce({"api": f"http://{address}"})
-            await _until_stop(stop, running, tasks)
+            await _until_stop(stop, {running}, tasks)
         finally:
             await tasks.cancel()
             await admin.stop()

@@ -20,7 +20,8 @@ from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
 from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.model import Pair, Side
 from shadowproxy.pairs.codec import decode
-from shadowproxy.pairs.store import Entry, Store, Superseded
+from shadowproxy.pairs.partitions import Watermarks
+from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
 from shadowproxy.stats.state import State
 from shadowproxy.verdict.plan import Plan
 
@@ -30,14 +31,18 @@ _BLOCK = 0.5
 """Seconds that a read waits for entries: the longest a stop or a takeover has to wait for its turn."""
 _RETRY_FIRST, _RETRY_LAST = 0.05, 2.0
 _MOST_DELIVERIES = 8
+_ABSORBED_AT_ONCE = 16
+_DEAD_AFTER = 4
+"""Times `claim_idle` that a worker is silent before its state becomes another's: no need to hurry."""
 _END_OF_TIME = 1e11
 """Unix seconds; the year 5138."""
 
 
 class Worker:
-    """Counts the pairs of one experiment until it is stopped.
+    """Counts the pairs of one partition until it is stopped.
 
-    `name` must be this worker's alone among all that live: state and entries are held under it.
+    `name` must be this worker's alone among all that live: state and entries are held under it. `home` is the partition
+    that gives the cohorts their slots. Workers of other partitions in the same process share `watermarks`.
     """
 
     def __init__(
@@ -51,6 +56,8 @@ class Worker:
         read: int,
         claim_idle: float,
         max_cohorts: int,
+        home: Store | None = None,
+        watermarks: Watermarks | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -62,6 +69,9 @@ class Worker:
         self._read = read
         self._claim_idle = claim_idle
         self._max_cohorts = max_cohorts
+        self._home = home or store
+        self._watermarks = watermarks or Watermarks(1)
+        self._partition = store.partition if watermarks is not None else 0
         self._monotonic = monotonic
         self._jitter = jitter
         self._state = plan.empty()
@@ -71,7 +81,7 @@ class Worker:
         """Whether the last word from the store was an answer."""
 
     def __repr__(self) -> str:
-        return f"<Worker {self._name} counted={self._state.pairs} connected={self.connected}>"
+        return f"<Worker {self._name}:{self._partition} counted={self._state.pairs} connected={self.connected}>"
 
     def stop(self) -> None:
         """Ask `run` to count what is already in the stream and then return."""
@@ -130,12 +140,34 @@ class Worker:
                 await self._count(entries)
             elif stopping:
                 return
+            elif len(self._watermarks) > 1:
+                # The workers of the other partitions wait for this one's, and without entries there are no commits.
+                self._close(await self._store.watermark())
 
     async def _take_over(self) -> None:
         while entries := await self._store.claim(self._name, self._claim_idle, self._read):
             log.info("took over %d entries of a silent worker", len(entries))
             self._metrics.claimed.inc(len(entries))
             await self._count(entries)
+        # Each restart is a new worker: without this their states would pile up, and every verdict read them all.
+        while dead := await self._store.silent(self._name, self._claim_idle * _DEAD_AFTER, _ABSORBED_AT_ONCE):
+            if not await self._absorb(dead):
+                return
+
+    async def _absorb(self, dead: Sequence[Stored]) -> bool:
+        """Take what dead workers have counted into this one's state."""
+        try:
+            states = [State.from_bytes(stored.state) for stored in dead]
+            merged = self._state.merge(states).close(self._state.watermark)
+        except (PayloadError, ValueError) as error:
+            # Whoever reads the verdict says so, and which worker's it is.
+            log.warning("the states of dead workers are left alone: %s", error)
+            return False
+        absorbed = await self._store.absorb(self._name, merged.to_bytes(), dead)
+        if absorbed:
+            log.info("took over what %d dead workers had counted", len(dead))
+            self._state = merged
+        return absorbed
 
     async def _count(self, entries: Sequence[Entry]) -> None:
         """Compare the entries and commit them with the state that includes them; what was taken from us is left out."""
@@ -161,14 +193,18 @@ class Worker:
             slots = await self._slots_for(columns)
             state = state.with_added(self._plan.tally(columns, slots))
         watermark = await self._store.commit(self._name, [entry.id for entry in entries], state.to_bytes(), dead=dead)
-        # Folding is left out of what was stored: whoever reads a state closes it by the watermark of that moment.
-        self._state = state.close(watermark)
+        self._state = state
+        self._close(watermark)
         self._tell(len(entries), columns, len(dead))
+
+    def _close(self, watermark: float) -> None:
+        # Folding is left out of what was stored: whoever reads a state closes it by the watermark of that moment.
+        self._state = self._state.close(self._watermarks.hear(self._partition, watermark))
 
     async def _slots_for(self, columns: Columns) -> Mapping[str, int]:
         unknown = {name for names in columns.cohorts for name in names} - self._slots.keys()
         if unknown and len(self._slots) < self._max_cohorts:
-            self._slots = await self._store.slots(sorted(unknown), self._max_cohorts)
+            self._slots = await self._home.slots(sorted(unknown), self._max_cohorts)
         return self._slots
 
     def _tell(self, entries: int, columns: Columns | None, dead: int) -> None:

@@ -28,6 +28,8 @@ def frozen(settings: Settings) -> dict[str, Any]:
             if (upstream := getattr(settings, side)) is not None
         },
         **({"redact": masks} if (masks := settings.proxy.redact.changes) else {}),
+        # A batch that is sent again after a change would go to another partition than at first, and count twice.
+        **({"partitions": settings.redis.partitions} if settings.redis.partitions > 1 else {}),
         "routes": [route.model_dump(mode="json") for route in settings.routes],
         "verdict": settings.verdict.model_dump(mode="json", exclude=_FREE),
         "catalogue": {

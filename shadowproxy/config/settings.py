@@ -321,8 +321,21 @@ class Redis(Section):
         min_length=1,
         description="where the embedded server keeps its data and socket, and a proxy its spool",
     )
+    partitions: Annotated[int, Field(ge=1, le=1024)] = Field(
+        1,
+        description="streams that the pairs are spread over, each with a state of its own: with a Cluster, several times "
+        "its masters. A change starts a new experiment",
+    )
     max_entries: Count = Field(
-        100_000, description="entries the stream keeps (about); older ones are trimmed and reported as lost"
+        100_000, description="entries the streams hold at most; the oldest are trimmed and reported as lost"
+    )
+    max_bytes: Size = Field(
+        1024**3, ge=1024**2, description="bytes of pairs the streams hold at most; the oldest are trimmed likewise"
+    )
+    keep: Size = Field(
+        64 * 1024**2,
+        description="bytes of pairs kept after they were counted, for `shadowproxy pairs`; they go first where room is "
+        "needed",
     )
 
     @field_validator("url")

@@ -3,11 +3,14 @@
 They use what Redis 7.0 and Valkey 8 both have. Every key is passed in KEYS, and all keys of one partition carry the
 same hash tag, so that they live in one slot of a Cluster.
 
-Two choices that all scripts share:
+Three choices that all scripts share:
 
 - *Entry ids carry the number of pairs.* An id is `ms-seq` with seq = ordinal · 16384 + pairs, the ordinal counting the
   entries of the partition. What an entry holds is then known wherever its id is (pending, trimmed, dead) without
   reading its payload, which can be megabytes. Ordinals to 5·10^11 fit the exact integers of Lua.
+- *The stream has an index*, since only the server knows what is in it and reading a payload to learn its size would copy
+  megabytes: two sorted sets of `id:bytes`, scored by ordinal, of the entries that wait to be committed and of those that
+  are committed and kept for people to look at (`redis.keep`). What is kept goes first where room is needed.
 - *One clock that never goes back*, kept in the totals: the larger of the server's time and the last time given out as
   an id or as a watermark. Without it a server clock that is set back would write entries below a watermark that has
   been published already.
@@ -38,6 +41,29 @@ end
 local function pairs_of(id)
     local _, seq = parts(id)
     return seq % PAIRS_IN_ID
+end
+
+local function ordinal_of(id)
+    local _, seq = parts(id)
+    return math.floor(seq / PAIRS_IN_ID)
+end
+
+-- A member of an index as its two parts: id, bytes.
+local function indexed(member)
+    local id, bytes = string.match(member, '^(.+):(%d+)$')
+    return id, tonumber(bytes)
+end
+
+-- Delete the oldest entry of an index, from the stream and from it. Returns its bytes, nil where there is none.
+local function evict(stream, index)
+    local member = redis.call('ZRANGE', index, 0, 0)[1]
+    if not member then
+        return nil
+    end
+    local id, bytes = indexed(member)
+    redis.call('XDEL', stream, id)
+    redis.call('ZREM', index, member)
+    return bytes
 end
 
 -- Milliseconds, never less than any that was given out before.
@@ -95,24 +121,80 @@ end
 APPEND: Final = (
     _COMMON
     + """
--- KEYS: pairs, totals, sequences, accounts, clocks
--- ARGV: producer, sequence, pairs, payload, weight, account, max entries, entry version, the producer's clock in ms
+-- KEYS: pairs, totals, sequences, accounts, clocks, index, kept
+-- ARGV: producer, sequence, pairs, payload, weight, account, max entries, entry version, the producer's clock in ms,
+--       max bytes
 -- Returns 1, or 0 if this producer's batch of that sequence is stored already.
-local stream, totals, sequences, accounts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local producer, sequence, count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local stream, totals, sequences, accounts, index, kept = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6], KEYS[7]
+local producer, sequence, count, size = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), #ARGV[4]
 
 local last = redis.call('HGET', sequences, producer)
 if last and sequence <= tonumber(last) then
     return 0
 end
-local known = redis.call('HMGET', totals, 'entries', 'pairs')
-local ordinal, before = tonumber(known[1] or '0') + 1, tonumber(known[2] or '0')
+local known = redis.call('HMGET', totals, 'entries', 'pairs', 'waiting_bytes', 'kept_bytes')
+for at = 1, 4 do
+    known[at] = tonumber(known[at] or '0')
+end
+local ordinal, before, waiting_bytes, kept_bytes = known[1] + 1, known[2], known[3], known[4]
 local now = clock(totals)
--- The entry is the first write: where Redis is out of memory it is refused, and nothing has been stored.
-redis.call('XADD', stream, 'MAXLEN', '~', ARGV[7],
-    integer(now) .. '-' .. integer(ordinal * PAIRS_IN_ID + count),
-    'v', ARGV[8], 'n', ARGV[3], 'c', integer(before), 'b', ARGV[4])
-redis.call('HSET', totals, 'entries', integer(ordinal), 'pairs', integer(before + count), 'clock', integer(now))
+local id = integer(now) .. '-' .. integer(ordinal * PAIRS_IN_ID + count)
+
+-- The entry is the first write: where Redis is out of memory it is refused, and nothing has been stored. But what is
+-- only kept to be looked at must not stand in its way.
+local function add(call)
+    return call('XADD', stream, id, 'v', ARGV[8], 'n', ARGV[3], 'c', integer(before), 'b', ARGV[4])
+end
+local added = add(redis.pcall)
+if type(added) == 'table' and added.err then
+    local freed = 0
+    while freed < size do
+        local bytes = evict(stream, kept)
+        if not bytes then
+            break
+        end
+        freed = freed + bytes
+    end
+    if freed == 0 then
+        return added
+    end
+    kept_bytes = kept_bytes - freed
+    add(redis.call)
+end
+redis.call('ZADD', index, integer(ordinal), id .. ':' .. integer(size))
+waiting_bytes = waiting_bytes + size
+
+-- Somebody else may have trimmed the stream: what is gone from it is of no size.
+local length = redis.call('XLEN', stream)
+if length ~= redis.call('ZCARD', index) + redis.call('ZCARD', kept) then
+    local first = integer(ordinal_of(redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1]))
+    for name, of in pairs({waiting = index, kept = kept}) do
+        for _, member in ipairs(redis.call('ZRANGEBYSCORE', of, '-inf', '(' .. first)) do
+            local _, bytes = indexed(member)
+            redis.call('ZREM', of, member)
+            if name == 'kept' then
+                kept_bytes = kept_bytes - bytes
+            else
+                waiting_bytes = waiting_bytes - bytes
+            end
+        end
+    end
+end
+while length > 1 and (length > tonumber(ARGV[7]) or waiting_bytes + kept_bytes > tonumber(ARGV[10])) do
+    local bytes = evict(stream, kept)
+    if bytes then
+        kept_bytes = kept_bytes - bytes
+    else
+        bytes = evict(stream, index)
+        if not bytes then
+            break
+        end
+        waiting_bytes = waiting_bytes - bytes
+    end
+    length = length - 1
+end
+redis.call('HSET', totals, 'entries', integer(ordinal), 'pairs', integer(before + count), 'clock', integer(now),
+    'waiting_bytes', integer(waiting_bytes), 'kept_bytes', integer(kept_bytes))
 redis.call('HSET', sequences, producer, ARGV[2])
 redis.call('HSET', KEYS[5], producer, integer(now - tonumber(ARGV[9])) .. ' ' .. integer(now))
 store_account(accounts, producer, ARGV[5], ARGV[6])
@@ -191,13 +273,14 @@ return found
 COMMIT: Final = (
     _COMMON
     + """
--- KEYS: pairs, totals, states, versions, dead
--- ARGV: group, worker, version to write, version expected, state, bound of the dead-letter stream,
---       number of ids, ids…, number of dead, (id, reason)…
+-- KEYS: pairs, totals, states, versions, dead, dead sizes, index, kept
+-- ARGV: group, worker, version to write, version expected, state, most dead letters, their most bytes,
+--       bytes of committed entries to keep, number of ids, ids…, number of dead, (id, reason)…
 -- Returns {1, watermark in ms} when stored (or stored before), {0, lost ids…} when entries are no longer the worker's,
 -- {2} when the worker's state was written by somebody else since it was loaded.
 local stream, totals, states, versions, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local group, worker, version = ARGV[1], ARGV[2], ARGV[3]
+local dead_sizes, index, kept = KEYS[6], KEYS[7], KEYS[8]
+local group, worker, version, keep = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[8])
 
 -- Fails here, before anything is written, where stream or group are gone.
 redis.call('XPENDING', stream, group)
@@ -210,8 +293,8 @@ if held ~= ARGV[4] then
 end
 
 local ids, lost, committed = {}, {0}, 0
-local at = 8
-for _ = 1, tonumber(ARGV[7]) do
+local at = 10
+for _ = 1, tonumber(ARGV[9]) do
     local id = ARGV[at]
     if #redis.call('XPENDING', stream, group, id, id, 1, worker) == 0 then
         lost[#lost + 1] = id
@@ -225,35 +308,78 @@ if #lost > 1 then
 end
 
 local letters, letters_pairs = tonumber(ARGV[at]), 0
-local copies = {}
+local copies, unreadable = {}, {}
 at = at + 1
-for index = 1, letters do
+for number = 1, letters do
     local id, reason = ARGV[at], ARGV[at + 1]
     local entry = redis.call('XRANGE', stream, id, id)[1]
     local copy = {'reason', reason, 'id', id}
     for _, value in ipairs(entry and entry[2] or {}) do
         copy[#copy + 1] = value
     end
-    copies[index] = copy
+    copies[number] = copy
+    unreadable[id] = true
     letters_pairs = letters_pairs + pairs_of(id)
     at = at + 2
 end
 
+-- What was trimmed while the worker held it is not there to be kept.
+local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+local first = oldest and ordinal_of(oldest[1]) or math.huge
 -- The acknowledgement is the first write: it frees memory, so it is allowed where memory is out, and with it the rest.
+local waiting_bytes, kept_bytes = 0, tonumber(redis.call('HGET', totals, 'kept_bytes') or '0')
 for _, id in ipairs(ids) do
     redis.call('XACK', stream, group, id)
-    redis.call('XDEL', stream, id)
+    local ordinal = integer(ordinal_of(id))
+    local member = redis.call('ZRANGEBYSCORE', index, ordinal, ordinal)[1]
+    if member then
+        local _, bytes = indexed(member)
+        redis.call('ZREM', index, member)
+        waiting_bytes = waiting_bytes + bytes
+        if bytes <= keep and not unreadable[id] and ordinal_of(id) >= first then
+            redis.call('ZADD', kept, ordinal, member)
+            kept_bytes = kept_bytes + bytes
+        else
+            redis.call('XDEL', stream, id)
+        end
+    else
+        redis.call('XDEL', stream, id)
+    end
 end
+while kept_bytes > keep do
+    local bytes = evict(stream, kept)
+    if not bytes then
+        kept_bytes = 0
+        break
+    end
+    kept_bytes = kept_bytes - bytes
+end
+redis.call('HSET', totals, 'kept_bytes', integer(kept_bytes))
+redis.call('HINCRBY', totals, 'waiting_bytes', integer(-waiting_bytes))
 redis.call('HSET', states, worker, ARGV[5])
 redis.call('HSET', versions, worker, version)
 redis.call('HINCRBY', totals, 'committed_entries', #ids)
 redis.call('HINCRBY', totals, 'committed_pairs', committed)
-for _, copy in ipairs(copies) do
-    redis.call('XADD', dead, 'MAXLEN', '~', ARGV[6], '*', unpack(copy))
-end
 if letters > 0 then
     redis.call('HINCRBY', totals, 'dead_entries', letters)
     redis.call('HINCRBY', totals, 'dead_pairs', letters_pairs)
+    local dead_bytes = tonumber(redis.call('HGET', totals, 'dead_bytes') or '0')
+    for _, copy in ipairs(copies) do
+        local bytes = 0
+        for _, value in ipairs(copy) do
+            bytes = bytes + #value
+        end
+        redis.call('XADD', dead, '*', unpack(copy))
+        redis.call('RPUSH', dead_sizes, integer(bytes))
+        dead_bytes = dead_bytes + bytes
+    end
+    local length = redis.call('XLEN', dead)
+    while length > 1 and (length > tonumber(ARGV[6]) or dead_bytes > tonumber(ARGV[7])) do
+        length = length - 1
+        redis.call('XTRIM', dead, 'MAXLEN', integer(length))
+        dead_bytes = dead_bytes - tonumber(redis.call('LPOP', dead_sizes) or '0')
+    end
+    redis.call('HSET', totals, 'dead_bytes', integer(dead_bytes))
 end
 return {1, integer(watermark(stream, totals, group, first_undelivered(stream, group)))}
 """
@@ -264,6 +390,86 @@ LOAD: Final = """
 -- Returns {state, version}, both empty strings if the worker has none.
 return {redis.call('HGET', KEYS[1], ARGV[1]) or '', redis.call('HGET', KEYS[2], ARGV[1]) or ''}
 """
+
+SILENT: Final = """
+-- KEYS: pairs, states, versions;  ARGV: group, worker, idle ms, most
+-- Returns {{name, state, version}, …}: of workers that hold a state and no entries, and said nothing for so long.
+local busy = {}
+for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+    local field = {}
+    for at = 1, #info, 2 do
+        field[info[at]] = info[at + 1]
+    end
+    busy[field['name']] = field['pending'] > 0 or field['idle'] < tonumber(ARGV[3])
+end
+local found = {}
+for _, name in ipairs(redis.call('HKEYS', KEYS[2])) do
+    if #found < tonumber(ARGV[4]) and name ~= ARGV[2] and not busy[name] then
+        found[#found + 1] = {name, redis.call('HGET', KEYS[2], name), redis.call('HGET', KEYS[3], name) or ''}
+    end
+end
+return found
+"""
+
+ABSORB: Final = """
+-- KEYS: pairs, states, versions
+-- ARGV: group, worker, version to write, version expected, state, (name, version)…
+-- The worker's state is written, and those it includes are deleted. One of these workers that lives after all is told
+-- by its next commit that its state is no longer what it thinks.
+-- Returns 1 when stored (or stored before), 0 where one of the others has changed, 2 where the worker's own has.
+local stream, states, versions = KEYS[1], KEYS[2], KEYS[3]
+local held = redis.call('HGET', versions, ARGV[2]) or ''
+if held == ARGV[3] then
+    return 1
+end
+if held ~= ARGV[4] then
+    return 2
+end
+for at = 6, #ARGV, 2 do
+    if ARGV[at] == ARGV[2] or (redis.call('HGET', versions, ARGV[at]) or '') ~= ARGV[at + 1] then
+        return 0
+    end
+end
+redis.call('HSET', states, ARGV[2], ARGV[5])
+redis.call('HSET', versions, ARGV[2], ARGV[3])
+for at = 6, #ARGV, 2 do
+    redis.call('HDEL', states, ARGV[at])
+    redis.call('HDEL', versions, ARGV[at])
+    -- Deleting a consumer forgets what it holds, so only of one that holds nothing.
+    if #redis.call('XPENDING', stream, ARGV[1], '-', '+', 1, ARGV[at]) == 0 then
+        redis.call('XGROUP', 'DELCONSUMER', stream, ARGV[1], ARGV[at])
+    end
+end
+return 1
+"""
+
+WATERMARK: Final = (
+    _COMMON
+    + """
+-- KEYS: pairs, totals;  ARGV: group.  Returns the watermark in ms.
+return integer(watermark(KEYS[1], KEYS[2], ARGV[1], first_undelivered(KEYS[1], ARGV[1])))
+"""
+)
+
+MAKE_GROUP: Final = (
+    _COMMON
+    + """
+-- KEYS: pairs, totals, kept;  ARGV: group
+-- The group begins at the stream's beginning, so nothing may be there that was committed already. Returns whether it
+-- was made.
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+        if info[2] == ARGV[1] then
+            return 0
+        end
+    end
+end
+while evict(KEYS[1], KEYS[3]) do end
+redis.call('HSET', KEYS[2], 'kept_bytes', 0)
+redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+return 1
+"""
+)
 
 SLOTS: Final = """
 -- KEYS: slots;  ARGV: limit, names…
@@ -280,15 +486,19 @@ return redis.call('HGETALL', KEYS[1])
 SNAPSHOT: Final = (
     _COMMON
     + """
--- KEYS: pairs, totals, states, accounts, slots, latch, clocks;  ARGV: group
+-- KEYS: pairs, totals, states, accounts, slots, latch, clocks, kept;  ARGV: group
 local stream, totals, group = KEYS[1], KEYS[2], ARGV[1]
 local known = redis.call('HMGET', totals, 'entries', 'pairs', 'committed_entries', 'committed_pairs',
-    'dead_entries', 'dead_pairs')
-for at = 1, 6 do
+    'dead_entries', 'dead_pairs', 'waiting_bytes', 'kept_bytes')
+for at = 1, 8 do
     known[at] = tonumber(known[at] or '0')
 end
 local entries, written, committed_entries, committed_pairs = known[1], known[2], known[3], known[4]
 local length = redis.call('XLEN', stream)
+local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+if first then
+    length = length - redis.call('ZCOUNT', KEYS[8], integer(ordinal_of(first[1])), '+inf')
+end
 local pending = redis.call('XPENDING', stream, group)[1]
 local undelivered = first_undelivered(stream, group)
 
@@ -296,7 +506,6 @@ local undelivered = first_undelivered(stream, group)
 -- still commit it. That is looked into only when something was trimmed, for it walks over all that is pending.
 local lost_entries, lost_pairs, trimmed_pending = math.max(0, entries - committed_entries - length), 0, 0
 if lost_entries > 0 then
-    local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
     local first_ms, first_seq = math.huge, math.huge
     if first then
         first_ms, first_seq = parts(first[1])
@@ -332,7 +541,7 @@ local mark = watermark(stream, totals, group, undelivered)
 local time = redis.call('TIME')
 return {
     {entries, written, committed_entries, committed_pairs, lost_entries, lost_pairs, known[5], known[6],
-     pending, length - (pending - trimmed_pending)},
+     pending, length - (pending - trimmed_pending), known[7], known[8]},
     integer(mark),
     time,
     redis.call('HGETALL', KEYS[3]),

@@ -35,6 +35,9 @@ ENTRY_VERSION: Final = 1
 
 _EXPERIMENTS: Final = "shadow:experiments"
 _MAX_DEAD: Final = 1000
+_MAX_DEAD_BYTES: Final = 64 * 1024**2
+MAX_BYTES: Final = 1024**3
+"""Bytes of the stream, where nothing else is asked for."""
 _TIMEOUT: Final = 5.0
 _SOON: Final = 0.5
 """Seconds for what a kill switch needs: a lost connection must be noticed, and another made, within a second."""
@@ -61,6 +64,15 @@ class Clock:
     """Seconds from its stamp to the server's time, the way there included; negative where it is ahead."""
     at: float
     """The server's clock then, Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A worker's state as it is stored, and the version of it that `Store.absorb` asks for."""
+
+    worker: str
+    state: bytes
+    version: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,9 @@ class Snapshot:
     """Entries that a worker was given and has not committed."""
     undelivered: int
     """Entries in the stream that no worker was given yet."""
+    waiting_bytes: int
+    """Bytes of payload in the stream that nobody has committed; likewise `kept_bytes` of what is kept after that."""
+    kept_bytes: int
 
     @property
     def accounting(self) -> Accounting:
@@ -152,6 +167,10 @@ _OWN_PENDING: Final = Script(scripts.OWN_PENDING)
 _CLAIM: Final = Script(scripts.CLAIM)
 _COMMIT: Final = Script(scripts.COMMIT)
 _LOAD: Final = Script(scripts.LOAD)
+_SILENT: Final = Script(scripts.SILENT)
+_ABSORB: Final = Script(scripts.ABSORB)
+_WATERMARK: Final = Script(scripts.WATERMARK)
+_MAKE_GROUP: Final = Script(scripts.MAKE_GROUP)
 _SLOTS: Final = Script(scripts.SLOTS)
 _SNAPSHOT: Final = Script(scripts.SNAPSHOT)
 _CONTROL: Final = Script(scripts.CONTROL)
@@ -194,7 +213,12 @@ def _clock(stored: bytes) -> Clock:
     return Clock(int(behind) / 1000, int(at) / 1000)
 
 
-def _weight(account: Accounting) -> int:
+def _version_of(expected: bytes, entries: Sequence[str], state: bytes) -> str:
+    """Names a state by all that was ever put into it."""
+    return hashlib.blake2b(b"\0".join((expected, ",".join(entries).encode(), state)), digest_size=16).hexdigest()
+
+
+def weight(account: Accounting) -> int:
     """Grows with every change of one producer's account: of two accounts, the heavier is the later."""
     return (
         account.requests
@@ -210,6 +234,23 @@ def _account(stored: bytes) -> Accounting:
         return msgspec.json.decode(stored.partition(b" ")[2], type=Accounting)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PayloadError(f"a producer's account can't be read: {error}; is a newer shadowproxy writing?") from None
+
+
+class Connections:
+    """The connections to one server or Cluster, for whatever number of partitions is there."""
+
+    def __init__(self, url: str, *, reply_within: float = _TIMEOUT) -> None:
+        """Connects to nothing yet. Raises StartError for a URL that can't be used."""
+        self.usual = Client(url, reply_within=reply_within, connect_within=reply_within, attempts=2)
+        # A blocking read outlasts any socket timeout, so it has connections of its own without one; `read` bounds it.
+        self.blocking = Client(url, reply_within=None, connect_within=reply_within, attempts=1)
+        # What a batch of pairs may take must not hold up a kill switch.
+        self.prompt = Client(url, reply_within=_SOON, connect_within=_SOON, attempts=2)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in (self.usual, self.blocking, self.prompt):
+            await client.close()
 
 
 class Store:
@@ -228,22 +269,33 @@ class Store:
         experiment: str,
         *,
         max_entries: int,
+        max_bytes: int = MAX_BYTES,
+        keep: int = 0,
         partition: int = 0,
         reply_within: float = _TIMEOUT,
         clock: Callable[[], float] = time.time,
+        connections: Connections | None = None,
     ) -> None:
+        """The stream holds at most `max_entries` entries and about `max_bytes` bytes: the oldest are trimmed, those that
+        are committed first. `keep` bytes of the latter are kept, for people to look at. `connections` may be shared by
+        several stores: once one of them is closed, all are."""
         if not experiment or any(character in "{}\r\n " for character in experiment):
             raise ValueError(f"{experiment!r} can't name an experiment: no spaces, no braces")
         self.url = url
         self.name = experiment
         self.partition = partition
         self.max_entries = max_entries
+        self.max_bytes = max_bytes
+        self.keep = keep
         self._reply_within = reply_within
         self._clock = clock
         self._versions: dict[str, bytes] = {}
         prefix = f"shadow:{{{experiment}:{partition}}}:"
         self._pairs = f"{prefix}pairs"
+        self._index = f"{prefix}index"
+        self._kept = f"{prefix}kept"
         self._dead = f"{prefix}dead"
+        self._dead_sizes = f"{prefix}dead:sizes"
         self._totals = f"{prefix}totals"
         self._sequences = f"{prefix}sequences"
         self._accounts = f"{prefix}accounts"
@@ -256,11 +308,10 @@ class Store:
         self._controls = f"{prefix}controls"
         self._control_history = f"{prefix}controls:history"
         self._watchers = f"{prefix}controls:proxies"
-        self._client = Client(url, reply_within=reply_within, connect_within=reply_within, attempts=2)
-        # A blocking read outlasts any socket timeout, so it has connections of its own without one; `read` bounds it.
-        self._reader = Client(url, reply_within=None, connect_within=reply_within, attempts=1)
-        # What a batch of pairs may take must not hold up a kill switch.
-        self._watcher = Client(url, reply_within=_SOON, connect_within=_SOON, attempts=2)
+        self.connections = connections or Connections(url, reply_within=reply_within)
+        self._client = self.connections.usual
+        self._reader = self.connections.blocking
+        self._watcher = self.connections.prompt
 
     @classmethod
     async def open(
@@ -269,6 +320,8 @@ class Store:
         experiment: str,
         *,
         max_entries: int,
+        max_bytes: int = MAX_BYTES,
+        keep: int = 0,
         partition: int = 0,
         reply_within: float = _TIMEOUT,
         clock: Callable[[], float] = time.time,
@@ -278,7 +331,14 @@ class Store:
         Raises StoreUnavailable if it can't be reached or isn't Redis, StartError if it is too old.
         """
         store = cls(
-            url, experiment, max_entries=max_entries, partition=partition, reply_within=reply_within, clock=clock
+            url,
+            experiment,
+            max_entries=max_entries,
+            max_bytes=max_bytes,
+            keep=keep,
+            partition=partition,
+            reply_within=reply_within,
+            clock=clock,
         )
         try:
             await store.prepare()
@@ -299,8 +359,7 @@ class Store:
 
     async def close(self) -> None:
         """Close all connections."""
-        for client in (self._client, self._reader, self._watcher):
-            await client.close()
+        await self.connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -327,21 +386,22 @@ class Store:
             raise ValueError(f"an entry holds 1 to {scripts.MAX_PAIRS} pairs, not {pairs}")
         await self._run(
             _APPEND,
-            (self._pairs, self._totals, self._sequences, self._accounts, self._clocks),
+            (self._pairs, self._totals, self._sequences, self._accounts, self._clocks, self._index, self._kept),
             producer,
             sequence,
             pairs,
             payload,
-            _weight(account),
+            weight(account),
             msgspec.json.encode(account),
             self.max_entries,
             ENTRY_VERSION,
             round(self._clock() * 1000),
+            self.max_bytes,
         )
 
     async def publish(self, producer: str, account: Accounting) -> None:
         """Store a producer's account alone. An older account than the stored one is ignored."""
-        await self._run(_PUBLISH, (self._accounts,), producer, _weight(account), msgspec.json.encode(account))
+        await self._run(_PUBLISH, (self._accounts,), producer, weight(account), msgspec.json.encode(account))
 
     async def standing(self, producer: str) -> Standing:
         """What a producer has stored, for whoever takes over what it has not. Raises PayloadError for its account."""
@@ -403,16 +463,27 @@ class Store:
         if len(set(entries)) != len(entries) or not letters.keys() <= set(entries):
             raise ValueError("a commit names each entry once, and its dead letters among them")
         expected = self._versions.get(worker, b"")
-        version = hashlib.blake2b(b"\0".join((expected, ",".join(entries).encode(), state)), digest_size=16).hexdigest()
+        version = _version_of(expected, entries, state)
         reply = await self._run_in_group(
             _COMMIT,
-            (self._pairs, self._totals, self._states, self._state_versions, self._dead),
+            (
+                self._pairs,
+                self._totals,
+                self._states,
+                self._state_versions,
+                self._dead,
+                self._dead_sizes,
+                self._index,
+                self._kept,
+            ),
             GROUP,
             worker,
             version,
             expected,
             state,
             _MAX_DEAD,
+            _MAX_DEAD_BYTES,
+            self.keep,
             len(entries),
             *entries,
             len(letters),
@@ -431,6 +502,40 @@ class Store:
         self._versions[worker] = version
         return state if version else None
 
+    async def watermark(self) -> float:
+        """The watermark as it is now (see `commit`), for a worker that has nothing to commit."""
+        return int(await self._run_in_group(_WATERMARK, (self._pairs, self._totals), GROUP)) / 1000
+
+    async def silent(self, worker: str, idle: float, most: int) -> list[Stored]:
+        """States of up to `most` other workers that hold no entries and have not been heard of for `idle` seconds."""
+        keys = (self._pairs, self._states, self._state_versions)
+        reply = await self._run_in_group(_SILENT, keys, GROUP, worker, round(idle * 1000), most)
+        return [Stored(_text(name), state, version) for name, state, version in reply]
+
+    async def absorb(self, worker: str, state: bytes, others: Sequence[Stored]) -> bool:
+        """Store the worker's `state`, which includes those of `others`, and delete these, in one atomic step.
+
+        It may be done to workers that live: their next commit is refused as Superseded. Returns False, and stores
+        nothing, where one of the others has written a state since. Raises Superseded as `commit` does.
+        """
+        expected = self._versions.get(worker, b"")
+        version = _version_of(expected, [other.worker for other in others], state)
+        reply = await self._run_in_group(
+            _ABSORB,
+            (self._pairs, self._states, self._state_versions),
+            GROUP,
+            worker,
+            version,
+            expected,
+            state,
+            *(part for other in others for part in (_bytes(other.worker), other.version)),
+        )
+        if reply == 2:
+            raise Superseded(worker, ())
+        if reply == 1:
+            self._versions[worker] = version.encode()
+        return bool(reply == 1)
+
     async def slots(self, cohorts: Sequence[str], limit: int) -> dict[str, int]:
         """Give each cohort a slot of 1 … `limit`, for good, first come first served.
 
@@ -442,9 +547,19 @@ class Store:
 
     async def snapshot(self) -> Snapshot:
         """Everything that a verdict rests on, read in one atomic step. Raises PayloadError for unreadable accounts."""
-        keys = (self._pairs, self._totals, self._states, self._accounts, self._slots, self._latch, self._clocks)
+        keys = (
+            self._pairs,
+            self._totals,
+            self._states,
+            self._accounts,
+            self._slots,
+            self._latch,
+            self._clocks,
+            self._kept,
+        )
         counts, mark, now, states, accounts, slots, latch, clocks = await self._run_in_group(_SNAPSHOT, keys, GROUP)
-        (entries, pairs, committed, committed_pairs, lost, lost_pairs, dead, dead_pairs, pending, undelivered) = counts
+        (entries, pairs, committed, committed_pairs, lost, lost_pairs, dead, dead_pairs, *waiting) = counts
+        pending, undelivered, waiting_bytes, kept_bytes = waiting
         return Snapshot(
             states=_mapping(states),
             watermark=int(mark) / 1000,
@@ -463,7 +578,40 @@ class Store:
             dead_pairs=dead_pairs,
             pending=pending,
             undelivered=undelivered,
+            waiting_bytes=waiting_bytes,
+            kept_bytes=kept_bytes,
         )
+
+    async def accounts(self) -> dict[str, Accounting]:
+        """Last published account of every producer. Raises PayloadError for one that can't be read."""
+        with boundary(self.url):
+            stored = await self._client.command("HGETALL", self._accounts)
+        return {name: _account(value) for name, value in _mapping(stored).items()}
+
+    # What people look at
+
+    async def browse(self, after: str, entries: int) -> list[Entry]:
+        """Up to `entries` entries behind the id `after` ("0" for the beginning), whoever was given them before.
+
+        These are those that wait and those that are kept. Reading takes nothing from anybody.
+        """
+        with boundary(self.url):
+            reply = await self._client.command("XRANGE", self._pairs, f"({after}", "+", "COUNT", entries)
+        return [_entry(entry) for entry in reply]
+
+    async def newest(self, entries: int) -> list[Entry]:
+        """The newest entries, oldest of them first."""
+        with boundary(self.url):
+            reply = await self._client.command("XREVRANGE", self._pairs, "+", "-", "COUNT", entries)
+        return [_entry(entry) for entry in reversed(reply)]
+
+    async def follow(self, after: str, entries: int, block: float) -> list[Entry]:
+        """As `browse`, and where there is nothing it waits up to `block` seconds for it."""
+        command = ["XREAD", "COUNT", entries, "BLOCK", max(1, round(block * 1000)), "STREAMS", self._pairs, after]
+        with boundary(self.url):
+            async with asyncio.timeout(block + self._reply_within):
+                reply = await self._reader.command(*command)
+        return [_entry(entry) for entry in reply[0][1]] if reply else []
 
     async def dead_letters(self, entries: int) -> list[tuple[Entry, str]]:
         """The newest dead letters, newest first, each with its original id and payload and the reason."""
@@ -556,11 +704,7 @@ class Store:
         return {name: int(slot) for name, slot in _mapping(flat).items()}
 
     async def _make_group(self) -> None:
-        try:
-            await self._client.command("XGROUP", "CREATE", self._pairs, GROUP, "0", "MKSTREAM")
-        except ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
+        await self._client.run(_MAKE_GROUP, (self._pairs, self._totals, self._kept), GROUP)
 
     async def _run(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
         with boundary(self.url):

@@ -11,7 +11,8 @@ import msgspec
 
 from shadowproxy.config import Settings, experiment_id
 from shadowproxy.errors import PayloadError
-from shadowproxy.pairs.store import Snapshot, Store
+from shadowproxy.pairs.partitions import Partitions
+from shadowproxy.pairs.store import Snapshot
 from shadowproxy.stats.state import State
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Facts, Verdict
@@ -46,7 +47,7 @@ class VerdictReader:
     whenever it crosses, so a crossing stands even if later data would lower it (Ville's inequality).
     """
 
-    def __init__(self, store: Store, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Partitions, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._settings = settings
         self._plan = Plan(settings)
@@ -68,7 +69,7 @@ class VerdictReader:
         except ValueError as error:
             raise PayloadError(self._blame(states, snapshot, error)) from None
         if verdict.state is Decision.ROLLBACK and snapshot.latch is None:
-            await self._store.latch(
+            await self._store.home.latch(
                 msgspec.json.encode(
                     _Latch(at=verdict.at, evidence=verdict.evidence_rollback, reasons=verdict.reasons),
                 )
@@ -102,7 +103,7 @@ class VerdictReader:
     async def _notes(self) -> tuple[str, ...]:
         """What people have said to the proxies, where it explains why few pairs come or none."""
         try:
-            controls = (await self._store.control_status()).controls
+            controls = (await self._store.home.control_status()).controls
         except PayloadError as error:
             return (str(error),)
         return (controls.story,) if controls.paused or controls.sample is not None else ()

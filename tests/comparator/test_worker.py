@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable
 
 import msgspec
@@ -17,6 +18,7 @@ from shadowproxy.config import Settings, loads
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request
 from shadowproxy.pairs.codec import encode
 from shadowproxy.pairs.embedded import EmbeddedServer
+from shadowproxy.pairs.partitions import Partitions, Watermarks
 from shadowproxy.pairs.store import Store
 from shadowproxy.serve.reader import VerdictReader
 from shadowproxy.tasks import Tasks
@@ -37,6 +39,9 @@ verdict:
   guardrails: [{metric: failures.difference, margin: 0.01}, {metric: ranking.rbo, margin: 0.1}]
 """
 )
+
+
+QUICK = SETTINGS.comparator.model_copy(update={"claim_idle": 0.01})
 
 
 def pair(at: int, *, body: bytes = b'{"ids":["a","b"]}') -> Pair:
@@ -89,7 +94,7 @@ class Bench:
         )
 
     async def verdict(self) -> Verdict:
-        return (await VerdictReader(self.store, SETTINGS).read()).verdict
+        return (await VerdictReader(Partitions(self.store), SETTINGS).read()).verdict
 
     async def all_counted(self, worker: Worker) -> Verdict:
         """Run a worker until it has counted what there is."""
@@ -214,13 +219,89 @@ async def test_the_states_of_dead_workers_count(bench: Bench) -> None:
     once(await bench.verdict(), range(15))
 
 
+async def test_the_states_of_workers_that_are_long_dead_are_taken_over(bench: Bench) -> None:
+    for number in range(20):
+        await bench.write([pair(number)])
+        await bench.all_counted(bench.worker(f"worker-{number}", await bench.another_store()))
+    await bench.write([pair(20)])
+    last = bench.worker("last", settings=SETTINGS.model_copy(update={"comparator": QUICK}))
+    running = bench.tasks.start(last.run(), name="last")
+
+    async def alone() -> bool:
+        return list((await bench.store.snapshot()).states) == ["last"]
+
+    await until(alone, "a single state")
+    last.stop()
+    await running
+    once(await bench.verdict(), range(21))
+
+
+async def test_a_bucket_waits_for_its_pairs_in_other_partitions(valkey: EmbeddedServer) -> None:
+    """Slow pairs end later, so they may be in another partition: what is there of a bucket is not all of it."""
+    async with Partitions.at(valkey.url, unique("worker"), partitions=2, max_entries=100) as partitions:
+        await partitions.prepare()
+        marks = Watermarks(2)
+        workers = [
+            Worker(
+                store,
+                Comparer(SETTINGS.routes),
+                Plan(SETTINGS),
+                metrics.ComparatorMetrics(metrics.registry()),
+                name="one",
+                read=3,
+                claim_idle=20.0,
+                max_cohorts=200,
+                home=partitions.home,
+                watermarks=marks,
+            )
+            for store in partitions.stores
+        ]
+        began = time.time()
+
+        def now(at: int) -> bytes:
+            return encode([msgspec.structs.replace(pair(at), started=began)])
+
+        await partitions.append("p", 1, now(1), 1, Accounting(1, 1, 1))
+        await partitions.append("p", 2, now(0), 1, Accounting(2, 2, 2))
+        # What is in partition 1 has been read by somebody who does not come to commit it.
+        held = (await partitions.stores[1].read("stuck", 1, 0))[0]
+        tasks = Tasks()
+        running = [tasks.start(worker.run(), name=repr(worker)) for worker in workers]
+        reader = VerdictReader(partitions, SETTINGS)
+
+        async def committed(pairs: int) -> bool:
+            return (await partitions.stores[0].snapshot()).committed_pairs == pairs
+
+        await until(lambda: committed(1))
+
+        async def would_be_closed() -> bool:
+            return await partitions.stores[0].watermark() > began + 0.5
+
+        await until(would_be_closed)
+        # Another commit, so that what the worker has made of its state meanwhile is stored.
+        await partitions.append("p", 4, now(4), 1, Accounting(4, 4, 4))
+        await until(lambda: committed(2))
+        verdict = (await reader.read()).verdict
+        assert (verdict.pairs, verdict.open_pairs, verdict.late_pairs) == (0, 2, 0)
+        assert await partitions.stores[1].claim("another", 0, 10)
+        await partitions.stores[1].commit("another", [held.id], Plan(SETTINGS).empty().to_bytes())
+
+        async def closed() -> bool:
+            return (await reader.read()).verdict.pairs == 2
+
+        await until(closed)
+        for worker in workers:
+            worker.stop()
+        await asyncio.gather(*running)
+
+
 async def test_cohorts_past_the_maximum_are_pooled(bench: Bench) -> None:
     settings = SETTINGS.model_copy(update={"verdict": SETTINGS.verdict.model_copy(update={"max_cohorts": 3})})
     await bench.write(pair(at) for at in range(8))
     worker = bench.worker("one", settings=settings)
     worker.stop()
     await worker.run()
-    verdict = (await VerdictReader(bench.store, settings).read()).verdict
+    verdict = (await VerdictReader(Partitions(bench.store), settings).read()).verdict
     assert sorted(verdict.cohorts) == ["id=0", "id=1", "id=2", "other"]
     assert verdict.cohorts["other"].pairs == 5
 

@@ -467,6 +467,199 @@ async def test_a_deleted_stream_is_a_loss_and_not_the_end(store: Store, raw: Any
     assert [entry.payload for entry in await store.read("w", 5, 0)] == [b"batch 4"]
 
 
+# What is kept after it was counted, and how much room there is
+
+
+@pytest.fixture
+async def keeping(server: str) -> AsyncIterator[Store]:
+    """A store that keeps three entries of the size that `fill` writes."""
+    async with await Store.open(server, unique("keep"), max_entries=1000, keep=3 * len(b"batch 1")) as opened:
+        yield opened
+
+
+async def commit_all(store: Store, worker: str = "w") -> list[Entry]:
+    entries = await store.read(worker, 1000, 0)
+    await store.commit(worker, ids(entries), b"state %s" % entries[-1].id.encode())
+    return entries
+
+
+async def payloads(store: Store) -> list[bytes]:
+    return [entry.payload for entry in await store.browse("0", 1000)]
+
+
+async def test_the_last_that_were_counted_are_kept_and_never_given_out_again(keeping: Store) -> None:
+    await fill(keeping, 5)
+    await commit_all(keeping)
+    assert await payloads(keeping) == [b"batch 3", b"batch 4", b"batch 5"]
+    await fill(keeping, 1, first=6)
+    snapshot = await keeping.snapshot()
+    assert (snapshot.undelivered, snapshot.pending, snapshot.lost_entries) == (1, 0, 0)
+    assert (snapshot.waiting_bytes, snapshot.kept_bytes) == (7, 21)
+    assert await keeping.own_pending("w", 10) == await keeping.claim("w", 0, 10) == []
+    await commit_all(keeping)
+    assert await payloads(keeping) == [b"batch 4", b"batch 5", b"batch 6"]
+    assert (await keeping.snapshot()).kept_bytes == 21
+
+
+async def test_a_group_that_is_made_anew_gets_nothing_that_was_counted(keeping: Store, raw: Any) -> None:
+    await fill(keeping, 2)
+    await commit_all(keeping)
+    await fill(keeping, 1, first=3)
+    await raw.xgroup_destroy(f"shadow:{{{keeping.name}:0}}:pairs", GROUP)
+    assert [entry.payload for entry in await keeping.read("w", 10, 0)] == [b"batch 3"]
+    assert (await keeping.snapshot()).kept_bytes == 0
+
+
+async def test_what_cannot_be_read_is_not_kept_beside_its_dead_letter(keeping: Store) -> None:
+    await fill(keeping, 2)
+    entries = await keeping.read("w", 10, 0)
+    await keeping.commit("w", ids(entries), b"s", dead={entries[0].id: "no batch"})
+    assert await payloads(keeping) == [b"batch 2"]
+
+
+async def test_what_is_kept_goes_before_anything_unread_does(server: str) -> None:
+    async with await Store.open(server, unique("keep"), max_entries=4, keep=10_000) as store:
+        await fill(store, 3)
+        await commit_all(store)
+        await fill(store, 4, first=4)
+        snapshot = await store.snapshot()
+        assert (snapshot.undelivered, snapshot.lost_entries, snapshot.kept_bytes) == (4, 0, 0)
+        await fill(store, 2, first=8)
+        snapshot = await store.snapshot()
+        assert (snapshot.undelivered, snapshot.lost_entries, snapshot.lost_pairs) == (4, 2, 20)
+        assert await payloads(store) == [b"batch 6", b"batch 7", b"batch 8", b"batch 9"]
+
+
+async def test_the_stream_is_bounded_by_its_bytes(server: str) -> None:
+    async with await Store.open(server, unique("bytes"), max_entries=1000, max_bytes=10_000, keep=2000) as store:
+        for sequence in range(1, 31):
+            await store.append("p", sequence, b"x" * 1000, 3, Accounting())
+        snapshot = await store.snapshot()
+        assert (snapshot.undelivered, snapshot.waiting_bytes, snapshot.lost_pairs) == (10, 10_000, 60)
+        await commit_all(store)
+        snapshot = await store.snapshot()
+        assert (snapshot.waiting_bytes, snapshot.kept_bytes, snapshot.lost_pairs) == (0, 2000, 60)
+        # One that is larger than all the room there is takes the place of everything, itself excepted.
+        await store.append("p", 31, b"x" * 20_000, 3, Accounting())
+        snapshot = await store.snapshot()
+        assert (snapshot.undelivered, snapshot.waiting_bytes, snapshot.kept_bytes) == (1, 20_000, 0)
+        assert snapshot.lost_pairs == 60
+
+
+async def test_bytes_that_somebody_else_trimmed_are_not_counted_for_ever(server: str, raw: Any) -> None:
+    async with await Store.open(server, unique("bytes"), max_entries=1000, max_bytes=10_000, keep=3000) as store:
+        for sequence in range(1, 10):
+            await store.append("p", sequence, b"x" * 1000, 3, Accounting())
+            if sequence == 3:
+                await commit_all(store)
+        await raw.xtrim(f"shadow:{{{store.name}:0}}:pairs", maxlen=2, approximate=False)
+        await store.append("p", 10, b"x" * 1000, 3, Accounting())
+        snapshot = await store.snapshot()
+        assert (snapshot.waiting_bytes, snapshot.kept_bytes) == (3000, 0)
+        assert (snapshot.undelivered, snapshot.lost_entries, snapshot.lost_pairs) == (3, 4, 12)
+
+
+async def test_a_worker_s_trimmed_entries_are_counted_but_not_kept(keeping: Store, raw: Any) -> None:
+    await fill(keeping, 3)
+    entries = await keeping.read("w", 2, 0)
+    await raw.xtrim(f"shadow:{{{keeping.name}:0}}:pairs", maxlen=2, approximate=False)
+    await keeping.commit("w", ids(entries), b"s")
+    assert await payloads(keeping) == [b"batch 2", b"batch 3"]
+    snapshot = await keeping.snapshot()
+    assert (snapshot.lost_entries, snapshot.undelivered, snapshot.kept_bytes) == (0, 1, 7)
+
+
+async def test_what_is_kept_makes_room_where_memory_is_out(own_valkey: EmbeddedServer) -> None:
+    async with (
+        await Store.open(own_valkey.url, "oom", max_entries=1000, keep=1_000_000) as store,
+        Redis.from_url(own_valkey.url, protocol=2) as client,
+    ):
+        for sequence in range(1, 11):
+            await store.append("p", sequence, b"x" * 50_000, 1, Accounting())
+        await commit_all(store)
+        await client.config_set("maxmemory", (await client.info("memory"))["used_memory"] - 10_000)
+        await store.append("p", 11, b"x" * 50_000, 1, Accounting())
+        assert len(await payloads(store)) <= 10
+        assert (await store.snapshot()).undelivered == 1
+
+
+async def test_dead_letters_are_bounded_by_their_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shadowproxy.pairs.store._MAX_DEAD_BYTES", 5000)
+    for sequence in range(1, 11):
+        await store.append("p", sequence, b"%d" % sequence + b"x" * 1000, 1, Accounting())
+        entry = (await store.read("w", 1, 0))[0]
+        await store.commit("w", [entry.id], b"s%d" % sequence, dead={entry.id: "why"})
+    letters = await store.dead_letters(100)
+    assert [letter.payload[:2] for letter, _ in letters] == [b"10", b"9x", b"8x", b"7x"]
+    assert (await store.snapshot()).dead_entries == 10
+
+
+async def test_whoever_looks_takes_nothing_away(keeping: Store) -> None:
+    await fill(keeping, 3)
+    assert [entry.payload for entry in await keeping.newest(2)] == [b"batch 2", b"batch 3"]
+    first = await keeping.follow("0", 1, 1.0)
+    rest = await keeping.follow(first[0].id, 10, 1.0)
+    assert [entry.payload for entry in first + rest] == [b"batch 1", b"batch 2", b"batch 3"]
+    assert await keeping.follow(rest[-1].id, 10, 0.05) == []
+    coming = asyncio.ensure_future(keeping.follow(rest[-1].id, 10, 20.0))
+    await fill(keeping, 1, first=4)
+    assert [entry.payload for entry in await coming] == [b"batch 4"]
+    assert len(await keeping.read("w", 10, 0)) == 4
+
+
+# Dead workers' states
+
+
+async def test_a_dead_worker_s_state_becomes_another_s_in_one_step(store: Store) -> None:
+    await fill(store, 2)
+    await store.commit("dead", ids(await store.read("dead", 1, 0)), b"1")
+    await store.commit("busy", [], b"b")
+    await store.read("busy", 1, 0)
+    silent = await store.silent("w", 0.0, 10)
+    assert [(stored.worker, stored.state) for stored in silent] == [("dead", b"1")], "one that holds entries is not dead"
+    assert await store.silent("w", 60.0, 10) == []
+    assert await store.absorb("w", b"1+", silent)
+    assert (await store.snapshot()).states == {"w": b"1+", "busy": b"b"}
+    assert await store.silent("w", 0.0, 10) == []
+
+
+async def test_a_worker_that_lives_after_all_is_told_that_its_state_is_gone(store: Store) -> None:
+    await fill(store, 2)
+    async with await another(store) as other:
+        await other.commit("slow", ids(await other.read("slow", 1, 0)), b"1")
+        assert await store.absorb("w", b"1+", await store.silent("w", 0.0, 10))
+        late = await other.read("slow", 1, 0)
+        with pytest.raises(Superseded):
+            await other.commit("slow", ids(late), b"1,2")
+        assert await other.load_state("slow") is None
+        assert ids(await other.own_pending("slow", 10)) == ids(late)
+        await other.commit("slow", ids(late), b"2")
+    assert (await store.snapshot()).states == {"w": b"1+", "slow": b"2"}
+
+
+async def test_a_state_that_has_changed_since_is_not_absorbed(store: Store) -> None:
+    await fill(store, 2)
+    await store.commit("other", ids(await store.read("other", 1, 0)), b"1")
+    silent = await store.silent("w", 0.0, 10)
+    await store.commit("other", ids(await store.read("other", 1, 0)), b"1,2")
+    assert not await store.absorb("w", b"1+", silent)
+    assert (await store.snapshot()).states == {"other": b"1,2"}
+    with pytest.raises(Superseded):
+        async with await another(store) as second:
+            await store.commit("w", [], b"mine")
+            await second.absorb("w", b"theirs", await second.silent("w", 0.0, 10))
+
+
+async def test_absorbing_twice_because_a_reply_was_lost_counts_once(server: str) -> None:
+    async with relay_to(server) as relay, await Store.open(relay.url, unique("lost"), max_entries=100) as store:
+        await store.commit("dead", [], b"1")
+        silent = await store.silent("w", 0.0, 10)
+        relay.lose_replies = 1
+        assert await store.absorb("w", b"1+", silent)
+        assert relay.lost == 1
+        assert (await store.snapshot()).states == {"w": b"1+"}
+
+
 @given(
     st.lists(
         st.sampled_from(["append", "read a", "read b", "commit a", "commit b", "claim a", "trim", "restart b"]),

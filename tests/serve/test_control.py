@@ -123,7 +123,7 @@ async def test_without_its_store_it_is_unavailable(own_valkey: EmbeddedServer) -
 async def test_a_verdict_says_that_mirroring_is_paused(valkey: EmbeddedServer) -> None:
     settings = loads(f"experiment: {unique('note')}\nbaseline: http://a\ncandidate: http://b\n")
     async with await Store.open(valkey.url, experiment_id(settings), max_entries=10) as store:
-        reader = VerdictReader(store, settings)
+        reader = VerdictReader(Partitions(store), settings)
         assert (await reader.read()).verdict.notes == ()
         await store.change_controls(ControlChange(paused=True, reason="too much load", by="me"))
         (note,) = (await reader.read()).verdict.notes

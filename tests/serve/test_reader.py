@@ -23,6 +23,7 @@ from shadowproxy.errors import PayloadError
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request
 from shadowproxy.pairs.codec import encode
 from shadowproxy.pairs.embedded import EmbeddedServer
+from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Store
 from shadowproxy.processes import run_api
 from shadowproxy.serve.admin import AdminServer
@@ -86,7 +87,7 @@ class Counted:
         self.states[worker] = state.close(watermark)
 
     async def verdict(self) -> Verdict:
-        return (await VerdictReader(self.store, SETTINGS, clock=lambda: 5000.0).read()).verdict
+        return (await VerdictReader(Partitions(self.store), SETTINGS, clock=lambda: 5000.0).read()).verdict
 
 
 @pytest.fixture
@@ -224,7 +225,7 @@ async def test_an_unreadable_state_is_a_503_that_names_it_until_it_is_gone(
     counted: Counted, valkey: EmbeddedServer, state: bytes
 ) -> None:
     await counted.count("one", [pair(at) for at in range(5)])
-    api = VerdictApi(VerdictReader(counted.store, SETTINGS), refresh=0.02)
+    api = VerdictApi(VerdictReader(Partitions(counted.store), SETTINGS), refresh=0.02)
     admin = AdminServer("api", metrics.registry(), api.ready, api.routes)
     tasks = Tasks()
     url = f"http://{await admin.start(Address('127.0.0.1', 0), '$.serve.listen')}"
@@ -288,7 +289,7 @@ async def test_a_proxy_whose_clock_is_behind_holds_a_promote_back(
         counted = Counted(store)
         counted.plan = Plan(settings)
         await counted.count("one", [pair(at) for at in range(1000)])
-        verdict = (await VerdictReader(store, settings).read()).verdict
+        verdict = (await VerdictReader(Partitions(store), settings).read()).verdict
         assert [check.name for check in verdict.checks if not check.passed] == (["clocks"] if held else [])
         assert verdict.state is (Decision.CONTINUE if held else Decision.PROMOTE)
         snapshot = await store.snapshot()

@@ -26,6 +26,7 @@ from servers import until
 
 from shadowproxy.config import Address, Settings, experiment_id, loads
 from shadowproxy.pairs.connect import resolve
+from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Store
 from shadowproxy.serve.reader import Reading, VerdictReader
 from shadowproxy.verdict.record import Verdict
@@ -304,7 +305,7 @@ async def reading(chosen: Settings) -> AsyncIterator[Callable[[], Any]]:
         resolve(chosen.redis) as url,
         await Store.open(url, experiment_id(chosen), max_entries=chosen.redis.max_entries) as store,
     ):
-        yield VerdictReader(store, chosen).read
+        yield VerdictReader(Partitions(store), chosen).read
 
 
 async def settled(read: Callable[[], Any], met: Callable[[Verdict], bool]) -> Verdict:
