@@ -394,6 +394,20 @@ class GuardrailReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamReading:
+    """What is exported of the streams, all partitions together."""
+
+    lag: int
+    pending: int
+    waiting_bytes: int
+    kept_bytes: int
+    lost_entries: int
+    lost_pairs: int
+    missing_pairs: int
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictReading:
     """What is exported of one verdict. `age` is in seconds since it was worked out."""
 
@@ -401,9 +415,7 @@ class VerdictReading:
     age: float
     pairs: int
     open_pairs: int
-    lag: int
-    lost_entries: int
-    dead_letters: int
+    stream: StreamReading
     guardrails: tuple[GuardrailReading, ...]
 
 
@@ -411,6 +423,20 @@ class VerdictMetrics:
     """Of the verdict, as the API process last read it. Nothing is exported before the first reading."""
 
     _STATES = ("promote", "rollback", "continue")
+    _STREAM = (
+        ("lag", "lag_entries", "Stream entries written and not committed yet."),
+        ("pending", "pending_entries", "Stream entries that a comparator was given and has not committed yet."),
+        ("waiting_bytes", "waiting_bytes", "Payload of stream entries that are not committed yet."),
+        ("kept_bytes", "kept_bytes", "Payload of stream entries that are kept after they were committed."),
+        ("lost_entries", "lost_entries", "Stream entries trimmed before they were read."),
+        ("lost_pairs", "lost_pairs", "Pairs in stream entries that were trimmed before they were read."),
+        (
+            "missing_pairs",
+            "missing_pairs",
+            "Pairs that the store has acknowledged and knows nothing of.",
+        ),
+        ("dead_letters", "dead_letters", "Entries moved to the dead-letter stream."),
+    )
 
     def __init__(self, into: Registry, current: Callable[[], VerdictReading | None]) -> None:
         self._current = current
@@ -430,17 +456,8 @@ class VerdictMetrics:
         yield GaugeMetricFamily(
             "shadowproxy_verdict_open_pairs", "Pairs in start-time buckets not closed yet.", value=reading.open_pairs
         )
-        yield GaugeMetricFamily(
-            "shadowproxy_stream_lag_entries", "Stream entries written and not committed yet.", value=reading.lag
-        )
-        yield GaugeMetricFamily(
-            "shadowproxy_stream_lost_entries",
-            "Stream entries trimmed before they were read.",
-            value=reading.lost_entries,
-        )
-        yield GaugeMetricFamily(
-            "shadowproxy_stream_dead_letters", "Entries moved to the dead-letter stream.", value=reading.dead_letters
-        )
+        for field, name, help_text in self._STREAM:
+            yield GaugeMetricFamily(f"shadowproxy_stream_{name}", help_text, value=getattr(reading.stream, field))
         for name, help_text in (
             ("estimate", "Mean loss, in the metric's unit; larger is worse."),
             ("margin", "Mean loss that is tolerated."),

@@ -29,8 +29,8 @@ from shadowproxy.tasks import Tasks
 from shadowproxy.tasks import end as end_tasks
 
 if TYPE_CHECKING:
-    from shadowproxy.pairs.recorder import Recorder
     from shadowproxy.pairs.partitions import Partitions
+    from shadowproxy.pairs.recorder import Recorder
     from shadowproxy.proxy.server import ProxyServer
 
 log = logging.getLogger(__name__)

@@ -75,7 +75,16 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 def test_all_commands_are_known_to_this_test() -> None:
     from shadowproxy.cli import app
 
-    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    groups = [
+        app,
+        *(group.typer_instance for group in app.registered_groups if group.typer_instance and not group.name),
+    ]
+    names = {
+        command.name or command.callback.__name__
+        for group in groups
+        for command in group.registered_commands
+        if command.callback
+    }
     assert names == set(COMMANDS)
 
 

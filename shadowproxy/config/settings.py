@@ -323,8 +323,8 @@ class Redis(Section):
     )
     partitions: Annotated[int, Field(ge=1, le=1024)] = Field(
         1,
-        description="streams that the pairs are spread over, each with a state of its own: with a Cluster, several times "
-        "its masters. A change starts a new experiment",
+        description="streams that the pairs are spread over, each with a state of its own; with a Cluster several "
+        "times its masters. A change starts a new experiment",
     )
     max_entries: Count = Field(
         100_000, description="entries the streams hold at most; the oldest are trimmed and reported as lost"

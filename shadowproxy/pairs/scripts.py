@@ -8,9 +8,9 @@ Three choices that all scripts share:
 - *Entry ids carry the number of pairs.* An id is `ms-seq` with seq = ordinal · 16384 + pairs, the ordinal counting the
   entries of the partition. What an entry holds is then known wherever its id is (pending, trimmed, dead) without
   reading its payload, which can be megabytes. Ordinals to 5·10^11 fit the exact integers of Lua.
-- *The stream has an index*, since only the server knows what is in it and reading a payload to learn its size would copy
-  megabytes: two sorted sets of `id:bytes`, scored by ordinal, of the entries that wait to be committed and of those that
-  are committed and kept for people to look at (`redis.keep`). What is kept goes first where room is needed.
+- *The stream has an index*, since only the server knows what is in it, and reading a payload to learn its size would
+  copy megabytes: two sorted sets of `id:bytes`, scored by ordinal, of the entries that wait to be committed and of
+  those that are committed and kept for people to look at (`redis.keep`). What is kept goes first where room is needed.
 - *One clock that never goes back*, kept in the totals: the larger of the server's time and the last time given out as
   an id or as a watermark. Without it a server clock that is set back would write entries below a watermark that has
   been published already.
@@ -355,7 +355,9 @@ while kept_bytes > keep do
     kept_bytes = kept_bytes - bytes
 end
 redis.call('HSET', totals, 'kept_bytes', integer(kept_bytes))
-redis.call('HINCRBY', totals, 'waiting_bytes', integer(-waiting_bytes))
+if waiting_bytes > 0 then
+    redis.call('HINCRBY', totals, 'waiting_bytes', integer(-waiting_bytes))
+end
 redis.call('HSET', states, worker, ARGV[5])
 redis.call('HSET', versions, worker, version)
 redis.call('HINCRBY', totals, 'committed_entries', #ids)

@@ -276,9 +276,9 @@ class Store:
         clock: Callable[[], float] = time.time,
         connections: Connections | None = None,
     ) -> None:
-        """The stream holds at most `max_entries` entries and about `max_bytes` bytes: the oldest are trimmed, those that
-        are committed first. `keep` bytes of the latter are kept, for people to look at. `connections` may be shared by
-        several stores: once one of them is closed, all are."""
+        """The stream holds at most `max_entries` entries and about `max_bytes` bytes: the oldest are trimmed, those
+        that are committed first. `keep` bytes of the latter are kept, for people to look at. `connections` may be
+        shared by several stores: once one of them is closed, all are."""
         if not experiment or any(character in "{}\r\n " for character in experiment):
             raise ValueError(f"{experiment!r} can't name an experiment: no spaces, no braces")
         self.url = url

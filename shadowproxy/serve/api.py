@@ -76,9 +76,7 @@ class VerdictApi:
             age=self._monotonic() - self._read_at,
             pairs=verdict.pairs,
             open_pairs=verdict.open_pairs,
-            lag=self._reading.lag,
-            lost_entries=self._reading.lost_entries,
-            dead_letters=self._reading.dead_letters,
+            stream=self._reading.stream,
             guardrails=tuple(_exported(cell) for cell in _cells(verdict)),
         )
 

@@ -11,6 +11,7 @@ import msgspec
 
 from shadowproxy.config import Settings, experiment_id
 from shadowproxy.errors import PayloadError
+from shadowproxy.metrics import StreamReading
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Snapshot
 from shadowproxy.stats.state import State
@@ -34,10 +35,7 @@ class Reading:
     """A verdict and the store's facts that it was read with."""
 
     verdict: Verdict
-    lag: int
-    """Entries written and not committed."""
-    lost_entries: int
-    dead_letters: int
+    stream: StreamReading
 
 
 class VerdictReader:
@@ -74,7 +72,7 @@ class VerdictReader:
                     _Latch(at=verdict.at, evidence=verdict.evidence_rollback, reasons=verdict.reasons),
                 )
             )
-        return Reading(verdict, snapshot.pending + snapshot.undelivered, snapshot.lost_entries, snapshot.dead_entries)
+        return Reading(verdict, _stream(snapshot))
 
     def _judge(
         self,
@@ -132,3 +130,16 @@ class VerdictReader:
 
     def _unusable(self, workers: Sequence[str], error: Exception) -> str:
         return f"what {', '.join(workers)} counted for {self._experiment} can't be used: {error}; {_REMEDY}"
+
+
+def _stream(snapshot: Snapshot) -> StreamReading:
+    return StreamReading(
+        lag=snapshot.pending + snapshot.undelivered,
+        pending=snapshot.pending,
+        waiting_bytes=snapshot.waiting_bytes,
+        kept_bytes=snapshot.kept_bytes,
+        lost_entries=snapshot.lost_entries,
+        lost_pairs=snapshot.lost_pairs,
+        missing_pairs=snapshot.missing_pairs,
+        dead_letters=snapshot.dead_entries,
+    )

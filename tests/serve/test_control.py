@@ -15,6 +15,7 @@ from shadowproxy.config import Address, experiment_id, loads
 from shadowproxy.errors import ApiUnavailable
 from shadowproxy.pairs import EmbeddedServer, Store
 from shadowproxy.pairs.controls import ControlChange
+from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.serve.admin import AdminServer
 from shadowproxy.serve.client import change_control, fetch_control
 from shadowproxy.serve.control import ControlApi
