@@ -6,7 +6,7 @@
 #   make wheel           the package with the data plane compiled, in dist/
 #   make bench           measure the proxy beside its peers; one: make bench BENCH=proxy-cpu
 #   make soak            measure isolation, memory and fairness at length, about 25 minutes
-#   make fuzz            search for inputs that break the proxy, FUZZ_SECONDS for each of its two sides
+#   make fuzz            search for inputs that break the proxy or what reads the store, FUZZ_SECONDS for each
 #   make lint            ruff and mypy --strict
 #   make docs            write the schema and the pages of docs/ that are made from the code
 #   make clean           remove what the above made
@@ -54,8 +54,8 @@ soak: BENCH = proxy-isolation proxy-memory proxy-aa
 soak: bench
 
 fuzz: $(STAMP)/installed-fuzz
-	for side in listener upstream; do \
-		$(BIN)/python tests/conformance/fuzzing.py $$side -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
+	for what in listener upstream stored; do \
+		$(BIN)/python tests/conformance/fuzzing.py $$what -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
 	done
 
 lint: $(STAMP)/installed-dev

@@ -19,7 +19,6 @@ from shadowproxy.compare.comparer import Comparer
 from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
 from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.model import Pair, Side
-from shadowproxy.pairs.codec import decode
 from shadowproxy.pairs.partitions import Watermarks
 from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
 from shadowproxy.stats.state import State
@@ -235,7 +234,7 @@ def _readable(entry: Entry) -> list[Pair]:
     if entry.deliveries > _MOST_DELIVERIES:
         # Whatever it is that ends a worker on this entry, memory it needs or a fault of ours, it must not end them all.
         raise PayloadError(f"was given to workers {entry.deliveries - 1} times and none of them committed it")
-    pairs = decode(entry.payload)
+    pairs = entry.batch()
     for pair in pairs:
         if not 0 <= pair.started < _END_OF_TIME:
             raise PayloadError(f"pair {pair.id!r} starts at {pair.started}, which is no Unix time")

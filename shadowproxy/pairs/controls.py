@@ -21,6 +21,8 @@ REPORT_EVERY: Final = 5.0
 LIVE: Final = 3 * REPORT_EVERY
 """A proxy that was silent for so long is taken for gone."""
 MAX_REASON: Final = 500
+_END_OF_TIME: Final = 253402300799
+"""The last second that a calendar has."""
 
 
 class Controls(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +42,8 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.sample is not None and not 0 <= self.sample <= 1:
             raise ValueError(f"`sample` is a share from 0 to 1, not {self.sample}")
+        if not 0 <= self.at <= _END_OF_TIME:
+            raise ValueError(f"`at` is Unix time in seconds, not {self.at:g}")
         if len(self.reason) > MAX_REASON or len(self.by) > MAX_REASON:
             raise ValueError(f"`reason` and `by` are at most {MAX_REASON} characters")
 

@@ -20,10 +20,12 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from shadowproxy.errors import Fenced, PayloadError, ShadowproxyError, StartError
-from shadowproxy.model import Accounting
+from shadowproxy.model import Accounting, Pair
 from shadowproxy.pairs import scripts
 from shadowproxy.pairs.client import Client, Script, boundary, redacted
-from shadowproxy.pairs.controls import LIVE, ControlChange, Controls, ControlStatus, ProxyReport, decode
+from shadowproxy.pairs.codec import decode
+from shadowproxy.pairs.controls import LIVE, ControlChange, Controls, ControlStatus, ProxyReport
+from shadowproxy.pairs.controls import decode as decode_controls
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,15 @@ class Entry:
     pairs: int
     payload: bytes
     deliveries: int = 1
+    version: int = ENTRY_VERSION
+
+    def batch(self) -> list[Pair]:
+        """Its pairs. Raises PayloadError for what can't be read, or is of a version that this program doesn't know."""
+        if self.version > ENTRY_VERSION:
+            raise PayloadError(
+                f"the entry is of version {self.version}, this program reads {ENTRY_VERSION}: update shadowproxy"
+            )
+        return decode(self.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +198,13 @@ def _version(info: bytes) -> str:
 def _entry(reply: Sequence[Any]) -> Entry:
     name, fields = reply[0].decode(), reply[1] or []
     values = dict(zip(fields[::2], fields[1::2], strict=True))
-    count = values.get(b"n", b"0")
+    count, version = values.get(b"n", b"0"), values.get(b"v", b"")
     return Entry(
         id=name,
         pairs=int(count) if count.isdigit() else 0,
         payload=values.get(b"b", b""),
         deliveries=int(reply[2]) if len(reply) > 2 else 1,
+        version=int(version) if version.isdigit() else ENTRY_VERSION,
     )
 
 
@@ -669,7 +681,7 @@ class Store:
             while True:
                 found = await self._client.command("GET", self._controls) or b""
                 try:
-                    before = decode(found or None)
+                    before = decode_controls(found or None)
                 except PayloadError:
                     before = Controls()
                 seconds, micros = await self._client.command("TIME")
@@ -692,9 +704,9 @@ class Store:
                 proxies[name] = ProxyReport(version=int(version), age=age)
         return ControlStatus(
             experiment=self.name,
-            controls=decode(found),
+            controls=decode_controls(found),
             proxies=proxies,
-            history=tuple(map(decode, history)),
+            history=tuple(map(decode_controls, history)),
         )
 
     # Below: how

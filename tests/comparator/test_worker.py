@@ -137,6 +137,17 @@ async def test_a_payload_that_cannot_be_read_is_a_dead_letter_and_harms_no_neigh
     assert any(check.name == "no_dead_letters" and not check.passed for check in verdict.checks)
 
 
+async def test_an_entry_of_a_newer_version_says_what_to_do(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr("shadowproxy.pairs.store.ENTRY_VERSION", 2)
+        await bench.write([pair(0)])
+    await bench.write([pair(1)])
+    once(await bench.all_counted(bench.worker("one")), [1])
+    ((letter, reason),) = await bench.store.dead_letters(10)
+    assert "version 2, this program reads 1: update shadowproxy" in reason
+    assert letter.payload == encode([pair(0)])
+
+
 @pytest.mark.parametrize("started", [float("nan"), float("inf"), -1.0, 1e300])
 async def test_an_impossible_start_time_is_a_dead_letter(bench: Bench, started: float) -> None:
     await bench.write([msgspec.structs.replace(pair(0), started=started)])

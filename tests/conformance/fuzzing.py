@@ -2,6 +2,7 @@
 
     python tests/conformance/fuzzing.py listener -max_total_time=600
     python tests/conformance/fuzzing.py upstream -max_total_time=600
+    python tests/conformance/fuzzing.py stored -max_total_time=600
 
 Further options are libFuzzer's. What it finds worth keeping goes to the folder FUZZ_CORPUS (.cache/fuzz), one per
 check; the checked-in inputs are read, never written. An input that fails is stored where the message says, and
@@ -58,7 +59,9 @@ def fuzz(name: str, options: list[str]) -> None:
     """Search until an input fails or the options' time is over. Does not return."""
     import atheris
 
-    with atheris.instrument_imports(include=["shadowproxy.proxy"]):
+    with atheris.instrument_imports(
+        include=["shadowproxy.proxy", "shadowproxy.pairs.codec", "shadowproxy.stats.state"]
+    ):
         module = _module(name)
     folder = FOUND / name
     folder.mkdir(parents=True, exist_ok=True)

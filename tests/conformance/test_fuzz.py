@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conformance import fuzz_listener, fuzz_upstream, fuzzing
+from conformance import fuzz_listener, fuzz_stored, fuzz_upstream, fuzzing
 from conformance.scene import Service
 from hypothesis import given
 from hypothesis import strategies as st
 
-CHECKS = {"listener": fuzz_listener, "upstream": fuzz_upstream}
+CHECKS = {"listener": fuzz_listener, "upstream": fuzz_upstream, "stored": fuzz_stored}
 INPUTS = [path for name in CHECKS for path in fuzzing.inputs(name)]
 
 

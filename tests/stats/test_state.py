@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -17,6 +18,18 @@ from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.state import State, Tally
 
 WIDTH, SETTLE = 0.5, 2.0
+
+
+GOLDEN = Path(__file__).with_name("golden_state_v1.bin")
+
+
+def golden() -> State:
+    """A closed and a late bucket, an open one, sums that are mostly zero, and both kinds of number."""
+    sparse = np.zeros((40, 3))
+    sparse[7, 1] = 0.125
+    state = State(1.0, 11.0).add(100, Tally({"pairs": np.array([2, 1]), "moments/a": np.array([[0.5, -1.5]])}), 2)
+    state = state.close(112.0).add(100, Tally({"pairs": np.array([1])}), 1)
+    return state.add(105, Tally({"pairs": np.array([4]), "guardrail/g": sparse}), 4)
 
 
 def empty() -> State:
@@ -63,6 +76,11 @@ def test_stored_and_read_back(batch, watermark) -> None:
     back = State.from_bytes(state.to_bytes())
     assert back.same_as(state, rel=0.0)
     assert (back.late, back.pairs, back.open_pairs) == (state.late, state.pairs, state.open_pairs)
+
+
+def test_what_version_1_stored_is_read_for_ever() -> None:
+    """Written once by `golden().to_bytes()`, and never again: experiments run on while shadowproxy is updated."""
+    assert State.from_bytes(GOLDEN.read_bytes()).same_as(golden())
 
 
 @given(additions, additions, st.floats(-5, 12))
