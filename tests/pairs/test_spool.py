@@ -471,10 +471,23 @@ async def test_an_heir_that_ends_half_way_leaves_the_rest_to_the_next(
     own_valkey: EmbeddedServer, store: Store, tmp_path: Path
 ) -> None:
     dead = await left_by_a_stop(own_valkey, store, tmp_path, 200)
-    first = Rig(store, spool(tmp_path))
-    first.recorder.start()
-    await until(lambda: first.recorder.adopted_pairs >= 40)
-    await first.finish()
+    taken = 0
+
+    class Reluctant(Store):
+        """Takes ten batches, and is asked in vain for more."""
+
+        async def append(self, *args: Any) -> None:
+            nonlocal taken
+            if taken == 10:
+                await asyncio.Event().wait()
+            taken += 1
+            await super().append(*args)
+
+    async with Reluctant(store.url, store.name, max_entries=10_000) as reluctant:
+        first = Rig(reluctant, spool(tmp_path))
+        first.recorder.start()
+        await until(lambda: first.recorder.adopted_pairs == 40)
+        await first.finish()
     assert dead.exists()
     assert await inherited(store, tmp_path, dead) == Accounting(200, 200, 200)
     assert await names_of(store) == numbered(200)
