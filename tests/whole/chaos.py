@@ -438,7 +438,7 @@ class Chaos:
             await store.snapshot(),
             await _recorded(store) if self.chosen.redis.keep else None,
             tuple(life for proxy in self.proxies for life in proxy.lives),
-            tuple(map(str, spool.rglob("*"))),
+            tuple(await asyncio.to_thread(_below, spool)),
             tuple(self._errors()),
         )
 
@@ -467,6 +467,10 @@ class Chaos:
 def _load(proxy: Member) -> Load:
     assert proxy.life.load is not None
     return proxy.life.load
+
+
+def _below(folder: Path) -> list[str]:
+    return [str(path) for path in folder.rglob("*")]
 
 
 async def _recorded(store: Partitions) -> Counter[int]:
@@ -558,7 +562,7 @@ def main() -> int:
     chosen = parser.parse_args()
     partitions = chosen.partitions or 1 + chosen.seed % 3
     again = f"--seed {chosen.seed} --rounds {chosen.rounds} --partitions {partitions}"
-    print(f"chaos: {again}", flush=True)
+    _say(f"chaos: {again}")
     with tempfile.TemporaryDirectory(prefix="sp-chaos-") as name:
         folder = Path(name)
         with EmbeddedServer(folder / "valkey") as server:
@@ -570,16 +574,21 @@ def main() -> int:
                     rounds=chosen.rounds,
                     exact=False,
                     partitions=partitions,
-                    tell=lambda line: print(line, flush=True),
+                    tell=_say,
                 )
             )
-    print(summary(ledger))
+    _say(summary(ledger))
     wrong = ledger.wrong()
     for line in wrong:
-        print(f"WRONG: {line}")
+        _say(f"WRONG: {line}")
     if wrong:
-        print(f"to see it again: python -m whole.chaos {again}")
+        _say(f"to see it again: python -m whole.chaos {again}")
     return 1 if wrong else 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def summary(ledger: Ledger) -> str:
