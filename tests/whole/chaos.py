@@ -500,7 +500,7 @@ async def chaos(
             baseline,
             candidate,
             # Longer than any proxy is frozen: a client must not be told so. All buckets wait as long to be closed.
-            baseline=f'{{url: "{baseline}", deadline: 8s}}',
+            baseline=f'{{url: "{baseline}", deadline: 6s}}',
             recorder=f'{{batch: 5, linger: 50ms, max_bytes: 64KiB, spool: {{dir: "{folder}/spool"}}}}',
             redis=f'{{url: "{server.url}", partitions: {partitions}, keep: {0 if exact else _KEEP}}}',
             routes=f"[{{name: rank, path: /rank, ids: 'response.body.items[*].id', cohorts: {cohorts}}}]",
@@ -520,8 +520,7 @@ async def chaos(
         )
         members = (*made.proxies, *made.comparators, made.api)
         try:
-            for member in members:
-                await member.start()
+            await asyncio.gather(*(member.start() for member in members))
             yield made
         finally:
             for member in members:
