@@ -393,11 +393,13 @@ class Chaos:
         """Harm, hold and bring back; over when every proxy has answered again."""
         words = ", ".join(f"{harm.target}: {harm.kind} {harm.after:g}+{harm.seconds:g} s" for harm in harms)
         self.tell(f"round {number}: {words}")
-        holding = {harm.target: asyncio.ensure_future(self._harm(harm)) for harm in harms}
-        # The server first: what starts while it is away is refused, as it should be.
-        for target in sorted(holding, key=lambda name: name != self.server.name):
-            await holding[target]
-            await self.targets[target].back()
+        # What starts while the server is away is refused, as it should be; what is frozen is thawed when it is due.
+        server = asyncio.Event()
+        if not any(harm.target == self.server.name for harm in harms):
+            server.set()
+        async with asyncio.TaskGroup() as group:
+            for harm in harms:
+                group.create_task(self._harm(harm, server))
         before = [(proxy, proxy.life, len(_load(proxy).answered)) for proxy in self.proxies]
         await until(
             lambda: all(len(_load(proxy).answered) >= at + 5 for proxy, _, at in before),
@@ -405,11 +407,18 @@ class Chaos:
             within=_PATIENCE,
         )
 
-    async def _harm(self, harm: Harm) -> None:
+    async def _harm(self, harm: Harm, server: asyncio.Event) -> None:
         target = self.targets[harm.target]
         await asyncio.sleep(harm.after)
+        began = time.monotonic()
         await getattr(target, harm.kind)()
         await asyncio.sleep(harm.seconds)
+        if target is not self.server and harm.kind != "freeze":
+            await server.wait()
+        await target.back()
+        if target is self.server:
+            server.set()
+        self.tell(f"  {harm.target} is back after {time.monotonic() - began:.1f} s")
 
     async def settle(self, store: Partitions, spool: Path) -> Ledger:
         """Bring all to its end and draw up the ledger."""
@@ -490,7 +499,7 @@ def _asked(body: bytes) -> int:
 
 @contextlib.asynccontextmanager
 async def chaos(
-    folder: Path, server: EmbeddedServer, *, exact: bool, partitions: int, tell: Callable[[str], None]
+    folder: Path, server: EmbeddedServer, *, exact: bool, partitions: int, deadline: str, tell: Callable[[str], None]
 ) -> AsyncIterator[Chaos]:
     """Everything at work. Afterwards nothing of it runs."""
     cohorts = "{id: request.body.id}" if exact else "{a: request.body.a, b: request.body.b, c: request.body.c}"
@@ -500,7 +509,7 @@ async def chaos(
             baseline,
             candidate,
             # Longer than any proxy is frozen: a client must not be told so. All buckets wait as long to be closed.
-            baseline=f'{{url: "{baseline}", deadline: 6s}}',
+            baseline=f'{{url: "{baseline}", deadline: {deadline}}}',
             recorder=f'{{batch: 5, linger: 50ms, max_bytes: 64KiB, spool: {{dir: "{folder}/spool"}}}}',
             redis=f'{{url: "{server.url}", partitions: {partitions}, keep: {0 if exact else _KEEP}}}',
             routes=f"[{{name: rank, path: /rank, ids: 'response.body.items[*].id', cohorts: {cohorts}}}]",
@@ -535,10 +544,11 @@ async def run(
     rounds: int,
     exact: bool,
     partitions: int,
+    deadline: str,
     tell: Callable[[str], None],
 ) -> Ledger:
-    """A whole run of so many rounds."""
-    async with chaos(folder, server, exact=exact, partitions=partitions, tell=tell) as running:
+    """A whole run of so many rounds. `deadline`: the baseline's; see `chaos`."""
+    async with chaos(folder, server, exact=exact, partitions=partitions, deadline=deadline, tell=tell) as running:
         for number, harms in enumerate(plan(seed, rounds, sorted(running.targets)), 1):
             await running.round(number, harms)
         chosen = running.chosen
@@ -573,6 +583,7 @@ def main() -> int:
                     rounds=chosen.rounds,
                     exact=False,
                     partitions=partitions,
+                    deadline="20s",
                     tell=_say,
                 )
             )

@@ -25,7 +25,9 @@ async def harmed(
     server: EmbeddedServer, folder: Path, *, seed: int, rounds: int, exact: bool, partitions: int
 ) -> Ledger:
     told = [f"seed {seed}"]
-    ledger = await run(folder, server, seed=seed, rounds=rounds, exact=exact, partitions=partitions, tell=told.append)
+    ledger = await run(
+        folder, server, seed=seed, rounds=rounds, exact=exact, partitions=partitions, deadline="6s", tell=told.append
+    )
     assert ledger.wrong() == [], "\n".join((*told, summary(ledger)))
     assert len(ledger.asked) > 100
     return ledger
@@ -42,7 +44,7 @@ async def test_every_recorded_pair_is_counted_once_whatever_dies(own_valkey: Emb
 
 
 async def test_partitions_count_each_pair_once_too(own_valkey: EmbeddedServer, tmp_path: Path) -> None:
-    ledger = await harmed(own_valkey, tmp_path, seed=44, rounds=2, exact=False, partitions=2)
+    ledger = await harmed(own_valkey, tmp_path, seed=1367, rounds=1, exact=False, partitions=2)
     assert ledger.recorded is not None
     once = dict(ledger.recorded)
     number = next(iter(once))
