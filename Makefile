@@ -5,7 +5,8 @@
 #   make test-compiled   those of the data plane, of the compiled wheel
 #   make wheel           the package with the data plane compiled, in dist/
 #   make bench           measure the proxy beside its peers; one: make bench BENCH=proxy-cpu
-#   make soak            measure isolation, memory and fairness at length, about 25 minutes
+#   make soak            measure isolation, memory, fairness and outages of the store at length, and then kill and freeze
+#                        processes by a seed, about 40 minutes; that alone: make chaos CHAOS_ARGS="--rounds 50 --seed 7"
 #   make fuzz            search for inputs that break the proxy or what reads the store, FUZZ_SECONDS for each
 #   make lint            ruff and mypy --strict
 #   make docs            write the schema and the pages of docs/ that are made from the code
@@ -17,6 +18,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH ?=
 BENCH_ARGS ?=
+CHAOS_ARGS ?= --rounds 50
 FUZZ_SECONDS ?= 600
 PYTHON ?= python3
 
@@ -27,7 +29,7 @@ COMPILED := $(CACHE)/compiled
 STAMP := $(CACHE)/stamps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-compiled wheel bench soak fuzz lint docs clean
+.PHONY: demo test test-compiled wheel bench soak chaos fuzz lint docs clean
 
 demo: $(STAMP)/installed-demo $(STAMP)/data
 	@# Its exit code is the verdict's. A rollback (1) is an outcome, and no error of make's; to stay undecided (3) is one.
@@ -50,8 +52,11 @@ wheel: $(BIN)/python
 bench: $(STAMP)/compiled $(STAMP)/servers
 	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" PYTHONPATH=tests $(COMPILED)/bin/python -P -m bench $(BENCH) $(BENCH_ARGS)
 
-soak: BENCH = proxy-isolation proxy-memory proxy-aa
-soak: bench
+soak: BENCH = proxy-isolation proxy-memory proxy-aa pairs-outage
+soak: bench chaos
+
+chaos: $(STAMP)/installed-dev $(STAMP)/servers
+	PYTHONPATH=tests $(BIN)/python -m whole.chaos $(CHAOS_ARGS)
 
 fuzz: $(STAMP)/installed-fuzz
 	for what in listener upstream stored; do \

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bench import aa, cpu, isolation, latency, memory, report
+from bench import aa, cpu, isolation, latency, memory, outage, report, throughput
 from bench.options import Options
 from bench.peers import NotMeasured
 from bench.procs import Failed
@@ -21,6 +21,8 @@ BENCHMARKS: Final[dict[str, Callable[[Options], report.Report]]] = {
     "proxy-isolation": isolation.run,
     "proxy-memory": memory.run,
     "proxy-aa": aa.run,
+    "pairs-throughput": throughput.run,
+    "pairs-outage": outage.run,
 }
 
 

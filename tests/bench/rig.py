@@ -47,6 +47,9 @@ class Proxied:
     """By side and outcome."""
     waiting_pairs: int
     waiting_bytes: int
+    spooled_pairs: int
+    """On disk; likewise bytes of its segments."""
+    spooled_bytes: int
 
     def of(self, side: str) -> dict[str, int]:
         """Exchanges of one side, by outcome."""
@@ -204,6 +207,8 @@ class Rig:
             },
             total("shadowproxy_recorder_waiting_pairs"),
             total("shadowproxy_recorder_waiting_bytes"),
+            total("shadowproxy_recorder_spool_pairs"),
+            total("shadowproxy_recorder_spool_bytes"),
         )
 
     def settled(self) -> Proxied:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import accounts, cpu, latency, messages, paced, peers
+from bench import accounts, cpu, latency, messages, paced, peers, producing, throughput
 from bench.__main__ import main
 from bench.peers import SIDES, NotMeasured, Running, Side
 from bench.procs import Failed, Process, Rack, free_ports
@@ -90,6 +90,41 @@ def test_proxy_latency_compares_each_side_with_asking_directly(tmp_path: Path) -
     assert report["good"]
     assert report["rows"][0][0] == "shadowproxy, recording"
     assert all(len(row) == len(report["columns"]) for row in report["rows"])
+
+
+def test_pairs_throughput_counts_every_pair_that_was_written(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    assert main(["pairs-throughput", "--quick", "--only", "two,compressed", "--json", str(out)]) == 0
+    (report,) = json.loads(out.read_text())
+    turns = {turn["side"]: turn for turn in report["turns"]}
+    assert turns.keys() == {"two", "compressed"}
+    for turn in turns.values():
+        assert turn["pairs"] == turn["committed"] == turn["account"]["recorded"] == 5000
+        assert min(turn["producer_cpu"], turn["comparator_cpu"], turn["comparator_seconds"]) > 0
+    # The pairs are all there, and differ so much that compression has no easy job.
+    assert turns["two"]["memory"] > 5000 * turns["two"]["size"]
+    assert 0.1 < turns["compressed"]["memory"] / turns["two"]["memory"] < 0.7
+
+
+def test_pairs_that_are_produced_are_of_five_kilobytes_and_hold_what_is_to_be_masked() -> None:
+    made = producing.offers(20)
+    assert all(4500 < producing.content(one.pair) < 5500 for one in made)
+    assert all(line in one.pair.request.head for one in made for line in one.guarded)
+    assert {len(one.guarded) for one in made} == {1}
+    assert len({one.pair.baseline.body for one in made} | {one.pair.candidate.body for one in made}) == 40
+
+
+def test_a_pair_that_was_not_recorded_or_not_counted_fails_the_check_of_throughput() -> None:
+    account = {"requests": 10, "eligible": 10, "recorded": 10, "skipped": {}, "dropped": {}}
+    whole = throughput.Turn("one", 10, 5000, 1.0, 1.0, 1, 1.0, 1.0, account, 10, 0)
+    assert whole.whole
+    for turn in (
+        replace(whole, committed=9),
+        replace(whole, committed=11),
+        replace(whole, lost=1),
+        replace(whole, account={**account, "recorded": 9, "dropped": {"recorder_full": 1}}),
+    ):
+        assert not turn.whole
 
 
 def test_a_side_that_loses_copies_fails_its_check() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench import aa, memory
+from bench import aa, memory, outage
 from bench.isolation import CONFIGURATION, NAMES, Isolation
 from bench.openloop import Clients
 from bench.options import Options
@@ -66,6 +67,23 @@ def test_a_fault_reaches_no_client_and_is_accounted_for(isolation: Isolation, fa
 
 def test_pairs_beyond_a_stopped_stores_bound_are_dropped_and_counted(isolation: Isolation) -> None:
     assert isolation.measure("store stopped", rounds=1).dropped.keys() == {"recorder_full"}
+
+
+@pytest.mark.parametrize("fault", outage.FAULTS)
+def test_a_store_that_is_away_for_a_while_costs_no_answer_and_no_pair(fault: str) -> None:
+    little = {**outage.CONFIGURATION, "recorder": {"max_bytes": "512KiB", "spool": {"max_bytes": "64MiB"}}}
+    found = outage.outage(fault, seconds=3.0, rate=RATE, sections=little)
+    assert found.wrong == []
+    assert found.outcome.answered == found.outcome.sent == round(RATE * (3.0 + outage.LEAD))
+    assert found.counted == found.audit.account.requests == found.outcome.sent + 200
+    assert 0 < found.spooled_pairs <= found.waited
+    for changed in (
+        replace(found, counted=found.counted - 1),
+        replace(found, lost=1),
+        replace(found, outcome=replace(found.outcome, errors={"status 502": 1})),
+        replace(found, audit=replace(found.audit, account=found.audit.account + Accounting(dropped={"a": 1}))),
+    ):
+        assert changed.wrong
 
 
 def test_copies_of_a_hung_candidate_are_shed_beyond_the_bound_and_recorded() -> None:

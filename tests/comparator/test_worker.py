@@ -16,10 +16,13 @@ from shadowproxy.comparator.worker import Worker
 from shadowproxy.compare.comparer import Comparer
 from shadowproxy.config import Settings, loads
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request
+from shadowproxy.pairs import scripts
+from shadowproxy.pairs import store as store_module
+from shadowproxy.pairs.client import Script
 from shadowproxy.pairs.codec import encode
 from shadowproxy.pairs.embedded import EmbeddedServer
 from shadowproxy.pairs.partitions import Partitions, Watermarks
-from shadowproxy.pairs.store import Store
+from shadowproxy.pairs.store import Store, Superseded
 from shadowproxy.serve.reader import VerdictReader
 from shadowproxy.tasks import Tasks
 from shadowproxy.verdict.plan import Plan
@@ -111,8 +114,12 @@ async def bench(valkey: EmbeddedServer) -> AsyncIterator[Bench]:
     await made.close()
 
 
+def counted(verdict: Verdict) -> dict[str, int]:
+    return {name: report.pairs for name, report in verdict.cohorts.items()}
+
+
 def once(verdict: Verdict, numbers: Iterable[int]) -> None:
-    assert {name: report.pairs for name, report in verdict.cohorts.items()} == {f"id={at}": 1 for at in numbers}
+    assert counted(verdict) == {f"id={at}": 1 for at in numbers}
 
 
 async def test_what_is_in_the_stream_is_counted_before_a_stop(bench: Bench) -> None:
@@ -170,8 +177,26 @@ async def test_an_entry_that_ends_every_worker_is_given_up(bench: Bench) -> None
     assert "8 times" in reason
 
 
-async def test_a_frozen_worker_that_thaws_counts_nothing_twice(bench: Bench) -> None:
-    """The race of a takeover: read, frozen, entries claimed and counted by another, thawed, committed."""
+OWNERSHIP = """    if #redis.call('XPENDING', stream, group, id, id, 1, worker) == 0 then
+        lost[#lost + 1] = id
+    end
+"""
+OWN_VERSION = """if held ~= ARGV[4] then
+    return {2}
+end
+"""
+OTHERS_VERSION = " or (redis.call('HGET', versions, ARGV[at]) or '') ~= ARGV[at + 1]"
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, name: str, check: str) -> None:
+    """Have all stores run the script `name` without a check of it. Fails where it hasn't just this one."""
+    text: str = getattr(scripts, name)
+    assert text.count(check) == 1
+    monkeypatch.setattr(store_module, f"_{name}", Script(text.replace(check, "")))
+
+
+async def thawed_after_a_takeover(bench: Bench) -> Verdict:
+    """Read, frozen, entries claimed and counted by another, thawed, committed."""
     await bench.write([pair(0)])
     await bench.write([pair(1)])
     frozen_store = await bench.another_store()
@@ -190,7 +215,104 @@ async def test_a_frozen_worker_that_thaws_counts_nothing_twice(bench: Bench) -> 
     await frozen._count(entries)  # it goes on where it was: between reading and committing
     other.stop()
     await running
+    return await bench.verdict()
+
+
+async def test_a_frozen_worker_that_thaws_counts_nothing_twice(bench: Bench) -> None:
+    once(await thawed_after_a_takeover(bench), range(2))
+
+
+async def test_without_the_check_of_ownership_a_thawed_worker_would_count_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the race above is one: the same without the fence."""
+    cut(monkeypatch, "COMMIT", OWNERSHIP)
+    assert counted(await thawed_after_a_takeover(bench)) == {"id=0": 2, "id=1": 2}
+
+
+async def thawed_after_it_was_absorbed(bench: Bench) -> Worker:
+    """Counted a pair, frozen so long that another has its state, thawed, and given another pair."""
+    frozen = bench.worker("frozen", await bench.another_store())
+    await bench.write([pair(0)])
+    await bench.all_counted(frozen)
+    other = bench.worker("other", settings=SETTINGS.model_copy(update={"comparator": QUICK}))
+    running = bench.tasks.start(other.run(), name="other")
+
+    async def absorbed() -> bool:
+        return list((await bench.store.snapshot()).states) == ["other"]
+
+    await until(absorbed, "the end of its state")
+    other.stop()
+    await running
+    await bench.write([pair(1)])
+    return frozen
+
+
+async def test_a_worker_that_thaws_after_its_state_was_absorbed_starts_over(bench: Bench) -> None:
+    frozen = await thawed_after_it_was_absorbed(bench)
+    with pytest.raises(Superseded):
+        await frozen._count(await frozen._store.read("frozen", 10, 0.0))
+    once(await bench.all_counted(frozen), range(2))
+
+
+async def test_without_the_check_of_its_version_an_absorbed_state_would_count_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = await thawed_after_it_was_absorbed(bench)
+    cut(monkeypatch, "COMMIT", OWN_VERSION)
+    await frozen._count(await frozen._store.read("frozen", 10, 0.0))
+    assert counted(await bench.verdict()) == {"id=0": 2, "id=1": 1}
+
+
+async def absorbed_by_two(bench: Bench) -> list[bool]:
+    """Two workers see the same dead worker, and then each takes its state over."""
+    await bench.write([pair(0)])
+    await bench.all_counted(bench.worker("dead", await bench.another_store()))
+    heirs = [bench.worker(name, await bench.another_store()) for name in ("one", "two")]
+    for heir in heirs:
+        await heir._recover()
+    seen = [await heir._store.silent(heir._name, 0.0, 10) for heir in heirs]
+    assert [[stored.worker for stored in dead] for dead in seen] == [["dead"], ["dead"]]
+    return [await heir._absorb(dead) for heir, dead in zip(heirs, seen, strict=True)]
+
+
+async def test_a_dead_workers_state_is_taken_over_by_one(bench: Bench) -> None:
+    assert await absorbed_by_two(bench) == [True, False]
+    once(await bench.verdict(), [0])
+
+
+async def test_without_the_check_of_its_version_a_dead_workers_state_would_count_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(monkeypatch, "ABSORB", OTHERS_VERSION)
+    assert await absorbed_by_two(bench) == [True, True]
+    assert counted(await bench.verdict()) == {"id=0": 2}
+
+
+async def absorbed_as_it_thaws(bench: Bench) -> bool:
+    """A silent worker's state is read to be taken over, and before it is, the worker thaws and commits."""
+    frozen = bench.worker("frozen", await bench.another_store())
+    await bench.write([pair(0)])
+    await bench.all_counted(frozen)
+    other = bench.worker("other")
+    await other._recover()
+    silent = await bench.store.silent("other", 0.0, 10)
+    await bench.write([pair(1)])
+    await frozen._count(await frozen._store.read("frozen", 10, 0.0))
+    return await other._absorb(silent)
+
+
+async def test_a_worker_that_thaws_as_it_is_absorbed_loses_nothing(bench: Bench) -> None:
+    assert not await absorbed_as_it_thaws(bench)
     once(await bench.verdict(), range(2))
+
+
+async def test_without_the_check_of_its_version_what_a_thawed_worker_committed_would_be_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(monkeypatch, "ABSORB", OTHERS_VERSION)
+    assert await absorbed_as_it_thaws(bench)
+    assert counted(await bench.verdict()) == {"id=0": 1}
 
 
 async def test_a_worker_goes_on_from_its_own_state(bench: Bench) -> None:

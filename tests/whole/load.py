@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -213,6 +213,8 @@ class Load:
 
     address: Address
     numbers: Iterator[int] = field(default_factory=itertools.count)
+    says: Callable[[int], Mapping[str, object]] = lambda _number: {}
+    """By number, what its request says beside that."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
     answered: list[int] = field(default_factory=list)
     unanswered: dict[str, list[int]] = field(default_factory=lambda: {"kept": [], "fresh": []})
@@ -242,7 +244,7 @@ class Load:
     async def _exchange(self, kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request. Whether the connection may be used again."""
         number = next(self.numbers)
-        body = json.dumps({"id": number, "padding": "x" * 500}).encode()
+        body = json.dumps({"id": number, "padding": "x" * 500, **self.says(number)}).encode()
         try:
             writer.write(post(body, "/rank"))
             first = await reader.read(1)
