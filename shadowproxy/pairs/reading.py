@@ -13,7 +13,7 @@ import asyncio
 import heapq
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -148,7 +148,7 @@ class Reading:
         """How far each partition has been read."""
         return {cursor.store.partition: cursor.position for cursor in self._cursors}
 
-    async def stored(self) -> AsyncIterator[Batch]:
+    async def stored(self) -> AsyncGenerator[Batch, None]:
         """What was written by now, in the order in which it was, as far as it is still there when it is reached.
 
         Raises StoreUnavailable.
@@ -168,7 +168,7 @@ class Reading:
         for cursor, (entries, pairs) in zip(self._cursors, ends, strict=True):
             self._close(cursor, entries, pairs)
 
-    async def followed(self, stop: asyncio.Event) -> AsyncIterator[Batch]:
+    async def followed(self, stop: asyncio.Event) -> AsyncGenerator[Batch, None]:
         """What comes after that, until `stop` is set. A store that is away is waited for.
 
         What was written and not read by then is counted as unread, if the store can still be asked.
@@ -290,7 +290,9 @@ class Reading:
 
     def _gone(self, entries: int, pairs: int) -> None:
         self.tally = replace(
-            self.tally, gone_entries=self.tally.gone_entries + entries, gone_pairs=self.tally.gone_pairs + pairs
+            self.tally,
+            gone_entries=self.tally.gone_entries + entries,
+            gone_pairs=self.tally.gone_pairs + max(0, pairs),
         )
 
     def _damaged(self, pairs: int, what: str) -> None:

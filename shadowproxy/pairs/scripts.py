@@ -26,7 +26,6 @@ MAX_PAIRS: Final = 16383
 """Pairs that one entry can hold: what an entry id has room for."""
 
 
-
 def ordinal_of(entry: str) -> int:
     """The ordinal that an entry id carries, 0 where it is no such id.
 
