@@ -262,7 +262,6 @@ def export(
 
     async def work(store: Partitions, stop: Stop) -> None:
         from shadowproxy.pairs.reading import Reading, described
-        from shadowproxy.report.words import size
 
         sink = sink_for(file, target, store.name, undo, overwrite=overwrite)
         reading = Reading(store, positions=sink.positions(len(store.stores)))
@@ -273,7 +272,7 @@ def export(
                 reading, sink, stop=stop, follow=follow or for_ is not None, limit=limit, progress=progress
             )
         tally = reading.tally
-        _say(f"{written:,} pairs ({size(tally.size)} in the store) written to {file}")
+        _say(f"{written:,} pairs written to {file}")
         if tally.earlier_entries:
             _say(f"{tally.earlier_pairs:,} earlier pairs were no longer kept (redis.keep) when it began")
         for line in described(tally):

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 from shadowproxy.errors import StartError
-from shadowproxy.pairs.export import full
-from shadowproxy.pairs.lines import Undo
-from shadowproxy.pairs.reading import Batch, Position
-from shadowproxy.pairs.tables import SCHEMA, Rows
 
+# Before the tables, which would ask for their own extra alone.
 try:
     from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
     from deltalake.exceptions import DeltaError
@@ -24,6 +22,11 @@ except ImportError:
     raise StartError(
         "a Delta table needs deltalake, which is not installed: pip install 'shadowproxy[delta]', or export to .jsonl"
     ) from None
+
+from shadowproxy.pairs.export import full
+from shadowproxy.pairs.lines import Undo
+from shadowproxy.pairs.reading import Batch, Position
+from shadowproxy.pairs.tables import SCHEMA, Rows
 
 COMMIT_WITHIN: Final = 60.0
 """Seconds after which pairs are committed when the next come, however few they are."""
@@ -43,6 +46,9 @@ class DeltaSink:
         self._clock = clock
         self._since = clock()
         try:
+            if "://" not in uri:
+                # Recorded bodies are personal data.
+                Path(uri).mkdir(mode=0o700, parents=True, exist_ok=True)
             self._table = DeltaTable(uri) if DeltaTable.is_deltatable(uri) else None
             names = None if self._table is None else [field.name for field in self._table.schema().fields]
         except (DeltaError, OSError) as error:

@@ -146,6 +146,9 @@ def differences(baseline: Exchange, other: Exchange) -> list[str]:
         found.append(f"outcome: {baseline.outcome.value} → {other.outcome.value}")
     if baseline.status != other.status:
         found.append(f"status: {baseline.status or '–'} → {other.status or '–'}")
+    if not (baseline.status and other.status):
+        # One side has no answer; that everything in the other's differs from it says nothing more.
+        return found
     return [*found, *_in_headers(baseline.head, other.head), *_in_bodies(baseline, other)]
 
 
