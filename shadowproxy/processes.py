@@ -115,17 +115,9 @@ async def open_store(settings: Settings, patience: Tasks | None = None) -> Async
     a task until it can.
     """
     from shadowproxy.pairs.connect import resolve
-    from shadowproxy.pairs.partitions import Partitions
 
     async with resolve(settings.redis) as url:
-        store = Partitions.at(
-            url,
-            experiment_id(settings),
-            partitions=settings.redis.partitions,
-            max_entries=settings.redis.max_entries,
-            max_bytes=settings.redis.max_bytes,
-            keep=settings.redis.keep,
-        )
+        store = _partitions(settings, url)
         description = orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS)
         try:
             try:
@@ -138,6 +130,28 @@ async def open_store(settings: Settings, patience: Tasks | None = None) -> Async
             yield store
         finally:
             await store.close()
+
+
+@contextlib.asynccontextmanager
+async def open_to_look(settings: Settings) -> AsyncIterator[Partitions]:
+    """The experiment's store for people to look at: as `open_store`, but nothing is written, and nothing asked yet."""
+    from shadowproxy.pairs.connect import resolve
+
+    async with resolve(settings.redis) as url, _partitions(settings, url) as store:
+        yield store
+
+
+def _partitions(settings: Settings, url: str) -> Partitions:
+    from shadowproxy.pairs.partitions import Partitions
+
+    return Partitions.at(
+        url,
+        experiment_id(settings),
+        partitions=settings.redis.partitions,
+        max_entries=settings.redis.max_entries,
+        max_bytes=settings.redis.max_bytes,
+        keep=settings.redis.keep,
+    )
 
 
 async def _introduce(store: Partitions, description: bytes) -> None:

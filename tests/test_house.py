@@ -46,6 +46,8 @@ OWNERS = {
     "prometheus_client": {"metrics"},
     "typer": {"cli"},
     "yaml": {"config"},
+    "pyarrow": {"pairs"},
+    "deltalake": {"pairs"},
 }
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shadowproxy import __version__
-from shadowproxy.cli import control, demo, run, verdict
+from shadowproxy.cli import control, demo, pairs, run, verdict
 from shadowproxy.cli.common import EXIT_UNFINISHED, fail
 from shadowproxy.errors import ShadowproxyError, Unfinished
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 for commands in (run, verdict, control, demo):
     app.add_typer(commands.app)
+app.add_typer(pairs.app, name="pairs")
 
 
 def main() -> None:

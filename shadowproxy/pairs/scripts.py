@@ -25,6 +25,17 @@ from typing import Final
 MAX_PAIRS: Final = 16383
 """Pairs that one entry can hold: what an entry id has room for."""
 
+
+def ordinal_of(entry: str) -> int:
+    """The ordinal that an entry id carries, 0 where it is no such id.
+
+    >>> ordinal_of("1700000000000-49252")
+    3
+    """
+    _, _, sequence = entry.partition("-")
+    return int(sequence) // (MAX_PAIRS + 1) if sequence.isdigit() else 0
+
+
 _COMMON: Final = """
 local PAIRS_IN_ID = 16384
 

@@ -57,6 +57,13 @@ class Entry:
     payload: bytes
     deliveries: int = 1
     version: int = ENTRY_VERSION
+    before: int | None = None
+    """Pairs that were written to this partition before it; None where it is none of our entries."""
+
+    @property
+    def ordinal(self) -> int:
+        """Which entry of its partition it is, from 1; 0 where it is none of ours."""
+        return scripts.ordinal_of(self.id)
 
     def batch(self) -> list[Pair]:
         """Its pairs. Raises PayloadError for what can't be read, or is of a version that this program doesn't know."""
@@ -198,13 +205,14 @@ def _version(info: bytes) -> str:
 def _entry(reply: Sequence[Any]) -> Entry:
     name, fields = reply[0].decode(), reply[1] or []
     values = dict(zip(fields[::2], fields[1::2], strict=True))
-    count, version = values.get(b"n", b"0"), values.get(b"v", b"")
+    count, version, before = values.get(b"n", b"0"), values.get(b"v", b""), values.get(b"c", b"")
     return Entry(
         id=name,
         pairs=int(count) if count.isdigit() else 0,
         payload=values.get(b"b", b""),
         deliveries=int(reply[2]) if len(reply) > 2 else 1,
         version=int(version) if version.isdigit() else ENTRY_VERSION,
+        before=int(before) if before.isdigit() else None,
     )
 
 
@@ -611,10 +619,11 @@ class Store:
             reply = await self._client.command("XRANGE", self._pairs, f"({after}", "+", "COUNT", entries)
         return [_entry(entry) for entry in reply]
 
-    async def newest(self, entries: int) -> list[Entry]:
-        """The newest entries, oldest of them first."""
+    async def newest(self, entries: int, before: str | None = None) -> list[Entry]:
+        """The newest entries, or the newest ahead of the id `before`; oldest of them first."""
+        end = "+" if before is None else f"({before}"
         with boundary(self.url):
-            reply = await self._client.command("XREVRANGE", self._pairs, "+", "-", "COUNT", entries)
+            reply = await self._client.command("XREVRANGE", self._pairs, end, "-", "COUNT", entries)
         return [_entry(entry) for entry in reversed(reply)]
 
     async def follow(self, after: str, entries: int, block: float) -> list[Entry]:
@@ -624,6 +633,12 @@ class Store:
             async with asyncio.timeout(block + self._reply_within):
                 reply = await self._reader.command(*command)
         return [_entry(entry) for entry in reply[0][1]] if reply else []
+
+    async def written(self) -> tuple[int, int]:
+        """Entries ever written to this partition, and the pairs in them."""
+        with boundary(self.url):
+            entries, pairs = await self._client.command("HMGET", self._totals, "entries", "pairs")
+        return int(entries or 0), int(pairs or 0)
 
     async def dead_letters(self, entries: int) -> list[tuple[Entry, str]]:
         """The newest dead letters, newest first, each with its original id and payload and the reason."""

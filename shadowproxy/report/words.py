@@ -64,6 +64,31 @@ def seconds(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value * 1000:.3g} ms"
 
 
+def took(value: float) -> str:
+    """A duration that was measured, in the unit that reads best; – where it never ended.
+
+    >>> took(0.0042345), took(12.3456), took(math.inf)
+    ('4.23 ms', '12.3 s', '–')
+    """
+    if not math.isfinite(value):
+        return "–"
+    return f"{value * 1000:.3g} ms" if abs(value) < 0.9995 else f"{value:.1f} s"
+
+
+def size(value: int) -> str:
+    """Bytes, in the unit that reads best.
+
+    >>> size(0), size(999), size(2_345), size(12_345_678)
+    ('0 B', '999 B', '2.3 kB', '12.3 MB')
+    """
+    if value < 1000:
+        return f"{value} B"
+    for unit, factor in (("kB", 1000), ("MB", 1000**2)):
+        if value < factor * 1000:
+            return f"{value / factor:.1f} {unit}"
+    return f"{value / 1000**3:,.1f} GB"
+
+
 def counts(parts: Iterable[tuple[str, int]]) -> str:
     """`kind n` for each, in order; `none` where there is nothing."""
     return ", ".join(f"{plain(kind)} {count:,}" for kind, count in parts if count) or "none"

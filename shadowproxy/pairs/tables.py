@@ -1,0 +1,177 @@
+"""Pairs as rows of one flat table, for Parquet and Delta Lake (extra `parquet`). The schema is in `docs/pairs.md`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import IO, Any, Final
+
+from shadowproxy.errors import StartError
+from shadowproxy.model import Exchange, Pair, Side, headers
+from shadowproxy.pairs.lines import Undo, undone
+from shadowproxy.pairs.reading import Batch
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError:
+    raise StartError(
+        "Parquet needs pyarrow, which is not installed: pip install 'shadowproxy[parquet]', or export to .jsonl"
+    ) from None
+
+_FIRST: Final = -62_135_596_800_000_000
+_LAST: Final = 253_402_300_799_999_999
+"""Microseconds of the years 1 to 9999, which is what every reader knows."""
+
+_HEADERS: Final = pa.map_(pa.string(), pa.string())
+
+_Column = tuple[str, pa.DataType, str]
+
+_PAIR: Final[tuple[_Column, ...]] = (
+    ("id", pa.string(), "request id"),
+    ("started", pa.timestamp("us", "UTC"), "when the request's head was complete"),
+    ("partition", pa.int32(), "of the stream"),
+    ("entry", pa.string(), "entry of the partition; with `position` it names the pair for good"),
+    ("position", pa.int32(), "which pair of its entry, from 0"),
+    ("method", pa.string(), ""),
+    ("target", pa.string(), "path and query, as sent"),
+    ("path", pa.string(), "the target up to the query"),
+    ("request_headers", _HEADERS, "names in lower case; of one that is repeated the values are joined with `, `"),
+    ("request_body", pa.string(), "text without content codings; null where it is no UTF-8 or can't be decoded"),
+    ("request_body_raw", pa.binary(), "as sent; null where it is `request_body` byte for byte"),
+    ("request_body_size", pa.int64(), "bytes of the whole body, captured or not"),
+    ("annotations", pa.string(), "JSON of the annotation header; null where none was sent"),
+    ("notes", pa.list_(pa.string()), "what redaction left out for not being able to look into it"),
+)
+_SIDE: Final[tuple[_Column, ...]] = (
+    ("outcome", pa.string(), "`ok`, `timeout`, `connect`, `reset`, `protocol` or `shed`; null: no such upstream"),
+    ("status", pa.int32(), "null where no response came"),
+    ("ttfb", pa.float64(), "seconds to the first byte; null where none came"),
+    ("total", pa.float64(), "seconds to the last byte; null where it never came"),
+    ("detail", pa.string(), "for a failure, what happened"),
+    ("headers", _HEADERS, "as `request_headers`"),
+    ("body", pa.string(), "as `request_body`"),
+    ("body_raw", pa.binary(), "as `request_body_raw`"),
+    ("body_size", pa.int64(), "bytes of the whole body, captured or not"),
+    ("truncated", pa.bool_(), "whether less than the whole body was captured"),
+    ("digest", pa.string(), "BLAKE2b-128 of the whole body, hexadecimal, where it is truncated"),
+)
+COLUMNS: Final[tuple[_Column, ...]] = (
+    *_PAIR,
+    *((f"{side.value}_{name}", kind, meaning) for side in Side for name, kind, meaning in _SIDE),
+)
+"""Name, type and meaning of every column, in order."""
+
+SCHEMA: Final = pa.schema([(name, kind) for name, kind, _ in COLUMNS])
+
+
+class Rows:
+    """Rows that wait to be written, and roughly how many bytes they hold."""
+
+    def __init__(self, undo: Undo) -> None:
+        self._undo = undo
+        self._clear()
+
+    def _clear(self) -> None:
+        self._columns: dict[str, list[Any]] = {name: [] for name, _, _ in COLUMNS}
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._columns["id"])
+
+    def add(self, batch: Batch) -> None:
+        """A row for each pair of the batch."""
+        for position, pair in enumerate(batch.pairs, batch.first):
+            row = {"partition": batch.partition, "entry": batch.entry, "position": position, **self._row(pair)}
+            for name, column in self._columns.items():
+                column.append(row.get(name))
+            self.size += _size(pair)
+
+    def take(self) -> pa.Table:
+        """All of them as a table; none are left."""
+        table = pa.Table.from_pydict(self._columns, schema=SCHEMA)
+        self._clear()
+        return table
+
+    def _row(self, pair: Pair) -> dict[str, Any]:
+        request = pair.request
+        body, raw = self._body(request.head, request.body)
+        row = {
+            "id": pair.id,
+            "started": _microseconds(pair.started),
+            "method": request.method,
+            "target": request.target,
+            "path": request.path,
+            "request_headers": _joined(request.head),
+            "request_body": body,
+            "request_body_raw": raw,
+            "request_body_size": request.body_size,
+            "annotations": _utf8(pair.annotations) if pair.annotations else None,
+            "notes": list(pair.notes),
+        }
+        for side, exchange in (
+            (Side.BASELINE, pair.baseline),
+            (Side.CANDIDATE, pair.candidate),
+            (Side.REPLICA, pair.replica),
+        ):
+            if exchange is not None:
+                row |= {f"{side.value}_{name}": value for name, value in self._side(exchange).items()}
+        return row
+
+    def _side(self, exchange: Exchange) -> dict[str, Any]:
+        body, raw = self._body(exchange.head, exchange.body)
+        return {
+            "outcome": exchange.outcome.value,
+            "status": exchange.status or None,
+            "ttfb": _finite(exchange.ttfb),
+            "total": _finite(exchange.total),
+            "detail": exchange.detail or None,
+            "headers": _joined(exchange.head),
+            "body": body,
+            "body_raw": raw,
+            "body_size": exchange.body_size,
+            "truncated": exchange.truncated,
+            "digest": exchange.digest.hex() or None,
+        }
+
+    def _body(self, head: bytes, body: bytes) -> tuple[str | None, bytes | None]:
+        text = undone(head, body, self._undo)
+        return text, None if text is not None and text.encode() == body else body
+
+
+def parquet_writer(file: IO[bytes]) -> Any:
+    """A writer of row groups, zstd-compressed, into an open file. `close` writes the foot, and leaves the file open."""
+    return pq.ParquetWriter(file, SCHEMA, compression="zstd")
+
+
+def _size(pair: Pair) -> int:
+    parts: Iterable[bytes] = (pair.request.head, pair.request.body, pair.annotations)
+    sides = (side for side in (pair.baseline, pair.candidate, pair.replica) if side is not None)
+    return 500 + sum(map(len, parts)) + sum(len(side.head) + len(side.body) for side in sides)
+
+
+def _joined(head: bytes) -> list[tuple[str, str]]:
+    found: dict[str, str] = {}
+    for name, value in headers(head):
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return list(found.items())
+
+
+def _microseconds(started: float) -> int | None:
+    if not math.isfinite(started):
+        return None
+    # Whole seconds and the rest apart: a float of microseconds has no room left for the last of them.
+    seconds = math.floor(started)
+    stamp = seconds * 1_000_000 + round((started - seconds) * 1e6)
+    return stamp if _FIRST <= stamp <= _LAST else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _utf8(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
