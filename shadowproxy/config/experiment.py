@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from shadowproxy.config.catalogue import CATALOGUE
 from shadowproxy.config.redaction import KEY_LENGTH
-from shadowproxy.config.settings import Settings, Upstream
+from shadowproxy.config.settings import Guardrail, Settings, Upstream
 from shadowproxy.config.shaping import encode_json
 from shadowproxy.errors import PayloadError
 
@@ -49,8 +49,8 @@ def _policy(settings: Settings) -> dict[str, Any]:
     return policy
 
 
-_DEFAULT = 4
-"""Where a row of the catalogue says whether a metric is judged by default."""
+_MARGIN, _DEFAULT = 3, 4
+"""Where a row of the catalogue has the margin, and whether a metric is judged by default."""
 
 
 def _catalogue() -> dict[str, list[Any]]:
@@ -96,7 +96,9 @@ def thawed(description: bytes, experiment: str) -> Settings:
                 f"{evidence}, this one reads {EVIDENCE}); read it with the version that counted it"
             )
         settings = Settings.model_validate(_settings(said, experiment.rpartition("-")[0]))
-        changed = _changed(settings, said, catalogue)
+        judged = _judged(settings, catalogue)
+        today = _catalogue()
+        changed = sorted(name for name, row in judged.items() if today.get(name) != row)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"{error.error_count()} faults" if isinstance(error, ValidationError) else str(error)
         raise PayloadError(
@@ -108,7 +110,7 @@ def thawed(description: bytes, experiment: str) -> Settings:
             f"{experiment} was counted by another shadowproxy, for which {', '.join(changed)} meant something else; "
             "read it with that version"
         )
-    return settings
+    return _with_guardrails(settings, judged)
 
 
 def _settings(said: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -151,11 +153,24 @@ def _unlike(name: str, taken: set[str]) -> str:
     return name
 
 
-def _changed(settings: Settings, said: Mapping[str, Any], catalogue: Mapping[str, Any]) -> list[str]:
-    """The metrics that were judged by and are not what they were; without guardrails, all that are so by default."""
-    today = _catalogue()
-    if said["verdict"]["guardrails"]:
-        judged = {guardrail.metric for guardrail in settings.verdict.guardrails}
-    else:
-        judged = {name for table in (today, catalogue) for name, row in table.items() if row[_DEFAULT]}
-    return sorted(name for name in judged if today.get(name) != catalogue.get(name))
+def _judged(settings: Settings, catalogue: Mapping[str, Any]) -> dict[str, Any]:
+    """By metric, the row of the catalogue that the experiment was judged by."""
+    if settings.verdict.guardrails:
+        return {guardrail.metric: catalogue.get(guardrail.metric) for guardrail in settings.verdict.guardrails}
+    return {
+        name: row
+        for name, row in catalogue.items()
+        if row[_DEFAULT] and (name not in CATALOGUE or _offered(CATALOGUE[name].needs, settings))
+    }
+
+
+def _offered(needs: frozenset[str], settings: Settings) -> bool:
+    return not needs or any(needs <= route.offers for route in settings.routes)
+
+
+def _with_guardrails(settings: Settings, judged: Mapping[str, Any]) -> Settings:
+    """The same with the guardrails of then, where a metric has become a default one since, or is none any more."""
+    if settings.verdict.guardrails or judged.keys() == _judged(settings, _catalogue()).keys():
+        return settings
+    guardrails = tuple(Guardrail(metric=name, margin=row[_MARGIN]) for name, row in judged.items())
+    return settings.model_copy(update={"verdict": settings.verdict.model_copy(update={"guardrails": guardrails})})
