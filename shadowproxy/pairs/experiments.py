@@ -170,11 +170,13 @@ async def _refuse_unsettled(store: Partitions, snapshot: Snapshot, *, force: boo
     lag = snapshot.pending + snapshot.undelivered
     if lag:
         raise Refused(f"{lag:,} stream entries of {store.name} are not counted yet: let `shadowproxy compare` run")
+    if force:
+        return
     # More recorded than stored were lost by the store, and never come: beginning anew is the remedy then.
     if snapshot.accounting.recorded < snapshot.pairs:
         raise Refused(f"the accounts of {store.name}'s proxies are behind what they stored; try again in a second")
     waiting = {name: account.in_flight for name, account in snapshot.accounts.items() if account.in_flight > 0}
-    if waiting and not force:
+    if waiting:
         told = ", ".join(f"{name} {count:,}" for name, count in sorted(waiting.items()))
         raise Refused(
             f"pairs are still on their way from proxies ({told}): wait for them, start a proxy that takes up the spool "

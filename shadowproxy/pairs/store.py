@@ -159,15 +159,15 @@ class Books:
 class Superseded(Fenced):
     """A commit was refused because the worker's state was written by somebody else since it was loaded here.
 
-    That is another process under the same name, or an earlier commit of this one whose reply was lost. Nothing was
-    stored. `lost` are all entries of the commit: load the state again, and take up what is still pending.
+    That is another process under the same name, an earlier commit of this one whose reply was lost, or a reset. Nothing
+    was stored. `lost` are all entries of the commit: load the state again, and take up what is still pending.
     """
 
     def __init__(self, worker: str, entries: Sequence[str]) -> None:
         ShadowproxyError.__init__(
             self,
-            f"the state of worker {worker} was written by another process, or by a commit whose reply was lost; "
-            "load it again, and give each comparator a name of its own",
+            f"the state of worker {worker} was written by another process, or by a commit whose reply was lost, or the "
+            "experiment was reset; load it again, and give each comparator a name of its own",
         )
         self.lost = tuple(entries)
 
