@@ -58,6 +58,10 @@ class StoreUnavailable(ShadowproxyError):  # noqa: N818  (a state of the world, 
     """Redis can't be reached, or refuses us. Whoever holds data keeps it and tries again."""
 
 
+class Refused(ShadowproxyError):  # noqa: N818  (what was answered, read as such at the call site)
+    """What was asked can't be done as things stand. Nothing was changed; the message says what has to be done first."""
+
+
 class ApiUnavailable(ShadowproxyError):  # noqa: N818  (a state of the world, as above)
     """The API can't be reached, or has no verdict to give. Whoever asked can't tell what to do."""
 

@@ -315,7 +315,9 @@ class MirrorMetrics:
     def _families(self) -> Iterable[Metric]:
         reading = self._current()
         yield GaugeMetricFamily(
-            "shadowproxy_mirroring_paused", "1 while all mirroring is paused by a person, else 0.", value=reading.paused
+            "shadowproxy_mirroring_paused",
+            "1 while all mirroring is paused, or the experiment stopped, by a person; else 0.",
+            value=reading.paused,
         )
         yield GaugeMetricFamily(
             "shadowproxy_mirroring_sample_ratio",
@@ -415,6 +417,8 @@ class VerdictReading:
     age: float
     pairs: int
     open_pairs: int
+    changed_at: float | None
+    """Unix time since which the state is what it is; None where that is not known."""
     stream: StreamReading
     guardrails: tuple[GuardrailReading, ...]
 
@@ -452,6 +456,12 @@ class VerdictMetrics:
         yield GaugeMetricFamily(
             "shadowproxy_verdict_age_seconds", "Since the verdict was last worked out.", value=reading.age
         )
+        if reading.changed_at is not None:
+            yield GaugeMetricFamily(
+                "shadowproxy_verdict_changed_timestamp_seconds",
+                "Unix time since which the verdict is what it is; not there while the store can't say.",
+                value=reading.changed_at,
+            )
         yield GaugeMetricFamily("shadowproxy_verdict_pairs", "Pairs the verdict rests on.", value=reading.pairs)
         yield GaugeMetricFamily(
             "shadowproxy_verdict_open_pairs", "Pairs in start-time buckets not closed yet.", value=reading.open_pairs

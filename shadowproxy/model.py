@@ -112,6 +112,14 @@ def headers(head: bytes) -> Iterator[tuple[str, str]]:
             yield name.decode("latin-1").lower(), value.strip(b" \t").decode("latin-1")
 
 
+class VersionSeen(msgspec.Struct, frozen=True, gc=False):
+    """A version that one side's answers have named, with the start of the first and the last pair (Unix seconds)."""
+
+    value: str
+    first: float
+    last: float
+
+
 class Accounting(msgspec.Struct, frozen=True, gc=False):
     """Where every request of one proxy went. Sums of several proxies are accounts too.
 

@@ -252,7 +252,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
 
 def _mirroring(server: ProxyServer) -> metrics.MirrorReading:
     return metrics.MirrorReading(
-        paused=server.controls.paused,
+        paused=server.controls.silent,
         sample=server.sample,
         sides={
             side: metrics.ShadowReading(
@@ -300,6 +300,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
     """One worker for each partition. Returns when they have counted what was in the streams at the stop."""
     from shadowproxy.comparator.worker import Worker
     from shadowproxy.compare.comparer import Comparer
+    from shadowproxy.compare.versions import VersionReader
     from shadowproxy.pairs.partitions import Watermarks
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.verdict.plan import Plan
@@ -310,6 +311,8 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
         watermarks = Watermarks(len(store.stores))
         counted = metrics.ComparatorMetrics(registry)
         comparer, plan, name = Comparer(settings.routes), Plan(settings), unique_name()
+        header = settings.verdict.version_header
+        versions = None if header is None else VersionReader(header)
         workers = [
             Worker(
                 partition,
@@ -322,6 +325,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
                 max_cohorts=settings.verdict.max_cohorts,
                 home=store.home,
                 watermarks=watermarks,
+                versions=versions,
             )
             for partition in store.stores
         ]

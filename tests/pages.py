@@ -33,7 +33,7 @@ def filled() -> dict[str, metrics.Registry]:
         guardrail="g", cohort="all", margin=0.1, estimate=0.0, e_promote=1.0, e_rollback=1.0, pairs=1
     )
     reading = metrics.VerdictReading(
-        state="continue", age=0.0, pairs=1, open_pairs=0, stream=metrics.StreamReading(
+        state="continue", age=0.0, pairs=1, open_pairs=0, changed_at=1.0, stream=metrics.StreamReading(
             lag=0, pending=0, waiting_bytes=0, kept_bytes=0, lost_entries=0, lost_pairs=0, missing_pairs=0,
             dead_letters=0,
         ),

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from redis import Redis
 from servers import unique
 
@@ -22,7 +23,8 @@ from shadowproxy.pairs.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
-    "run", "proxy", "compare", "serve", "check-config", "verdict", "pause", "resume", "sample", "control", "demo"
+    "run", "proxy", "compare", "serve", "check-config", "verdict", "pause", "resume", "sample", "control", "demo",
+    "experiment list", "experiment show", "experiment start", "experiment stop", "experiment reset",
 )  # fmt: skip
 FREE = (
     'proxy: {listen: "127.0.0.1:0", admin: "127.0.0.1:0", grace: 2}\n'
@@ -67,7 +69,7 @@ def test_version() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str) -> None:
-    done = shadowproxy(command, "--help")
+    done = shadowproxy(*command.split(), "--help")
     assert done.returncode == 0
     assert re.search(rf"Example\W+shadowproxy {command}", done.stdout), done.stdout
 
@@ -75,17 +77,18 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 def test_all_commands_are_known_to_this_test() -> None:
     from shadowproxy.cli import app
 
-    groups = [
-        app,
-        *(group.typer_instance for group in app.registered_groups if group.typer_instance and not group.name),
-    ]
-    names = {
-        command.name or command.callback.__name__
-        for group in groups
-        for command in group.registered_commands
-        if command.callback
-    }
-    assert names == set(COMMANDS)
+    def names(group: typer.Typer, before: str) -> set[str]:
+        found = {
+            before + (command.name or command.callback.__name__)
+            for command in group.registered_commands
+            if command.callback
+        }
+        for inner in group.registered_groups:
+            if inner.typer_instance is not None:
+                found |= names(inner.typer_instance, f"{before}{inner.name} " if inner.name else before)
+        return found
+
+    assert names(app, "") == set(COMMANDS)
 
 
 def test_a_missing_file() -> None:

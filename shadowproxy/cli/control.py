@@ -31,7 +31,7 @@ def pause(url: Url = API, config: Store = None, reason: Reason = "", as_json: Js
 
     [bold]Example[/bold]: shadowproxy pause --reason "the candidate is overloaded"
     """
-    _control(url, config, as_json, paused=True, reason=reason)
+    say(url, config, as_json, paused=True, reason=reason)
 
 
 @app.command()
@@ -40,7 +40,7 @@ def resume(url: Url = API, config: Store = None, reason: Reason = "", as_json: J
 
     [bold]Example[/bold]: shadowproxy resume --reason "the candidate has its second machine"
     """
-    _control(url, config, as_json, paused=False, reason=reason)
+    say(url, config, as_json, paused=False, reason=reason)
 
 
 @app.command()
@@ -60,7 +60,7 @@ def sample(
     """
     if (share is None) is not reset:
         fail("sample needs a share from 0 to 1, such as `shadowproxy sample 0.1`, or --reset")
-    _control(url, config, as_json, sample=share, reason=reason)
+    say(url, config, as_json, sample=share, reason=reason)
 
 
 @app.command()
@@ -69,10 +69,10 @@ def control(url: Url = API, config: Store = None, as_json: Json = False) -> None
 
     [bold]Example[/bold]: shadowproxy control --json
     """
-    _control(url, config, as_json)
+    say(url, config, as_json)
 
 
-def _control(url: str, config: Path | None, as_json: bool, **changes: Any) -> None:
+def say(url: str, config: Path | None, as_json: bool, **changes: Any) -> None:
     """Ask for a change, or with none for the state; print it, and end with 4 where a proxy has not confirmed it."""
     import asyncio
     import getpass

@@ -16,9 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.comparer import Comparer
+from shadowproxy.compare.versions import VersionReader
 from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
 from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.model import Pair, Side
+from shadowproxy.pairs.experiments import note_versions
 from shadowproxy.pairs.partitions import Watermarks
 from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
 from shadowproxy.stats.state import State
@@ -41,7 +43,8 @@ class Worker:
     """Counts the pairs of one partition until it is stopped.
 
     `name` must be this worker's alone among all that live: state and entries are held under it. `home` is the partition
-    that gives the cohorts their slots. Workers of other partitions in the same process share `watermarks`.
+    that gives the cohorts their slots. Workers of other partitions in the same process share `watermarks`. With
+    `versions` is noted which versions answered.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Worker:
         max_cohorts: int,
         home: Store | None = None,
         watermarks: Watermarks | None = None,
+        versions: VersionReader | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -70,6 +74,7 @@ class Worker:
         self._max_cohorts = max_cohorts
         self._home = home or store
         self._watermarks = watermarks or Watermarks(1)
+        self._versions = versions
         self._partition = store.partition if watermarks is not None else 0
         self._monotonic = monotonic
         self._jitter = jitter
@@ -179,6 +184,8 @@ class Worker:
                 except Fenced as fenced:
                     self._metrics.fenced.inc()
                     log.info("%s", fenced)
+                    # Of slots that no commit holds, a reset may have made others meanwhile.
+                    self._slots = {}
                     lost = set(fenced.lost)
                     entries = [entry for entry in entries if entry.id not in lost]
                 else:
@@ -191,6 +198,9 @@ class Worker:
         if columns is not None:
             slots = await self._slots_for(columns)
             state = state.with_added(self._plan.tally(columns, slots))
+            if self._versions is not None and (seen := self._versions(pairs)):
+                # Before the commit: who sees the pairs counted sees by which versions.
+                await note_versions(self._home, seen)
         watermark = await self._store.commit(self._name, [entry.id for entry in entries], state.to_bytes(), dead=dead)
         self._state = state
         self._close(watermark)

@@ -1,7 +1,7 @@
 """Configuration: typed settings from YAML, one frozen section per room; errors name the key's path."""
 
 from shadowproxy.config.catalogue import CATALOGUE, Direction, Metric
-from shadowproxy.config.experiment import experiment_id, frozen
+from shadowproxy.config.experiment import experiment_id, frozen, thawed
 from shadowproxy.config.load import load, loads
 from shadowproxy.config.redaction import Redact
 from shadowproxy.config.schema import json_schema
@@ -57,6 +57,7 @@ __all__ = [
     "load",
     "loads",
     "risks",
+    "thawed",
     "worker_count",
     "worker_settings",
 ]

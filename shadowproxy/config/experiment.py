@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from shadowproxy.config.catalogue import CATALOGUE
-from shadowproxy.config.settings import Settings, Upstream
+from shadowproxy.config.redaction import KEY_LENGTH
+from shadowproxy.config.settings import Guardrail, Settings, Upstream
 from shadowproxy.config.shaping import encode_json
+from shadowproxy.errors import PayloadError
 
 EVIDENCE = 1
 """Raised whenever what workers store comes to mean something else: the e-processes' grids, the losses, the columns."""
@@ -31,11 +36,27 @@ def frozen(settings: Settings) -> dict[str, Any]:
         # A batch that is sent again after a change would go to another partition than at first, and count twice.
         **({"partitions": settings.redis.partitions} if settings.redis.partitions > 1 else {}),
         "routes": [route.model_dump(mode="json") for route in settings.routes],
-        "verdict": settings.verdict.model_dump(mode="json", exclude=_FREE),
-        "catalogue": {
-            metric.name: [metric.low, metric.high, metric.ideal, metric.margin, metric.default, *metric.worse]
-            for metric in CATALOGUE.values()
-        },
+        "verdict": _policy(settings),
+        "catalogue": _catalogue(),
+    }
+
+
+def _policy(settings: Settings) -> dict[str, Any]:
+    policy = settings.verdict.model_dump(mode="json", exclude=_FREE)
+    # Versions that were not noted from the beginning say nothing; and who doesn't ask for them keeps the id.
+    if policy["version_header"] is None:
+        del policy["version_header"]
+    return policy
+
+
+_MARGIN, _DEFAULT = 3, 4
+"""Where a row of the catalogue has the margin, and whether a metric is judged by default."""
+
+
+def _catalogue() -> dict[str, list[Any]]:
+    return {
+        metric.name: [metric.low, metric.high, metric.ideal, metric.margin, metric.default, *metric.worse]
+        for metric in CATALOGUE.values()
     }
 
 
@@ -56,3 +77,100 @@ def experiment_id(settings: Settings) -> str:
     """`NAME-DIGEST`: evidence gathered under other settings stands under another id, and is never mixed with this."""
     canonical = orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS)
     return f"{settings.experiment}-{hashlib.blake2b(canonical, digest_size=4).hexdigest()}"
+
+
+def thawed(description: bytes, experiment: str) -> Settings:
+    """Settings under which an experiment can be judged anew: `frozen` of them is the stored description.
+
+    `description` is `frozen` as JSON; `experiment` is the id that it stands under. What the evidence does not rest on
+    has its defaults, and no secret is there, so nothing can be mirrored by these settings.
+
+    Raises PayloadError where another version of shadowproxy counted in a way that this one can't judge.
+    """
+    try:
+        said = orjson.loads(description)
+        evidence, catalogue = said["evidence"], said["catalogue"]
+        if evidence != EVIDENCE:
+            raise PayloadError(
+                f"{experiment} was counted by {'a newer' if evidence > EVIDENCE else 'an older'} shadowproxy (evidence "
+                f"{evidence}, this one reads {EVIDENCE}); read it with the version that counted it"
+            )
+        settings = Settings.model_validate(_settings(said, experiment.rpartition("-")[0]))
+        judged = _judged(settings, catalogue)
+        today = _catalogue()
+        changed = sorted(name for name, row in judged.items() if today.get(name) != row)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"{error.error_count()} faults" if isinstance(error, ValidationError) else str(error)
+        raise PayloadError(
+            f"the description of {experiment} can't be read ({' '.join(what.split())[:200]}); read it with the version "
+            "of shadowproxy that counted it"
+        ) from None
+    if changed:
+        raise PayloadError(
+            f"{experiment} was counted by another shadowproxy, for which {', '.join(changed)} meant something else; "
+            "read it with that version"
+        )
+    return _with_guardrails(settings, judged)
+
+
+def _settings(said: Mapping[str, Any], name: str) -> dict[str, Any]:
+    upstreams = {side: _upstream(shape) for side, shape in said["upstreams"].items()}
+    edited = {header for upstream in upstreams.values() for header in upstream["headers"]["set"]}
+    edited |= {header for upstream in upstreams.values() for header in upstream["headers"]["remove"]}
+    redact = dict(said.get("redact", {}))
+    if any("hash" in masks.values() for masks in redact.values()):
+        redact["key"] = "?" * KEY_LENGTH
+    return {
+        **upstreams,
+        "experiment": name,
+        # Where the proxy listens and what its own headers are called may stand in the way of the upstreams'.
+        "proxy": {
+            "listen": "127.0.0.1:0",
+            "redact": redact,
+            "marker_header": _unlike("x-shadow-request", edited),
+            "annotation_header": _unlike("x-shadow-annotations", edited),
+        },
+        "redis": {"partitions": said.get("partitions", 1)},
+        "routes": said["routes"],
+        "verdict": said["verdict"],
+    }
+
+
+def _upstream(shape: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "url": shape["url"],
+        "deadline": shape["deadline"],
+        "host": shape.get("host"),
+        "rewrite": [{"match": match, "to": to} for match, to in shape.get("rewrite", ())],
+        "headers": {"set": dict.fromkeys(shape.get("set", ()), ""), "remove": shape.get("remove", ())},
+        "json_fields": {field: json.loads(value) for field, value in shape.get("json_fields", {}).items()},
+    }
+
+
+def _unlike(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "-"
+    return name
+
+
+def _judged(settings: Settings, catalogue: Mapping[str, Any]) -> dict[str, Any]:
+    """By metric, the row of the catalogue that the experiment was judged by."""
+    if settings.verdict.guardrails:
+        return {guardrail.metric: catalogue.get(guardrail.metric) for guardrail in settings.verdict.guardrails}
+    return {
+        name: row
+        for name, row in catalogue.items()
+        if row[_DEFAULT] and (name not in CATALOGUE or _offered(CATALOGUE[name].needs, settings))
+    }
+
+
+def _offered(needs: frozenset[str], settings: Settings) -> bool:
+    return not needs or any(needs <= route.offers for route in settings.routes)
+
+
+def _with_guardrails(settings: Settings, judged: Mapping[str, Any]) -> Settings:
+    """The same with the guardrails of then, where a metric has become a default one since, or is none any more."""
+    if settings.verdict.guardrails or judged.keys() == _judged(settings, _catalogue()).keys():
+        return settings
+    guardrails = tuple(Guardrail(metric=name, margin=row[_MARGIN]) for name, row in judged.items())
+    return settings.model_copy(update={"verdict": settings.verdict.model_copy(update={"guardrails": guardrails})})

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from shadowproxy.config.catalogue import CATALOGUE, Direction
+from shadowproxy.config.headers import HeaderName
 from shadowproxy.config.redaction import Redact
 from shadowproxy.config.section import Section
 from shadowproxy.config.shaping import Credentials, CredentialsOrWord, HeaderEdits, Host, JsonFields, Rewrite
@@ -475,6 +476,11 @@ class Verdict(Section):
     bucket: Duration = Field(1.0, ge=0.05, description="width of the start-time buckets that are counted as a whole")
     settle: Duration = Field(1.0, description="grace beyond the longest deadline before a bucket is closed")
     guardrails: tuple[Guardrail, ...] = Field((), description="none: one per default metric that the routes offer")
+    version_header: HeaderName | None = Field(
+        None,
+        description="response header that says which version answered, such as x-model-version; a second value on "
+        "either side holds a promote back, since the evidence would be of two; none: nobody looks",
+    )
 
 
 class Serve(Section):

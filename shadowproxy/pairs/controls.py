@@ -1,4 +1,4 @@
-"""What people say to a running experiment: pause, resume, how much to sample. Kept in the store, watched by proxies."""
+"""What people say to a running experiment: pause, stop, how much to sample. Kept in the store, watched by proxies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from shadowproxy.errors import PayloadError, StoreUnavailable
+from shadowproxy.errors import PayloadError, Refused, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
 
     paused: bool = False
     """Whether nothing is mirrored."""
+    stopped: bool = False
+    """Whether the experiment has ended. Nothing is mirrored then either, and no `resume` changes that."""
     sample: float | None = None
     """Share of requests that are mirrored, in place of `proxy.mirror.sample`; None: what the configuration says."""
     version: int = 0
@@ -48,6 +50,11 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"`reason` and `by` are at most {MAX_REASON} characters")
 
     @property
+    def silent(self) -> bool:
+        """Whether nothing is mirrored, for either reason."""
+        return self.paused or self.stopped
+
+    @property
     def story(self) -> str:
         """What is in force, since when, by whom and why; in one line."""
         if self == Controls():
@@ -59,6 +66,8 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         what = "mirroring is paused" if self.paused else "mirroring is on"
+        if self.stopped:
+            what = "the experiment is stopped"
         if self.sample is not None:
             what += f", the sampling share is set to {self.sample:g}"
         return what
@@ -105,14 +114,22 @@ class ControlChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What is to be changed; what is not given stays."""
 
     paused: bool | msgspec.UnsetType = msgspec.UNSET
+    stopped: bool | msgspec.UnsetType = msgspec.UNSET
     sample: float | msgspec.UnsetType | None = msgspec.UNSET
     reason: str = ""
     by: str = ""
 
     def applied_to(self, controls: Controls, at: float) -> Controls:
-        """The controls after the change. Raises ValueError for what can't be."""
+        """The controls after the change. Raises ValueError for what can't be, and Refused for what can't be now."""
+        stopped = controls.stopped if self.stopped is msgspec.UNSET else self.stopped
+        if stopped and self.paused is False:
+            raise Refused(
+                "the experiment is stopped, and resuming it would count on as if it had not been: "
+                "`shadowproxy experiment start` makes it run again"
+            )
         return Controls(
             paused=controls.paused if self.paused is msgspec.UNSET else self.paused,
+            stopped=stopped,
             sample=controls.sample if self.sample is msgspec.UNSET else self.sample,
             version=controls.version + 1,
             at=at,

@@ -9,6 +9,7 @@ from shadowproxy.model import Accounting
 
 SKIPPED: Final[Mapping[str, str]] = {
     "paused": "Mirroring is paused (`shadowproxy pause`).",
+    "stopped": "The experiment is stopped (`shadowproxy experiment stop`).",
     "disabled": "`proxy.mirror.enabled` is false.",
     "route": "The first of `proxy.mirror.routes` that matches has `enabled: false`.",
     "upgrade": "The request asks for another protocol, such as WebSocket, and goes through a tunnel.",

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Self
 
+from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Accounting
-from shadowproxy.pairs.store import MAX_BYTES, Connections, Snapshot, Standing, Store, weight
+from shadowproxy.pairs.store import MAX_BYTES, Connections, Snapshot, Standing, Store, since_reset, weight
 
 _TIMEOUT: Final = 5.0
 
@@ -119,9 +120,16 @@ class Partitions:
         """
         if len(self.stores) == 1:
             return await self.home.snapshot()
-        accounts = _latest(await asyncio.gather(*(store.accounts() for store in self.stores)))
+        books = await asyncio.gather(*(store.books() for store in self.stores))
         found = await asyncio.gather(*(store.snapshot() for store in self.stores))
         slots = await self.home.slots((), 0)
+        resets = {one.resets for one in books} | {one.resets for one in found}
+        if len(resets) > 1:
+            raise StoreUnavailable(
+                f"experiment {self.name} is being reset; if this stays, the reset was cut short: repeat it with "
+                "`shadowproxy experiment reset`"
+            )
+        accounts = since_reset(_latest(one.accounts for one in books), _latest(one.bases for one in books))
 
         def total(name: str) -> int:
             return sum(getattr(snapshot, name) for snapshot in found)
@@ -154,6 +162,7 @@ class Partitions:
             undelivered=total("undelivered"),
             waiting_bytes=total("waiting_bytes"),
             kept_bytes=total("kept_bytes"),
+            resets=found[0].resets,
         )
 
 

@@ -499,14 +499,16 @@ return redis.call('HGETALL', KEYS[1])
 SNAPSHOT: Final = (
     _COMMON
     + """
--- KEYS: pairs, totals, states, accounts, slots, latch, clocks, kept;  ARGV: group
+-- KEYS: pairs, totals, states, accounts, slots, latch, clocks, kept, bases;  ARGV: group
 local stream, totals, group = KEYS[1], KEYS[2], ARGV[1]
 local known = redis.call('HMGET', totals, 'entries', 'pairs', 'committed_entries', 'committed_pairs',
-    'dead_entries', 'dead_pairs', 'waiting_bytes', 'kept_bytes')
-for at = 1, 8 do
+    'dead_entries', 'dead_pairs', 'waiting_bytes', 'kept_bytes', 'first_entries', 'first_pairs', 'resets')
+for at = 1, 11 do
     known[at] = tonumber(known[at] or '0')
 end
 local entries, written, committed_entries, committed_pairs = known[1], known[2], known[3], known[4]
+-- What was there at the last reset is out of the account, but not out of the ids.
+local first_entries, first_pairs = known[9], known[10]
 local length = redis.call('XLEN', stream)
 local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 if first then
@@ -553,8 +555,9 @@ end
 local mark = watermark(stream, totals, group, undelivered)
 local time = redis.call('TIME')
 return {
-    {entries, written, committed_entries, committed_pairs, lost_entries, lost_pairs, known[5], known[6],
-     pending, length - (pending - trimmed_pending), known[7], known[8]},
+    {entries - first_entries, written - first_pairs, committed_entries - first_entries,
+     committed_pairs - first_pairs, lost_entries, lost_pairs, known[5], known[6],
+     pending, length - (pending - trimmed_pending), known[7], known[8], known[11]},
     integer(mark),
     time,
     redis.call('HGETALL', KEYS[3]),
@@ -562,9 +565,28 @@ return {
     redis.call('HGETALL', KEYS[5]),
     redis.call('GET', KEYS[6]),
     redis.call('HGETALL', KEYS[7]),
+    redis.call('HGETALL', KEYS[9]),
 }
 """
 )
+
+ACCOUNTS: Final = """
+-- KEYS: accounts, bases, totals.  Returns the first two whole, and how often the partition was reset.
+return {
+    redis.call('HGETALL', KEYS[1]),
+    redis.call('HGETALL', KEYS[2]),
+    tonumber(redis.call('HGET', KEYS[3], 'resets') or '0'),
+}
+"""
+
+LATCH: Final = """
+-- KEYS: latch, totals;  ARGV: payload, resets that the payload was worked out under
+-- Returns what is latched, empty if nothing is: what was read before a reset must not outlive it.
+if (redis.call('HGET', KEYS[2], 'resets') or '0') == ARGV[2] then
+    redis.call('SET', KEYS[1], ARGV[1], 'NX')
+end
+return redis.call('GET', KEYS[1]) or ''
+"""
 
 # A kill switch must work where memory is out, too, so the next two may write then. Both write a few bytes.
 
@@ -610,3 +632,96 @@ return {
     redis.call('TIME'),
 }
 """
+
+# What concerns experiments (see `experiments`). All but RESET work on the home partition.
+
+REMEMBER: Final = """
+-- KEYS: history;  ARGV: kind, record, ms at which the record's facts were read, most that are kept
+-- Appends the record unless the last one is of the same kind, or later than what this one rests on: of two processes
+-- that read at about the same time, the slower must not turn the history back.
+-- Returns {1 or 0 whether it was, id, kind, record of the last one}, or {0} where there is none.
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+if last and (last[2][2] == ARGV[1] or tonumber(string.match(last[1], '^(%d+)')) >= tonumber(ARGV[3])) then
+    return {0, last[1], last[2][2], last[2][4]}
+end
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], '*', 'k', ARGV[1], 'r', ARGV[2])
+return {1, id, ARGV[1], ARGV[2]}
+"""
+
+SEEN: Final = """
+-- KEYS: seen;  ARGV: most values of a side, (side, value, first ms, last ms)…
+-- A field is 'side value', or 'side' for all values past the most; it holds 'first last'. Both only ever widen, so that
+-- saying it again changes nothing. Returns 1.
+local known = {}
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+    local side = string.match(field, '^(%S+) ')
+    if side then
+        known[side] = (known[side] or 0) + 1
+    end
+end
+for at = 2, #ARGV, 4 do
+    local side, first, last = ARGV[at], ARGV[at + 2], ARGV[at + 3]
+    local field = side .. ' ' .. ARGV[at + 1]
+    local held = redis.call('HGET', KEYS[1], field)
+    if not held then
+        if (known[side] or 0) < tonumber(ARGV[1]) then
+            known[side] = (known[side] or 0) + 1
+        else
+            field = side
+            held = redis.call('HGET', KEYS[1], field)
+        end
+    end
+    if held then
+        local from, to = string.match(held, '^(%d+) (%d+)$')
+        first = tonumber(from) < tonumber(first) and from or first
+        last = tonumber(to) > tonumber(last) and to or last
+    end
+    redis.call('HSET', KEYS[1], field, first .. ' ' .. last)
+end
+return 1
+"""
+
+RESET: Final = (
+    _COMMON
+    + """
+-- KEYS: pairs, totals, index, kept, dead, dead sizes, states, versions, accounts, bases, slots, latch, seen, controls,
+--       history
+-- ARGV: group, number of this reset, whether this is home, kind and record for the history, most records
+-- Forgets what was counted. What stays: the clock and the ordinal, since ids must not go back; the sequences, by which
+-- a repetition is known; the accounts, which proxies carry on, with what they say now as the base to count from.
+-- Returns 1 when done (or done before), 0 where entries wait to be committed, 2 where the experiment runs.
+local stream, totals, group = KEYS[1], KEYS[2], ARGV[1]
+if tonumber(redis.call('HGET', totals, 'resets') or '0') >= tonumber(ARGV[2]) then
+    return 1
+end
+if ARGV[3] == '1' then
+    local read, controls = pcall(cjson.decode, redis.call('GET', KEYS[14]) or '{}')
+    if not read or type(controls) ~= 'table' or controls['stopped'] ~= true then
+        return 2
+    end
+end
+if redis.call('XPENDING', stream, group)[1] > 0 or first_undelivered(stream, group) then
+    return 0
+end
+redis.call('XTRIM', stream, 'MAXLEN', '0')
+for at = 3, 8 do
+    redis.call('DEL', KEYS[at])
+end
+redis.call('DEL', KEYS[10], KEYS[11], KEYS[12], KEYS[13])
+local known = redis.call('HMGET', totals, 'entries', 'pairs')
+local entries, written = known[1] or '0', known[2] or '0'
+redis.call('HSET', totals, 'first_entries', entries, 'first_pairs', written, 'committed_entries', entries,
+    'committed_pairs', written, 'dead_entries', '0', 'dead_pairs', '0', 'dead_bytes', '0', 'waiting_bytes', '0',
+    'kept_bytes', '0', 'resets', ARGV[2])
+local accounts = redis.call('HGETALL', KEYS[9])
+for at = 1, #accounts, 2 do
+    redis.call('HSET', KEYS[10], accounts[at], accounts[at + 1])
+end
+if ARGV[3] == '1' then
+    redis.call('XADD', KEYS[15], 'MAXLEN', ARGV[6], '*', 'k', ARGV[4], 'r', ARGV[5])
+end
+return 1
+"""
+)
+"""Home is reset first: a worker of another partition that asks for slots meanwhile gets new ones, and what it counts
+with them is forgotten with its partition's reset, or counted after it."""

@@ -138,6 +138,8 @@ class Snapshot:
     waiting_bytes: int
     """Bytes of payload in the stream that nobody has committed; likewise `kept_bytes` of what is kept after that."""
     kept_bytes: int
+    resets: int = 0
+    """How often the experiment was reset (see `experiments.reset`). Nothing here counts what was before the last."""
 
     @property
     def accounting(self) -> Accounting:
@@ -162,18 +164,28 @@ class Snapshot:
         return max(0.0, max(recent, default=0.0))
 
 
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The accounts of all producers, as one partition has them."""
+
+    accounts: Mapping[str, Accounting]
+    bases: Mapping[str, Accounting]
+    """What they were when the partition was last reset."""
+    resets: int
+
+
 class Superseded(Fenced):
     """A commit was refused because the worker's state was written by somebody else since it was loaded here.
 
-    That is another process under the same name, or an earlier commit of this one whose reply was lost. Nothing was
-    stored. `lost` are all entries of the commit: load the state again, and take up what is still pending.
+    That is another process under the same name, an earlier commit of this one whose reply was lost, or a reset. Nothing
+    was stored. `lost` are all entries of the commit: load the state again, and take up what is still pending.
     """
 
     def __init__(self, worker: str, entries: Sequence[str]) -> None:
         ShadowproxyError.__init__(
             self,
-            f"the state of worker {worker} was written by another process, or by a commit whose reply was lost; "
-            "load it again, and give each comparator a name of its own",
+            f"the state of worker {worker} was written by another process, or by a commit whose reply was lost, or the "
+            "experiment was reset; load it again, and give each comparator a name of its own",
         )
         self.lost = tuple(entries)
 
@@ -191,6 +203,8 @@ _WATERMARK: Final = Script(scripts.WATERMARK)
 _MAKE_GROUP: Final = Script(scripts.MAKE_GROUP)
 _SLOTS: Final = Script(scripts.SLOTS)
 _SNAPSHOT: Final = Script(scripts.SNAPSHOT)
+_ACCOUNTS: Final = Script(scripts.ACCOUNTS)
+_LATCH: Final = Script(scripts.LATCH)
 _CONTROL: Final = Script(scripts.CONTROL)
 _REPORT: Final = Script(scripts.REPORT)
 _CONTROL_STATUS: Final = Script(scripts.CONTROL_STATUS)
@@ -247,6 +261,35 @@ def weight(account: Accounting) -> int:
         + sum(account.skipped.values())
         + sum(account.dropped.values())
     )
+
+
+def since(account: Accounting, base: Accounting) -> Accounting:
+    """What an account has gained over an earlier state of it.
+
+    >>> since(Accounting(5, 4, 3, {"method": 1}), Accounting(2, 2, 2))
+    Accounting(requests=3, eligible=2, recorded=1, skipped={'method': 1}, dropped={})
+    """
+    return Accounting(
+        max(0, account.requests - base.requests),
+        max(0, account.eligible - base.eligible),
+        max(0, account.recorded - base.recorded),
+        _less(account.skipped, base.skipped),
+        _less(account.dropped, base.dropped),
+    )
+
+
+def _less(counts: Mapping[str, int], base: Mapping[str, int]) -> dict[str, int]:
+    return {key: more for key, count in counts.items() if (more := count - base.get(key, 0)) > 0}
+
+
+def since_reset(accounts: Mapping[str, Accounting], bases: Mapping[str, Accounting]) -> dict[str, Accounting]:
+    """By producer, what it has accounted for since the last reset; those that have nothing are left out."""
+    found = {name: since(account, bases[name]) if name in bases else account for name, account in accounts.items()}
+    return {name: account for name, account in found.items() if name not in bases or account != Accounting()}
+
+
+def _accounts(flat: Sequence[bytes]) -> dict[str, Accounting]:
+    return {name: _account(stored) for name, stored in _mapping(flat).items()}
 
 
 def _account(stored: bytes) -> Accounting:
@@ -319,6 +362,7 @@ class Store:
         self._totals = f"{prefix}totals"
         self._sequences = f"{prefix}sequences"
         self._accounts = f"{prefix}accounts"
+        self._bases = f"{prefix}accounts:bases"
         self._states = f"{prefix}states"
         self._state_versions = f"{prefix}versions"
         self._slots = f"{prefix}slots"
@@ -576,15 +620,17 @@ class Store:
             self._latch,
             self._clocks,
             self._kept,
+            self._bases,
         )
-        counts, mark, now, states, accounts, slots, latch, clocks = await self._run_in_group(_SNAPSHOT, keys, GROUP)
+        counts, mark, now, states, *hashes = await self._run_in_group(_SNAPSHOT, keys, GROUP)
+        accounts, slots, latch, clocks, bases = hashes
         (entries, pairs, committed, committed_pairs, lost, lost_pairs, dead, dead_pairs, *waiting) = counts
-        pending, undelivered, waiting_bytes, kept_bytes = waiting
+        pending, undelivered, waiting_bytes, kept_bytes, resets = waiting
         return Snapshot(
             states=_mapping(states),
             watermark=int(mark) / 1000,
             time=int(now[0]) + int(now[1]) / 1e6,
-            accounts={name: _account(stored) for name, stored in _mapping(accounts).items()},
+            accounts=since_reset(_accounts(accounts), _accounts(bases)),
             slots=self._slot_numbers(slots),
             latch=latch,
             entries=entries,
@@ -600,13 +646,16 @@ class Store:
             undelivered=undelivered,
             waiting_bytes=waiting_bytes,
             kept_bytes=kept_bytes,
+            resets=resets,
         )
 
-    async def accounts(self) -> dict[str, Accounting]:
-        """Last published account of every producer. Raises PayloadError for one that can't be read."""
-        with boundary(self.url):
-            stored = await self._client.command("HGETALL", self._accounts)
-        return {name: _account(value) for name, value in _mapping(stored).items()}
+    async def books(self) -> Books:
+        """Last published account of every producer, and what it was at the last reset.
+
+        Raises PayloadError for one that can't be read.
+        """
+        accounts, bases, resets = await self._run(_ACCOUNTS, (self._accounts, self._bases, self._totals))
+        return Books(_accounts(accounts), _accounts(bases), resets)
 
     # What people look at
 
@@ -650,11 +699,12 @@ class Store:
             letters.append((_entry((values[b"id"], fields)), _text(values[b"reason"])))
         return letters
 
-    async def latch(self, payload: bytes) -> bool:
-        """Keep `payload` for good, unless there is one already. Returns whether it is this one that is kept."""
-        with boundary(self.url):
-            await self._client.command("SET", self._latch, payload, "NX")
-            return bool(await self._client.command("GET", self._latch) == payload)
+    async def latch(self, payload: bytes, *, resets: int = 0) -> bool:
+        """Keep `payload` until a reset, unless there is one already. Returns whether it is this one that is kept.
+
+        `resets` is that of the snapshot that the payload rests on: after another reset it is no longer kept.
+        """
+        return bool(await self._run(_LATCH, (self._latch, self._totals), payload, resets) == payload)
 
     async def experiment(self, description: bytes) -> bytes:
         """Say what this experiment is, once: its frozen settings. Returns the description that was given first."""
@@ -690,7 +740,8 @@ class Store:
     async def change_controls(self, change: ControlChange) -> Controls:
         """Put a change in force and into the history. Returns the controls after it.
 
-        What is there and can't be read is replaced. Raises ValueError for a change that can't be.
+        What is there and can't be read is replaced. Raises ValueError for a change that can't be, and Refused for one
+        that can't be now.
         """
         with boundary(self.url):
             while True:
@@ -724,6 +775,21 @@ class Store:
             history=tuple(map(decode_controls, history)),
         )
 
+    # For `experiments`, which knows more keys and scripts
+
+    def key(self, name: str) -> str:
+        """A key of this partition."""
+        return f"shadow:{{{self.name}:{self.partition}}}:{name}"
+
+    async def run(self, script: Script, names: Sequence[str], *args: Any) -> Any:
+        """One script on keys of this partition, its raw reply."""
+        return await self._run_in_group(script, [self.key(name) for name in names], *args)
+
+    async def command(self, word: str, name: str, *args: Any) -> Any:
+        """One command on a key of this partition, its raw reply."""
+        with boundary(self.url):
+            return await self._client.command(word, self.key(name), *args)
+
     # Below: how
 
     @staticmethod
@@ -753,11 +819,15 @@ class Store:
                 return await ask()
 
 
-async def list_experiments(url: str) -> list[str]:
-    """Names of all experiments that were ever described in this store, oldest first. Raises StoreUnavailable."""
+async def list_experiments(url: str) -> dict[str, float]:
+    """All experiments that were ever described in this store, and when (Unix seconds), oldest first.
+
+    Raises StoreUnavailable.
+    """
     client = Client(url, reply_within=_TIMEOUT, connect_within=_TIMEOUT, attempts=2)
     try:
         with boundary(url):
-            return [_text(name) for name in await client.command("ZRANGE", _EXPERIMENTS, 0, -1)]
+            found = await client.command("ZRANGE", _EXPERIMENTS, 0, -1, "WITHSCORES")
+            return {_text(name): float(score) for name, score in zip(found[::2], found[1::2], strict=True)}
     finally:
         await client.close()

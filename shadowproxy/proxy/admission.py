@@ -12,6 +12,7 @@ from shadowproxy.pairs.controls import Controls
 
 DISABLED: Final = "disabled"
 PAUSED: Final = "paused"
+STOPPED: Final = "stopped"
 ROUTE: Final = "route"
 METHOD: Final = "method"
 NOT_SAMPLED: Final = "not_sampled"
@@ -79,7 +80,9 @@ class Admission:
         self._max_body = mirror.max_body
         self._slow_upload = slow_upload
         self._secret = experiment.encode()[:64]
-        self._paused = PAUSED if self._controls.paused else ""
+        self._silent = ""
+        if self._controls.silent:
+            self._silent = STOPPED if self._controls.stopped else PAUSED
         self._default = self._policy(MirrorRoute(path="/"))
         self._routes = _Routes(mirror.routes, [self._policy(route) for route in mirror.routes], self._default)
         self._routed = bool(mirror.routes)
@@ -97,7 +100,7 @@ class Admission:
     @property
     def sample(self) -> float:
         """The share of requests that is mirrored where no route says otherwise; 0 while nothing is."""
-        if self._paused or self._default.off:
+        if self._silent or self._default.off:
             return 0.0
         return self._share(MirrorRoute(path="/"))
 
@@ -110,8 +113,8 @@ class Admission:
         of the buffered body, None if it is streamed for being over the cap. `upload` is how long (seconds) the body
         took to come after the head.
         """
-        if self._paused:
-            return PAUSED
+        if self._silent:
+            return self._silent
         policy = self._routes(target) if self._routed else self._default
         if policy.off:
             return policy.off

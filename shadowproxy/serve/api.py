@@ -1,4 +1,4 @@
-"""/api/v1: the verdict as JSON, kept fresh by a task of its own."""
+"""/api/v1: the verdict as JSON, kept fresh by a task of its own, and how it changed."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ class VerdictApi:
         self._monotonic = monotonic
         self._reading: Reading | None = None
         self._read_at = 0.0
+        self._changed_at: float | None = None
         self._trouble = "no verdict was worked out yet"
 
     @property
     def routes(self) -> list[web.RouteDef]:
         """What to serve."""
-        return [web.get("/api/v1/verdict", self._verdict)]
+        return [web.get("/api/v1/verdict", self._verdict), web.get("/api/v1/history", self._history)]
 
     async def run(self) -> None:
         """Keep the verdict fresh until cancelled."""
@@ -55,6 +56,7 @@ class VerdictApi:
         if self._reading is not None and reading.verdict.state is not self._reading.verdict.state:
             log.info("verdict: %s: %s", reading.verdict.state.value, "; ".join(reading.verdict.reasons))
         self._reading, self._read_at, self._trouble = reading, self._monotonic(), ""
+        self._changed_at = await self._reader.remember(reading)
 
     async def ready(self) -> Mapping[str, str]:
         """For /readyz."""
@@ -66,6 +68,13 @@ class VerdictApi:
             return problem(503, "Service Unavailable", self._trouble)
         return web.Response(body=msgspec.json.encode(self._reading.verdict), content_type="application/json")
 
+    async def _history(self, _request: web.Request) -> web.Response:
+        try:
+            found = await self._reader.history()
+        except (StoreUnavailable, PayloadError) as error:
+            return problem(503, "Service Unavailable", str(error))
+        return web.Response(body=msgspec.json.encode(found), content_type="application/json")
+
     def exported(self) -> VerdictReading | None:
         """The last verdict in the words of the metrics."""
         if self._reading is None:
@@ -76,6 +85,7 @@ class VerdictApi:
             age=self._monotonic() - self._read_at,
             pairs=verdict.pairs,
             open_pairs=verdict.open_pairs,
+            changed_at=self._changed_at,
             stream=self._reading.stream,
             guardrails=tuple(_exported(cell) for cell in _cells(verdict)),
         )

@@ -7,11 +7,17 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from shadowproxy.errors import ApiUnavailable
+from shadowproxy.errors import ApiUnavailable, Refused
 from shadowproxy.pairs.controls import ControlChange, ControlStatus
 from shadowproxy.verdict.record import Verdict
 
 _T = TypeVar("_T")
+
+
+class _Problem(msgspec.Struct):
+    """What an API says that refuses (RFC 9457)."""
+
+    detail: str
 
 
 async def fetch_verdict(url: str, *, patience: float = 10.0) -> Verdict:
@@ -28,7 +34,7 @@ async def fetch_control(url: str, *, patience: float = 10.0) -> ControlStatus:
 
 
 async def change_control(url: str, change: ControlChange, *, patience: float = 10.0) -> ControlStatus:
-    """Put a change in force. Raises ApiUnavailable, as above."""
+    """Put a change in force. Raises ApiUnavailable, as above, and Refused for what can't be now."""
     return await _ask(url, "control", ControlStatus, patience, body=msgspec.json.encode(change))
 
 
@@ -51,6 +57,8 @@ async def _ask(url: str, what: str, kind: type[_T], patience: float, *, body: by
             f"{where} does not answer ({str(error) or type(error).__name__}); "
             "is `shadowproxy serve` or `run` running, and is --url right?"
         ) from None
+    if status == 409:
+        raise Refused(_detail(answer))
     if status != 200:
         raise ApiUnavailable(f"{where} answers {status}: {answer[:300].decode('utf-8', 'replace')}")
     try:
@@ -58,3 +66,10 @@ async def _ask(url: str, what: str, kind: type[_T], patience: float, *, body: by
     except msgspec.MsgspecError as error:
         article = "a verdict" if kind is Verdict else "the controls"
         raise ApiUnavailable(f"{where} does not answer with {article} ({error}); is --url right?") from None
+
+
+def _detail(answer: bytes) -> str:
+    try:
+        return msgspec.json.decode(answer, type=_Problem).detail
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return answer[:300].decode("utf-8", "replace")

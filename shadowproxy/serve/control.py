@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
-from shadowproxy.errors import PayloadError, StoreUnavailable
+from shadowproxy.errors import PayloadError, Refused, StoreUnavailable
 from shadowproxy.pairs.controls import ControlChange, Controls, ControlStatus
 from shadowproxy.serve.admin import problem
 
@@ -17,7 +17,7 @@ class ControlStore(Protocol):
     """What is needed of a store."""
 
     async def change_controls(self, change: ControlChange) -> Controls:
-        """Put a change in force. Raises StoreUnavailable, and ValueError for a change that can't be."""
+        """Put a change in force. Raises StoreUnavailable, ValueError for what can't be, Refused for not now."""
 
     async def control_status(self) -> ControlStatus:
         """What is in force, and who goes by it. Raises StoreUnavailable or PayloadError."""
@@ -49,7 +49,7 @@ class ControlApi:
             return problem(403, "Forbidden", "the controls can't be changed from a web page; use `shadowproxy pause`")
         try:
             change = msgspec.json.decode(await request.read(), type=ControlChange)
-            if change.paused is msgspec.UNSET and change.sample is msgspec.UNSET:
+            if msgspec.UNSET is change.paused is change.stopped is change.sample:
                 raise ValueError(
                     'say what to change, such as {"paused": true, "reason": "the candidate is overloaded"}'
                 )
@@ -63,6 +63,8 @@ class ControlApi:
             return await _answer(done)
         except (msgspec.MsgspecError, ValueError) as error:
             return problem(400, "Bad Request", str(error))
+        except Refused as error:
+            return problem(409, "Conflict", str(error))
 
 
 async def _answer(ask: Callable[[], Awaitable[ControlStatus]]) -> web.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,15 +10,19 @@ from dataclasses import dataclass
 
 import msgspec
 
-from shadowproxy.config import Settings, experiment_id
-from shadowproxy.errors import PayloadError
+from shadowproxy.config import Settings
+from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.metrics import StreamReading
+from shadowproxy.model import VersionSeen
+from shadowproxy.pairs.experiments import RESET, History, Moment, history, remember, versions
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Snapshot
 from shadowproxy.stats.state import State
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Facts, Verdict
 from shadowproxy.verdict.record import State as Decision
+
+log = logging.getLogger(__name__)
 
 _REMEDY = "update shadowproxy if a newer one runs beside it, else begin anew under another name in `experiment`"
 
@@ -36,21 +41,35 @@ class Reading:
 
     verdict: Verdict
     stream: StreamReading
+    read_at: float
+    """Unix time of the snapshot, by the store's clock."""
 
 
 class VerdictReader:
-    """Works the verdict out anew at every `read`; keeps nothing but the settings.
+    """Works the verdict out anew at every `read`; keeps nothing but the settings, and what it has complained of.
 
     A rollback is latched in the store the first time anybody reads it: the weighted mean of e-values may be acted on
     whenever it crosses, so a crossing stands even if later data would lower it (Ville's inequality).
+
+    The store says which experiment it is: `settings` may be those of another time (see `config.thawed`). With
+    `looks_on` nothing is written, by somebody who judges an experiment that is not theirs.
     """
 
-    def __init__(self, store: Partitions, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Partitions,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.time,
+        looks_on: bool = False,
+    ) -> None:
         self._store = store
         self._settings = settings
         self._plan = Plan(settings)
-        self._experiment = experiment_id(settings)
+        self._experiment = store.name
         self._clock = clock
+        self._looks_on = looks_on
+        self._unremembered = ""
 
     async def read(self) -> Reading:
         """Merge all workers' states, dead ones included, and judge.
@@ -60,19 +79,49 @@ class VerdictReader:
         """
         snapshot = await self._store.snapshot()
         notes = await self._notes()
+        seen = await self._versions()
         latched = None if snapshot.latch is None else self._latched(snapshot.latch)
         states = {worker: self._state(worker, stored) for worker, stored in snapshot.states.items()}
         try:
-            verdict = self._judge(states.values(), snapshot.watermark, snapshot, latched, notes)
+            verdict = self._judge(states.values(), snapshot.watermark, snapshot, latched, notes, seen)
         except ValueError as error:
             raise PayloadError(self._blame(states, snapshot, error)) from None
-        if verdict.state is Decision.ROLLBACK and snapshot.latch is None:
+        if verdict.state is Decision.ROLLBACK and snapshot.latch is None and not self._looks_on:
             await self._store.home.latch(
                 msgspec.json.encode(
                     _Latch(at=verdict.at, evidence=verdict.evidence_rollback, reasons=verdict.reasons),
-                )
+                ),
+                resets=snapshot.resets,
             )
-        return Reading(verdict, _stream(snapshot))
+        return Reading(verdict, _stream(snapshot), snapshot.time)
+
+    async def remember(self, reading: Reading) -> float | None:
+        """Add the verdict to the experiment's history where its state has changed.
+
+        Returns since when (Unix seconds, the store's clock) the verdict has the state that it has; None where that is
+        not known. Never raises: a store that can't take it must not harm the verdict, and is asked again with the next.
+        """
+        verdict = reading.verdict
+        moment = Moment(
+            what=verdict.state.value,
+            exhausted=verdict.exhausted,
+            pairs=verdict.pairs,
+            evidence=verdict.evidence_rollback,
+            reasons=verdict.reasons,
+        )
+        try:
+            last = await remember(self._store.home, moment, reading.read_at)
+        except (StoreUnavailable, PayloadError) as error:
+            if str(error) != self._unremembered:
+                log.warning("the history of the verdict can't be kept: %s", error)
+            self._unremembered = str(error)
+            return None
+        self._unremembered = ""
+        return None if last is None or last.what == RESET else last.at
+
+    async def history(self) -> History:
+        """How the verdict changed, newest first. Raises StoreUnavailable, and PayloadError where it can't be read."""
+        return await history(self._store.home)
 
     def _judge(
         self,
@@ -81,6 +130,7 @@ class VerdictReader:
         snapshot: Snapshot,
         latched: tuple[str, ...] | None,
         notes: tuple[str, ...] = (),
+        seen: Mapping[str, tuple[VersionSeen, ...]] | None = None,
     ) -> Verdict:
         merged = self._plan.empty().merge(states).close(watermark)
         facts = Facts(
@@ -94,9 +144,15 @@ class VerdictReader:
             dead_letters=snapshot.dead_entries,
             clock_behind=snapshot.clock_behind(self._settings.longest_deadline + self._settings.verdict.settle),
             latched=latched,
+            version_header=self._settings.verdict.version_header,
+            versions=seen or {},
             notes=notes,
         )
         return self._plan.judge(merged.total, snapshot.slots, facts)
+
+    async def _versions(self) -> Mapping[str, tuple[VersionSeen, ...]]:
+        # After the snapshot: what its pairs were answered by was noted before they were committed.
+        return {} if self._settings.verdict.version_header is None else await versions(self._store.home)
 
     async def _notes(self) -> tuple[str, ...]:
         """What people have said to the proxies, where it explains why few pairs come or none."""
@@ -104,7 +160,7 @@ class VerdictReader:
             controls = (await self._store.home.control_status()).controls
         except PayloadError as error:
             return (str(error),)
-        return (controls.story,) if controls.paused or controls.sample is not None else ()
+        return (controls.story,) if controls.silent or controls.sample is not None else ()
 
     def _state(self, worker: str, stored: bytes) -> State:
         try:

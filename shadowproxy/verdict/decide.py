@@ -11,11 +11,14 @@ running maxima can't be averaged.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
 
 from shadowproxy.config.settings import Verdict as Policy
-from shadowproxy.model import Accounting
+from shadowproxy.model import Accounting, VersionSeen
 from shadowproxy.verdict.record import OVERALL, Cell, Check, Facts, Finding, State
 
 _NAMED = 3
@@ -112,7 +115,44 @@ def checks(cells: Sequence[Cell], *, pairs: int, facts: Facts, policy: Policy) -
         ),
         _clocks(facts.clock_behind, policy.settle),
         _undefined(cells, policy.max_undefined),
+        *((_versions(facts.version_header, facts.versions),) if facts.version_header is not None else ()),
     )
+
+
+def _versions(header: str, versions: Mapping[str, Sequence[VersionSeen]]) -> Check:
+    """Whether each side was one version all the time: evidence on two of them proves nothing of the second."""
+    changes = [
+        f"the {side}'s {header} changed from {_quoted(before)} to {_quoted(after)} at {_time(after.first)}"
+        for side, seen in versions.items()
+        for before, after in pairwise(seen)
+    ]
+    if changes:
+        return Check(
+            name="versions",
+            passed=False,
+            detail=f"{'; '.join(changes)}: start a new experiment, by another name in `experiment` or by "
+            "`shadowproxy experiment reset`",
+        )
+    known = [f"the {side} is {_quoted(seen[0])}" for side, seen in versions.items() if seen]
+    if not known:
+        return Check(
+            name="versions", passed=False, detail=f"no answer carries {header} yet; see verdict.version_header"
+        )
+    return Check(name="versions", passed=True, detail=f"by {header} {' and '.join(known)}, all the time")
+
+
+def _quoted(seen: VersionSeen) -> str:
+    # A service wrote it; whoever reads it in a terminal must not be controlled by it.
+    return "".join(character if character.isprintable() else "?" for character in seen.value) or "an empty value"
+
+
+def _time(at: float) -> str:
+    """Unix seconds as UTC. numpy has calendars without clocks, which this room may not know.
+
+    >>> _time(951782400.9)
+    '2000-02-29 00:00:00 UTC'
+    """
+    return f"{np.datetime64(int(at), 's')} UTC".replace("T", " ", 1)
 
 
 def _clocks(behind: float, settle: float) -> Check:

@@ -155,6 +155,7 @@ class Plan:
             latencies=tuple(self._latencies(total, places)),
             evidence_rollback=decision.evidence,
             notes=facts.notes,
+            versions=dict(facts.versions),
         )
 
     def _membership(self, cohorts: Sequence[tuple[str, ...]], slots: Mapping[str, int]) -> tuple[IntArray, IntArray]:

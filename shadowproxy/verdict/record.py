@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from shadowproxy.model import Accounting
+from shadowproxy.model import Accounting, VersionSeen
 
 OVERALL = "all"
 """The name of the cohort that every pair belongs to."""
@@ -118,6 +118,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int = 0
     clock_behind: float = 0.0
     """Seconds by which the clock of a proxy that writes is behind the store's, the most of all."""
+    version_header: str | None = None
+    """The response header that names versions; None: they were not noted."""
+    versions: Mapping[str, tuple[VersionSeen, ...]] = {}
+    """By side, those that have answered, in the order in which they came."""
     notes: tuple[str, ...] = ()
     """What a reader of the verdict should know, and no decision depends on: that mirroring is paused, for one."""
     latched: tuple[str, ...] | None = None
@@ -150,3 +154,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     1 / alpha_rollback."""
     notes: tuple[str, ...] = ()
     """What explains the figures and decides nothing, such as that mirroring is paused."""
+    versions: dict[str, tuple[VersionSeen, ...]] = {}
+    """By side, the versions that have answered, in the order in which they came; empty without
+    `verdict.version_header`."""

@@ -14,13 +14,16 @@ from servers import unique, until
 from shadowproxy import metrics
 from shadowproxy.comparator.worker import Worker
 from shadowproxy.compare.comparer import Comparer
+from shadowproxy.compare.versions import VersionReader
 from shadowproxy.config import Settings, loads
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request
 from shadowproxy.pairs import scripts
 from shadowproxy.pairs import store as store_module
 from shadowproxy.pairs.client import Script
 from shadowproxy.pairs.codec import encode
+from shadowproxy.pairs.controls import ControlChange
 from shadowproxy.pairs.embedded import EmbeddedServer
+from shadowproxy.pairs.experiments import reset, versions
 from shadowproxy.pairs.partitions import Partitions, Watermarks
 from shadowproxy.pairs.store import Store, Superseded
 from shadowproxy.serve.reader import VerdictReader
@@ -47,11 +50,11 @@ verdict:
 QUICK = SETTINGS.comparator.model_copy(update={"claim_idle": 0.01})
 
 
-def pair(at: int, *, body: bytes = b'{"ids":["a","b"]}') -> Pair:
+def pair(at: int, *, body: bytes = b'{"ids":["a","b"]}', head: bytes = b"") -> Pair:
     asked, answer = b'{"id":%d}' % at, b'{"ids":["a","b"]}'
     request = Request("POST", "/rank", b"content-type: application/json\r\n", asked, len(asked))
     baseline = Exchange(Outcome.OK, 200, b"", answer, len(answer), b"", 0.01, 0.02)
-    candidate = Exchange(Outcome.OK, 200, b"", body, len(body), b"", 0.01, 0.02)
+    candidate = Exchange(Outcome.OK, 200, head, body, len(body), b"", 0.01, 0.02)
     return Pair(str(at), 1000.0 + at / 10, request, baseline, candidate)
 
 
@@ -85,6 +88,7 @@ class Bench:
             await store.close()
 
     def worker(self, name: str, store: Store | None = None, settings: Settings = SETTINGS) -> Worker:
+        header = settings.verdict.version_header
         return Worker(
             store or self.store,
             Comparer(settings.routes),
@@ -94,6 +98,7 @@ class Bench:
             read=settings.comparator.read,
             claim_idle=settings.comparator.claim_idle,
             max_cohorts=settings.verdict.max_cohorts,
+            versions=None if header is None else VersionReader(header),
         )
 
     async def verdict(self) -> Verdict:
@@ -513,3 +518,129 @@ async def test_slots_that_the_store_forgot_are_asked_for_again(own_valkey: Embed
         }
     finally:
         await bench.close()
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+async def test_workers_that_idle_through_a_reset_count_every_new_pair_once_and_no_old_one(
+    valkey: EmbeddedServer, partitions: int
+) -> None:
+    """They hold states, versions and slots of before, and nobody tells them but the store."""
+    async with Partitions.at(valkey.url, unique("reset"), partitions=partitions, max_entries=1000) as home:
+        await home.prepare()
+        tasks, workers, others = Tasks(), [], []
+        for name in ("one", "two"):
+            # Each as a process of its own, with connections and versions of its own.
+            own = Partitions.at(valkey.url, home.name, partitions=partitions, max_entries=1000)
+            others.append(own)
+            marks = Watermarks(partitions)
+            workers += [
+                Worker(
+                    store,
+                    Comparer(SETTINGS.routes),
+                    Plan(SETTINGS),
+                    metrics.ComparatorMetrics(metrics.registry()),
+                    name=name,
+                    read=1,
+                    claim_idle=20.0,
+                    max_cohorts=8,
+                    home=own.home,
+                    watermarks=marks,
+                )
+                for store in own.stores
+            ]
+        settings = SETTINGS.model_copy(update={"verdict": SETTINGS.verdict.model_copy(update={"max_cohorts": 8})})
+        reader = VerdictReader(home, settings)
+        running = [tasks.start(worker.run(), name=repr(worker)) for worker in workers]
+        written = 0
+
+        async def write(numbers: Iterable[int]) -> None:
+            nonlocal written
+            for number in numbers:
+                written += 1
+                account = Accounting(written, written, written)
+                await home.append("producer", written, encode([pair(number)]), 1, account)
+
+        async def counted(pairs: int) -> bool:
+            return (await home.snapshot()).committed_pairs == pairs
+
+        # Cohorts id=0 … id=7 get the slots, in some order; afterwards others get them, in another.
+        await write(at % 8 for at in range(60))
+        await until(lambda: counted(60))
+        assert (await reader.read()).verdict.pairs == 60
+        await home.home.change_controls(ControlChange(stopped=True))
+        await reset(home, by="", reason="")
+        verdict = (await reader.read()).verdict
+        assert (verdict.pairs, verdict.open_pairs, verdict.cohorts) == (0, 0, {})
+        await home.home.change_controls(ControlChange(stopped=False))
+        await write([17, 16, 15, 14, 13, 12, 11, 10] * 5)
+        await until(lambda: counted(40))
+        for worker in workers:
+            worker.stop()
+        await asyncio.gather(*running)
+        verdict = (await reader.read()).verdict
+        assert {name: report.pairs for name, report in verdict.cohorts.items()} == {
+            f"id={at}": 5 for at in range(10, 18)
+        }
+        assert (verdict.pairs, verdict.open_pairs, verdict.accounting.recorded) == (40, 0, 40)
+        assert all(check.passed for check in verdict.checks if check.name in ("recorded", "nothing_lost"))
+        await tasks.cancel()
+        for own in others:
+            await own.close()
+
+
+class Versioned:
+    """A bench whose settings name a version header."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        policy = SETTINGS.verdict.model_copy(update={"version_header": "x-model-version"})
+        self.settings = SETTINGS.model_copy(update={"verdict": policy})
+
+    async def counted(self, *versions: str) -> Verdict:
+        """The verdict after another pair of each of these versions."""
+        for version in versions:
+            at = self.bench.written
+            head = f"X-Model-Version: {version}\r\nContent-Type: application/json\r\n".encode("latin-1")
+            await self.bench.write([pair(at, head=head if version else b"")])
+        worker = self.bench.worker("one", settings=self.settings)
+        worker.stop()
+        await worker.run()
+        return (await VerdictReader(Partitions(self.bench.store), self.settings).read()).verdict
+
+
+def versions_check(verdict: Verdict) -> tuple[bool, str]:
+    [check] = [check for check in verdict.checks if check.name == "versions"]
+    return check.passed, check.detail
+
+
+async def test_a_second_version_is_told_and_holds_a_promote_back(bench: Bench) -> None:
+    versioned = Versioned(bench)
+    assert versions_check(await versioned.counted("", "")) == (
+        False,
+        "no answer carries x-model-version yet; see verdict.version_header",
+    )
+    verdict = await versioned.counted("7", "7")
+    assert versions_check(verdict) == (True, "by x-model-version the candidate is 7, all the time")
+    [seen] = verdict.versions["candidate"]
+    assert (seen.value, seen.first, seen.last) == ("7", 1000.2, 1000.3)
+    passed, told = versions_check(await versioned.counted("7", "8"))
+    assert not passed
+    assert told.startswith(
+        "the candidate's x-model-version changed from 7 to 8 at 1970-01-01 00:16:40 UTC: start a new experiment"
+    )
+    # Nobody who does not ask is told.
+    assert [check for check in (await bench.verdict()).checks if check.name == "versions"] == []
+
+
+async def test_versions_are_noted_before_their_pairs_are_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    versioned = Versioned(bench)
+    commit, noted = bench.store.commit, []
+
+    async def watched(*arguments: object, **named: object) -> float:
+        noted.append(await versions(bench.store))
+        return await commit(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bench.store, "commit", watched)
+    await versioned.counted("7")
+    [before] = noted
+    assert [seen.value for seen in before["candidate"]] == ["7"]

@@ -46,7 +46,7 @@ def verdict(into: metrics.Registry) -> None:
         guardrail="ranking.rbo", cohort="all", margin=0.1, estimate=None, e_promote=1.0, e_rollback=2.0, pairs=0
     )
     reading = metrics.VerdictReading(
-        state="continue", age=0.5, pairs=10, open_pairs=1, stream=metrics.StreamReading(
+        state="continue", age=0.5, pairs=10, open_pairs=1, changed_at=1700000000.0, stream=metrics.StreamReading(
             lag=0, pending=0, waiting_bytes=0, kept_bytes=0, lost_entries=0, lost_pairs=0, missing_pairs=0,
             dead_letters=0,
         ),
