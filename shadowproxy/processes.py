@@ -125,6 +125,7 @@ async def open_store(settings: Settings, patience: Tasks | None = None) -> Async
             max_entries=settings.redis.max_entries,
             max_bytes=settings.redis.max_bytes,
             keep=settings.redis.keep,
+            max_labels=settings.redis.max_labels,
         )
         description = orjson.dumps(frozen(settings), option=orjson.OPT_SORT_KEYS)
         try:
@@ -336,6 +337,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api import VerdictApi
     from shadowproxy.serve.control import ControlApi
+    from shadowproxy.serve.labels import LabelApi
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
@@ -343,7 +345,8 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     async with open_store(settings) as store:
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
-        admin = AdminServer("api", registry, api.ready, [*api.routes, *ControlApi(store.home).routes])
+        labels = LabelApi(store, awaited=settings.longest_wait is not None)
+        admin = AdminServer("api", registry, api.ready, [*api.routes, *ControlApi(store.home).routes, *labels.routes])
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Self
 
 from shadowproxy.model import Accounting
+from shadowproxy.pairs.labels import MOST as MOST_LABELS
+from shadowproxy.pairs.labels import CountedLabels
 from shadowproxy.pairs.store import MAX_BYTES, Connections, Snapshot, Standing, Store, weight
 
 _TIMEOUT: Final = 5.0
@@ -37,8 +39,10 @@ class Partitions:
         keep: int = 0,
         reply_within: float = _TIMEOUT,
         clock: Callable[[], float] = time.time,
+        max_labels: int = MOST_LABELS,
     ) -> Partitions:
-        """Those at `url`, which share connections. The bounds are for all of them together."""
+        """Those at `url`, which share connections. The bounds are for all of them together, but for `max_labels`: every
+        label is in each of them."""
         connections = Connections(url, reply_within=reply_within)
         return cls(
             *(
@@ -51,6 +55,7 @@ class Partitions:
                     partition=number,
                     reply_within=reply_within,
                     clock=clock,
+                    max_labels=max_labels,
                     connections=connections,
                 )
                 for number in range(partitions)
@@ -108,6 +113,12 @@ class Partitions:
         accounts = [standing.account for standing in found if standing.account is not None]
         return Standing(max(standing.sequence for standing in found), max(accounts, key=weight, default=None))
 
+    # What those do who know the truth later
+
+    async def add_labels(self, labels: Sequence[tuple[str, bytes]]) -> None:
+        """See `Labels.add`. Where a pair is can't be told from its id, so every partition is told."""
+        await asyncio.gather(*(store.labels.add(labels) for store in self.stores))
+
     # What a verdict rests on
 
     async def snapshot(self) -> Snapshot:
@@ -154,6 +165,7 @@ class Partitions:
             undelivered=total("undelivered"),
             waiting_bytes=total("waiting_bytes"),
             kept_bytes=total("kept_bytes"),
+            labels=CountedLabels.over([snapshot.labels for snapshot in found]),
         )
 
 

@@ -78,6 +78,7 @@ class VerdictApi:
             open_pairs=verdict.open_pairs,
             stream=self._reading.stream,
             guardrails=tuple(_exported(cell) for cell in _cells(verdict)),
+            labels=None if verdict.labels is None else msgspec.structs.asdict(verdict.labels),
         )
 
 

@@ -12,11 +12,12 @@ import msgspec
 from shadowproxy.config import Settings, experiment_id
 from shadowproxy.errors import PayloadError
 from shadowproxy.metrics import StreamReading
+from shadowproxy.pairs.labels import CountedLabels
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Snapshot
 from shadowproxy.stats.state import State
 from shadowproxy.verdict.plan import Plan
-from shadowproxy.verdict.record import Facts, Verdict
+from shadowproxy.verdict.record import Facts, Labels, Verdict
 from shadowproxy.verdict.record import State as Decision
 
 _REMEDY = "update shadowproxy if a newer one runs beside it, else begin anew under another name in `experiment`"
@@ -95,6 +96,7 @@ class VerdictReader:
             clock_behind=snapshot.clock_behind(self._settings.longest_deadline + self._settings.verdict.settle),
             latched=latched,
             notes=notes,
+            labels=None if self._settings.longest_wait is None else _labels(snapshot.labels),
         )
         return self._plan.judge(merged.total, snapshot.slots, facts)
 
@@ -130,6 +132,10 @@ class VerdictReader:
 
     def _unusable(self, workers: Sequence[str], error: Exception) -> str:
         return f"what {', '.join(workers)} counted for {self._experiment} can't be used: {error}; {_REMEDY}"
+
+
+def _labels(counted: CountedLabels) -> Labels:
+    return Labels(**{name: getattr(counted, name) for name in Labels.__struct_fields__})
 
 
 def _stream(snapshot: Snapshot) -> StreamReading:
