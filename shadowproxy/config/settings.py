@@ -339,8 +339,8 @@ class Redis(Section):
     )
     max_labels: Count = Field(
         100_000,
-        description="in each partition: labels in the stream, pairs that wait for their label, and labels that wait for "
-        "their pair, so many of each; what is past it is counted",
+        description="in each partition: labels in the stream, pairs that wait for their label, and labels that wait "
+        "for their pair, so many of each; what is past it is counted",
     )
 
     @field_validator("url")

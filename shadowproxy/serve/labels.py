@@ -38,7 +38,7 @@ class LabelApi:
     """
 
     def __init__(self, store: LabelStore, *, awaited: bool) -> None:
-        """`awaited`: whether any route waits for labels; else nobody would read them, and whoever sends some is told."""
+        """`awaited`: whether any route waits for labels; else nobody would read them, and who sends some is told."""
         self._store = store
         self._awaited = awaited
 
