@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -75,6 +76,13 @@ async def stored(store: Partitions) -> list[list[tuple[str, Any]]]:
 async def test_labels_go_to_every_partition(url: str, store: Partitions, body: bytes, content_type: str) -> None:
     assert await send(url, body, content_type) == (202, {"taken": 2})
     assert await stored(store) == [[("1", ["a", 7]), ("2", {"b": 0.5})]] * 2
+
+
+async def test_the_example_of_the_documentation(url: str, store: Partitions) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "labels.md").read_bytes()
+    example = page.partition(b"```json\n")[2].partition(b"```")[0]
+    assert await send(url, example, LINES) == (202, {"taken": 2})
+    assert [name for name, _ in (await stored(store))[0]] == ["4f8a1c", "4f8a1d"]
 
 
 async def test_one_label_alone(url: str, store: Partitions) -> None:
