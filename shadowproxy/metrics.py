@@ -375,6 +375,9 @@ class ComparatorMetrics:
             "shadowproxy_fenced_commits", "Commits refused since another worker had taken entries over.", registry=into
         )
         self.claimed = Counter("shadowproxy_claimed_entries", "Entries taken over from silent workers.", registry=into)
+        self.joined = Counter(
+            "shadowproxy_joined_labels", "Labels that came later and were joined with their pair.", registry=into
+        )
         self.late = Gauge("shadowproxy_late_pairs", "Pairs that came after their bucket was closed.", registry=into)
 
     def failure(self, side: Side, kind: str, pairs: int) -> None:
@@ -421,6 +424,8 @@ class VerdictReading:
     """Unix time since which the state is what it is; None where that is not known."""
     stream: StreamReading
     guardrails: tuple[GuardrailReading, ...]
+    labels: Mapping[str, int] | None = None
+    """As the verdict has them, by the names of `VerdictMetrics`; None where no route waits for labels."""
 
 
 class VerdictMetrics:
@@ -440,6 +445,22 @@ class VerdictMetrics:
             "Pairs that the store has acknowledged and knows nothing of.",
         ),
         ("dead_letters", "dead_letters", "Entries moved to the dead-letter stream."),
+    )
+
+    LABELS = (
+        ("received", "labels_received", "Labels that came later, repetitions included."),
+        ("joined", "labels_joined", "Labels that were joined with their pair."),
+        ("unmatched", "labels_unmatched", "Labels that were late, or under the id of no pair that is known."),
+        ("duplicates", "labels_duplicate", "Labels for a request that had one already."),
+        ("invalid", "labels_invalid", "Labels in the stream that could not be read."),
+        ("waiting", "labels_waiting", "Labels that are not read yet, or came before their pair."),
+        ("waiting_pairs", "unlabelled_pairs", "Pairs whose label may yet come."),
+        ("expired_pairs", "unlabelled_pairs_expired", "Pairs that waited for a label in vain."),
+        (
+            "overflow",
+            "unlabelled_pairs_overflow",
+            "Pairs that could not wait for a label: too many did, or one of the same request id.",
+        ),
     )
 
     def __init__(self, into: Registry, current: Callable[[], VerdictReading | None]) -> None:
@@ -468,6 +489,9 @@ class VerdictMetrics:
         )
         for field, name, help_text in self._STREAM:
             yield GaugeMetricFamily(f"shadowproxy_stream_{name}", help_text, value=getattr(reading.stream, field))
+        if reading.labels is not None:
+            for field, name, help_text in self.LABELS:
+                yield GaugeMetricFamily(f"shadowproxy_{name}", help_text, value=reading.labels[field])
         for name, help_text in (
             ("estimate", "Mean loss, in the metric's unit; larger is worse."),
             ("margin", "Mean loss that is tolerated."),

@@ -151,6 +151,7 @@ def _partitions(settings: Settings, url: str) -> Partitions:
         max_entries=settings.redis.max_entries,
         max_bytes=settings.redis.max_bytes,
         keep=settings.redis.keep,
+        max_labels=settings.redis.max_labels,
     )
 
 
@@ -354,6 +355,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api import VerdictApi
     from shadowproxy.serve.control import ControlApi
+    from shadowproxy.serve.labels import LabelApi
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
@@ -361,7 +363,8 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     async with open_store(settings) as store:
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
-        admin = AdminServer("api", registry, api.ready, [*api.routes, *ControlApi(store.home).routes])
+        labels = LabelApi(store, awaited=settings.longest_wait is not None)
+        admin = AdminServer("api", registry, api.ready, [*api.routes, *ControlApi(store.home).routes, *labels.routes])
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()

@@ -37,7 +37,7 @@ def filled() -> dict[str, metrics.Registry]:
             lag=0, pending=0, waiting_bytes=0, kept_bytes=0, lost_entries=0, lost_pairs=0, missing_pairs=0,
             dead_letters=0,
         ),
-        guardrails=(guardrail,),
+        guardrails=(guardrail,), labels={field: 1 for field, *_ in metrics.VerdictMetrics.LABELS},
     )  # fmt: skip
     metrics.VerdictMetrics(made["api"], lambda: reading)
     made["parent of several proxy workers"] = metrics.of_workers(metrics.registry(), {}, configured=1, restarts=0)

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from shadowproxy.comparator.labels import Joiner
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.comparer import Comparer
 from shadowproxy.compare.versions import VersionReader
@@ -21,6 +22,7 @@ from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
 from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.model import Pair, Side
 from shadowproxy.pairs.experiments import note_versions
+from shadowproxy.pairs.labels import Waiting
 from shadowproxy.pairs.partitions import Watermarks
 from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
 from shadowproxy.stats.state import State
@@ -80,6 +82,12 @@ class Worker:
         self._jitter = jitter
         self._state = plan.empty()
         self._slots: Mapping[str, int] = {}
+        wait = plan.settings.longest_wait
+        self._joiner = (
+            None
+            if wait is None
+            else Joiner(store, plan, metrics, self._slots_for, name=name, wait=wait, monotonic=monotonic)
+        )
         self._stop = asyncio.Event()
         self.connected = False
         """Whether the last word from the store was an answer."""
@@ -131,20 +139,29 @@ class Worker:
         self._state = self._plan.empty() if stored is None else State.from_bytes(stored)
         while entries := await self._store.own_pending(self._name, self._read):
             await self._count(entries)
+        if self._joiner is not None:
+            self._state = await self._joiner.recover(self._state)
 
     async def _work(self) -> None:
         claim_at = self._monotonic()
+        more_labels = False
         while True:
             stopping = self._stop.is_set()
             if self._monotonic() >= claim_at:
                 await self._take_over()
                 claim_at = self._monotonic() + self._claim_idle / 2
-            entries = await self._store.read(self._name, self._read, 0.0 if stopping else _BLOCK)
+            busy = stopping or more_labels
+            entries = await self._store.read(self._name, self._read, 0.0 if busy else _BLOCK)
             if entries:
                 await self._count(entries)
-            elif stopping:
+            if self._joiner is not None:
+                # After the pairs: what is read with its label is then joined in the same turn.
+                self._state, more_labels = await self._joiner.turn(self._state)
+            if entries or more_labels:
+                continue
+            if stopping:
                 return
-            elif len(self._watermarks) > 1:
+            if len(self._watermarks) > 1:
                 # The workers of the other partitions wait for this one's, and without entries there are no commits.
                 self._close(await self._store.watermark())
 
@@ -153,6 +170,8 @@ class Worker:
             log.info("took over %d entries of a silent worker", len(entries))
             self._metrics.claimed.inc(len(entries))
             await self._count(entries)
+        if self._joiner is not None:
+            self._state = await self._joiner.take_over(self._state, self._claim_idle)
         # Each restart is a new worker: without this their states would pile up, and every verdict read them all.
         while dead := await self._store.silent(self._name, self._claim_idle * _DEAD_AFTER, _ABSORBED_AT_ONCE):
             if not await self._absorb(dead):
@@ -201,7 +220,15 @@ class Worker:
             if self._versions is not None and (seen := self._versions(pairs)):
                 # Before the commit: who sees the pairs counted sees by which versions.
                 await note_versions(self._home, seen)
-        watermark = await self._store.commit(self._name, [entry.id for entry in entries], state.to_bytes(), dead=dead)
+        watermark = await self._store.commit(
+            self._name,
+            [entry.id for entry in entries],
+            state.to_bytes(),
+            dead=dead,
+            unlabelled=[Waiting(pair.id, pair.expires, pair.to_bytes()) for pair in columns.unlabelled]
+            if columns is not None
+            else (),
+        )
         self._state = state
         self._close(watermark)
         self._tell(len(entries), columns, len(dead))

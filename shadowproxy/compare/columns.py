@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shadowproxy.model import Side
+
+if TYPE_CHECKING:
+    from shadowproxy.compare.later import Unlabelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,9 @@ class Columns:
     """Seconds to the first byte; +inf for a failed exchange."""
     total: Mapping[Side, NDArray[np.float64]]
     """Seconds to the last byte; +inf for a failed exchange."""
+    unlabelled: tuple[Unlabelled, ...] = ()
+    """What is kept of those pairs whose truth may yet come, in their order; their quality is not applicable till then.
+    """
 
     def __len__(self) -> int:
         return len(self.started)

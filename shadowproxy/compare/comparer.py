@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shadowproxy.compare.align import SIDES, align, hits
+from shadowproxy.compare.align import SIDES, align
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.families import FAMILIES
 from shadowproxy.compare.latency import times
+from shadowproxy.compare.later import Unlabelled, truths_of, unlabelled
 from shadowproxy.compare.ragged import Ints
 from shadowproxy.compare.reader import Reading, RouteReader, read_unrouted
 from shadowproxy.compare.routes import Router, request_path
-from shadowproxy.compare.view import Truth, View
+from shadowproxy.compare.view import View
 from shadowproxy.config import CATALOGUE, Route
 from shadowproxy.model import Pair, Side
 
@@ -87,6 +88,7 @@ def _compare(part: Sequence[_Row]) -> Columns:
         failure={side: tuple(reading.failure[side] for reading in readings) for side in SIDES},
         ttfb={side: times(ttfb[side], failed[side]) for side in SIDES},
         total={side: times(total[side], failed[side]) for side in SIDES},
+        unlabelled=tuple(_unlabelled(part)),
     )
     for route in np.unique(columns.route):
         rows = np.flatnonzero(columns.route == route)
@@ -109,7 +111,26 @@ def _joined(parts: Sequence[Columns]) -> Columns:
         failure={side: tuple(chain.from_iterable(part.failure[side] for part in parts)) for side in SIDES},
         ttfb=by_side("ttfb"),
         total=by_side("total"),
+        unlabelled=tuple(chain.from_iterable(part.unlabelled for part in parts)),
     )
+
+
+def _unlabelled(part: Sequence[_Row]) -> Iterator[Unlabelled]:
+    for row in part:
+        if row.reader is None or row.reader.route.labels is None or row.reading.truth is not None:
+            continue
+        yield unlabelled(
+            row.pair.id,
+            row.pair.started,
+            row.pair.started + row.reader.route.labels,
+            route=row.route,
+            k=row.reader.route.k,
+            comparable=row.reading.comparable,
+            failed={side: bool(row.reading.failure[side]) for side in SIDES},
+            rankings=row.reading.rankings,
+            by_score=row.reader.by_score,
+            cohorts=row.reading.cohorts,
+        )
 
 
 def _view(reader: RouteReader | None, readings: Sequence[Reading], columns: Columns, rows: Ints) -> View:
@@ -119,11 +140,7 @@ def _view(reader: RouteReader | None, readings: Sequence[Reading], columns: Colu
         lists = align(rankings)
         if reader.route.truth is not None:
             truths = [reading.truth for reading in readings]
-            truth = Truth(
-                known=np.array([truth is not None for truth in truths], np.bool_),
-                ideal=tuple(tuple(sorted((truth or {}).values(), reverse=True)) for truth in truths),
-                hits={side: hits(rankings[side], truths, by_score=reader.by_score) for side in SIDES},
-            )
+            truth = truths_of(rankings, truths, by_score=reader.by_score)
     route = None if reader is None else reader.route
     return View(
         failed={side: columns.failed[side][rows] for side in SIDES},

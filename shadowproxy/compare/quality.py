@@ -1,7 +1,7 @@
 """Which of the two is right, where the truth is known: each side against it, and the difference.
 
 The truth of a pair is the items that a right answer holds, each with a gain > 0 (1 where only ids are given), from the
-request or the annotations. Without any the metrics are not applicable. With k of the route:
+request, the annotations or a label that came later. Without any the metrics are not applicable. With k of the route:
 
 * `quality.ndcg`: NDCG@k = Σ_{i<k} gain_i / log2(i + 2) over the list, divided by the same of the truth in its best
   order (linear gain; Järvelin & Kekäläinen 2002);
@@ -76,6 +76,9 @@ _MEASURES: Mapping[str, Callable[[Truth, Hits, int], Floats]] = {
     "quality.recall": recall,
     "quality.reciprocal_rank": reciprocal_rank,
 }
+
+NAMES = tuple(_MEASURES)
+"""The metrics of the family."""
 
 
 def _deepest(truth: Truth, hits: Hits) -> int:

@@ -338,6 +338,11 @@ class Redis(Section):
         description="bytes of pairs kept after they were counted, for `shadowproxy pairs`; they go first where room is "
         "needed",
     )
+    max_labels: Count = Field(
+        100_000,
+        description="in each partition: labels in the stream, pairs that wait for their label, and labels that wait "
+        "for their pair, so many of each; what is past it is counted",
+    )
 
     @field_validator("url")
     @classmethod
@@ -370,6 +375,12 @@ class Route(Section):
     ids: Expression | None = Field(None, description="the ranked items' ids, best first")
     scores: Expression | None = Field(None, description="their scores, in the same order")
     truth: Expression | None = Field(None, description="the ids (or {id: gain}) that a right answer holds")
+    labels: Duration | None = Field(
+        None,
+        gt=0,
+        description="how long, from its start, a pair for which `truth` finds nothing waits for a label that says it "
+        "(POST /api/v1/labels); none: it waits for none",
+    )
     account: Expression | None = Field(None, description="who asks; extracted, and not judged yet")
     cohorts: dict[Name, Expression] = Field(
         default_factory=dict,
@@ -380,12 +391,12 @@ class Route(Section):
     slow: Duration | None = Field(None, gt=0, description="an answer later than this is slow (latency.total_slow)")
 
     # Field validators, not one for the whole: each names its own key, and still runs when another key is at fault.
-    @field_validator("scores", "truth")
+    @field_validator("scores", "truth", "labels")
     @classmethod
-    def _need_ids(cls, expression: str | None, info: ValidationInfo) -> str | None:
-        if expression is not None and info.data.get("ids", ...) is None:
+    def _need_ids(cls, given: str | float | None, info: ValidationInfo) -> str | float | None:
+        if given is not None and info.data.get("ids", ...) is None:
             raise ValueError(f"`{info.field_name}` needs `ids`: it is matched to them item by item")
-        return expression
+        return given
 
     @field_validator("scores")
     @classmethod
@@ -406,7 +417,8 @@ class Route(Section):
     @property
     def offers(self) -> frozenset[str]:
         """What the route extracts, in the words of `Metric.needs`."""
-        return frozenset(what for what in ("ids", "scores", "truth", "slow") if getattr(self, what) is not None)
+        given = frozenset(what for what in ("ids", "scores", "truth", "slow") if getattr(self, what) is not None)
+        return given if self.labels is None else given | {"truth"}
 
 
 class Comparator(Section):
@@ -517,6 +529,11 @@ class Settings(Section):
         if faults:
             raise ValueError("; ".join(map(str, faults)))
         return self
+
+    @property
+    def longest_wait(self) -> float | None:
+        """The longest that a pair of any route waits for its label, seconds; None where none does."""
+        return max((route.labels for route in self.routes if route.labels is not None), default=None)
 
     @property
     def tls_files(self) -> bool:

@@ -38,7 +38,8 @@ _SEEN: Final = Script(scripts.SEEN)
 _RESET: Final = Script(scripts.RESET)
 _RESET_KEYS: Final = (
     "pairs", "totals", "index", "kept", "dead", "dead:sizes", "states", "versions", "accounts", "accounts:bases",
-    "slots", "latch", "seen", "controls", "verdicts",
+    "slots", "latch", "seen", "controls", "verdicts", "labels", "labels:totals", "unlabelled", "unlabelled:expiry",
+    "early", "early:expiry", "labelled",
 )  # fmt: skip
 
 

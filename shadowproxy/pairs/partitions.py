@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Self
 
 from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Accounting
+from shadowproxy.pairs.labels import MOST as MOST_LABELS
+from shadowproxy.pairs.labels import CountedLabels
 from shadowproxy.pairs.store import MAX_BYTES, Connections, Snapshot, Standing, Store, since_reset, weight
 
 _TIMEOUT: Final = 5.0
@@ -38,8 +40,10 @@ class Partitions:
         keep: int = 0,
         reply_within: float = _TIMEOUT,
         clock: Callable[[], float] = time.time,
+        max_labels: int = MOST_LABELS,
     ) -> Partitions:
-        """Those at `url`, which share connections. The bounds are for all of them together."""
+        """Those at `url`, which share connections. The bounds are for all of them together, but for `max_labels`: every
+        label is in each of them."""
         connections = Connections(url, reply_within=reply_within)
         return cls(
             *(
@@ -52,6 +56,7 @@ class Partitions:
                     partition=number,
                     reply_within=reply_within,
                     clock=clock,
+                    max_labels=max_labels,
                     connections=connections,
                 )
                 for number in range(partitions)
@@ -109,6 +114,12 @@ class Partitions:
         accounts = [standing.account for standing in found if standing.account is not None]
         return Standing(max(standing.sequence for standing in found), max(accounts, key=weight, default=None))
 
+    # What those do who know the truth later
+
+    async def add_labels(self, labels: Sequence[tuple[str, bytes]]) -> None:
+        """See `Labels.add`. Where a pair is can't be told from its id, so every partition is told."""
+        await asyncio.gather(*(store.labels.add(labels) for store in self.stores))
+
     # What a verdict rests on
 
     async def snapshot(self) -> Snapshot:
@@ -163,6 +174,7 @@ class Partitions:
             waiting_bytes=total("waiting_bytes"),
             kept_bytes=total("kept_bytes"),
             resets=found[0].resets,
+            labels=CountedLabels.over([snapshot.labels for snapshot in found]),
         )
 
 

@@ -284,9 +284,11 @@ return found
 COMMIT: Final = (
     _COMMON
     + """
--- KEYS: pairs, totals, states, versions, dead, dead sizes, index, kept
+-- KEYS: pairs, totals, states, versions, dead, dead sizes, index, kept,
+--       labels, their totals, unlabelled, its expiry, early, its expiry, labelled
 -- ARGV: group, worker, version to write, version expected, state, most dead letters, their most bytes,
---       bytes of committed entries to keep, number of ids, ids…, number of dead, (id, reason)…
+--       bytes of committed entries to keep, number of ids, ids…, number of dead, (id, reason)…,
+--       most unlabelled, how many of them found no room in this commit, (pair's id, expiry ms, record)…
 -- Returns {1, watermark in ms} when stored (or stored before), {0, lost ids…} when entries are no longer the worker's,
 -- {2} when the worker's state was written by somebody else since it was loaded.
 local stream, totals, states, versions, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -394,6 +396,42 @@ if letters > 0 then
     end
     redis.call('HSET', totals, 'dead_bytes', integer(dead_bytes))
 end
+
+-- Pairs that wait for their label; a label that came before goes back into the stream, to be joined as any other is.
+local most, overflow = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+at = at + 2
+if at <= #ARGV or overflow > 0 then
+    local labels, label_totals, unlabelled, expiry = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+    local early, early_expiry, labelled = KEYS[13], KEYS[14], KEYS[15]
+    local waiting = redis.call('HLEN', unlabelled)
+    while at <= #ARGV do
+        local id, expires = ARGV[at], tonumber(ARGV[at + 1])
+        -- Of pairs that share an id the first is meant; which other a label would be of, nobody could tell.
+        if waiting >= most or redis.call('HEXISTS', unlabelled, id) == 1 or redis.call('ZSCORE', labelled, id) then
+            overflow = overflow + 1
+        else
+            local came = redis.call('HGET', early, id)
+            if came then
+                local arrived, truth = string.match(came, '^(%d+) (.*)$')
+                redis.call('HDEL', early, id)
+                redis.call('ZREM', early_expiry, id)
+                if tonumber(arrived) <= expires then
+                    local entry = redis.call('XADD', labels, '*', 'id', id, 'truth', truth)
+                    redis.call('HINCRBY', label_totals, 'requeued', 1)
+                    -- It was in time, and must not be too late for having been sent back.
+                    expires = math.max(expires, (parts(entry)))
+                end
+            end
+            redis.call('HSET', unlabelled, id, ARGV[at + 2])
+            redis.call('ZADD', expiry, integer(expires), id)
+            waiting = waiting + 1
+        end
+        at = at + 3
+    end
+    if overflow > 0 then
+        redis.call('HINCRBY', label_totals, 'overflow', overflow)
+    end
+end
 return {1, integer(watermark(stream, totals, group, first_undelivered(stream, group)))}
 """
 )
@@ -499,7 +537,9 @@ return redis.call('HGETALL', KEYS[1])
 SNAPSHOT: Final = (
     _COMMON
     + """
--- KEYS: pairs, totals, states, accounts, slots, latch, clocks, kept, bases;  ARGV: group
+-- KEYS: pairs, totals, states, accounts, slots, latch, clocks, kept, bases,
+--       labels, their totals, unlabelled, early, labelled
+-- ARGV: group
 local stream, totals, group = KEYS[1], KEYS[2], ARGV[1]
 local known = redis.call('HMGET', totals, 'entries', 'pairs', 'committed_entries', 'committed_pairs',
     'dead_entries', 'dead_pairs', 'waiting_bytes', 'kept_bytes', 'first_entries', 'first_pairs', 'resets')
@@ -552,6 +592,27 @@ if lost_entries > 0 then
     lost_pairs = math.max(0, delivered - committed_pairs - pending_pairs)
 end
 
+-- {received, joined, duplicates, invalid, pairs expired, pairs that found no room, pairs that wait, labels in the
+-- stream, early ones, ids that are labelled}. All that ever came is received, whoever wrote it; see `CountedLabels`.
+local function label_counts(labels, label_totals, unlabelled, early, labelled)
+    local known = redis.call('HMGET', label_totals,
+        'requeued', 'joined', 'duplicates', 'invalid', 'expired', 'overflow')
+    for at = 1, 6 do
+        known[at] = tonumber(known[at] or '0')
+    end
+    local added = 0
+    if redis.call('EXISTS', labels) == 1 then
+        local info = redis.call('XINFO', 'STREAM', labels)
+        for at = 1, #info, 2 do
+            if info[at] == 'entries-added' then
+                added = info[at + 1]
+            end
+        end
+    end
+    return {added - known[1], known[2], known[3], known[4], known[5], known[6], redis.call('HLEN', unlabelled),
+        redis.call('XLEN', labels), redis.call('HLEN', early), redis.call('ZCARD', labelled)}
+end
+
 local mark = watermark(stream, totals, group, undelivered)
 local time = redis.call('TIME')
 return {
@@ -566,6 +627,7 @@ return {
     redis.call('GET', KEYS[6]),
     redis.call('HGETALL', KEYS[7]),
     redis.call('HGETALL', KEYS[9]),
+    label_counts(KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]),
 }
 """
 )
@@ -685,7 +747,7 @@ RESET: Final = (
     _COMMON
     + """
 -- KEYS: pairs, totals, index, kept, dead, dead sizes, states, versions, accounts, bases, slots, latch, seen, controls,
---       history
+--       history, labels, their totals, unlabelled, its expiry, early, its expiry, labelled
 -- ARGV: group, number of this reset, whether this is home, kind and record for the history, most records
 -- Forgets what was counted. What stays: the clock and the ordinal, since ids must not go back; the sequences, by which
 -- a repetition is known; the accounts, which proxies carry on, with what they say now as the base to count from.
@@ -708,6 +770,10 @@ for at = 3, 8 do
     redis.call('DEL', KEYS[at])
 end
 redis.call('DEL', KEYS[10], KEYS[11], KEYS[12], KEYS[13])
+-- The label stream goes with its group, which is made anew, and so does what workers hold of it: they are told so.
+for at = 16, 22 do
+    redis.call('DEL', KEYS[at])
+end
 local known = redis.call('HMGET', totals, 'entries', 'pairs')
 local entries, written = known[1] or '0', known[2] or '0'
 redis.call('HSET', totals, 'first_entries', entries, 'first_pairs', written, 'committed_entries', entries,
@@ -725,3 +791,165 @@ return 1
 )
 """Home is reset first: a worker of another partition that asks for slots meanwhile gets new ones, and what it counts
 with them is forgotten with its partition's reset, or counted after it."""
+
+# Labels that come later (see `labels`). A label is in one of three places: in the stream, until a worker has dealt with
+# it; among the early ones, until its pair is committed; or gone. A pair waits among the unlabelled. Who is there first
+# is found by who comes second, in the one script that moves it, so that they can't miss each other.
+
+MAKE_LABEL_GROUP: Final = """
+-- KEYS: labels;  ARGV: group.  What has been dealt with is deleted, so the group begins at the beginning.
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+        if info[2] == ARGV[1] then
+            return 0
+        end
+    end
+end
+redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+return 1
+"""
+
+ADD_LABELS: Final = """
+-- KEYS: labels;  ARGV: most, (id, truth)…
+for at = 2, #ARGV, 2 do
+    redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[1], '*', 'id', ARGV[at], 'truth', ARGV[at + 1])
+end
+return 1
+"""
+
+FIND_UNLABELLED: Final = """
+-- KEYS: unlabelled, its expiry;  ARGV: ids…
+-- Returns {{record, expiry ms}, …}, both empty strings where nothing waits under the id.
+local found = {}
+for at, id in ipairs(ARGV) do
+    found[at] = {redis.call('HGET', KEYS[1], id) or '', redis.call('ZSCORE', KEYS[2], id) or ''}
+end
+return found
+"""
+
+JOIN: Final = """
+-- KEYS: labels, their totals, unlabelled, its expiry, early, its expiry, labelled, states, versions
+-- ARGV: group, worker, version to write (empty: there is no state), version expected, state, most early ones,
+--       ms that an early one waits, number of labels, (entry, what, id, truth)…
+-- What is 'join': the state includes it; 'keep': no pair waits for it yet; 'late'; 'invalid': can't be read.
+-- Returns {1, entries…} when done (or done before), with those that must be looked at again, since their pair has come;
+-- {0, entries…} with those that are no longer the worker's; {3} when a pair to be joined is no longer there; {2} when
+-- the worker's state was written by somebody else. Nothing was stored but for {1}.
+local labels, totals, unlabelled, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local early, early_expiry, labelled, states, versions = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local group, worker, version = ARGV[1], ARGV[2], ARGV[3]
+
+-- Fails here, before anything is written, where stream or group are gone.
+redis.call('XPENDING', labels, group)
+local again, lost, gone = {1}, {0}, false
+local done = false
+if version ~= '' then
+    local held = redis.call('HGET', versions, worker) or ''
+    done = held == version
+    if not done and held ~= ARGV[4] then
+        return {2}
+    end
+end
+for at = 9, #ARGV, 4 do
+    local mine = #redis.call('XPENDING', labels, group, ARGV[at], ARGV[at], 1, worker) > 0
+    if done and mine then
+        again[#again + 1] = ARGV[at]
+    elseif not mine then
+        lost[#lost + 1] = ARGV[at]
+    elseif ARGV[at + 1] == 'join' and redis.call('HEXISTS', unlabelled, ARGV[at + 2]) == 0 then
+        gone = true
+    end
+end
+if done then
+    return again
+end
+if #lost > 1 then
+    return lost
+end
+if gone then
+    return {3}
+end
+
+local function integer(value)
+    return string.format('%.0f', value)
+end
+
+local counted = {joined = 0, duplicates = 0, invalid = 0}
+for at = 9, #ARGV, 4 do
+    local entry, what, id, truth = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+    if what == 'keep' and redis.call('HEXISTS', unlabelled, id) == 1 then
+        again[#again + 1] = entry
+    else
+        -- The first write, for it frees memory: it is allowed where memory is out, and with it the rest.
+        redis.call('XACK', labels, group, entry)
+        redis.call('XDEL', labels, entry)
+        local arrived = tonumber(string.match(entry, '^(%d+)'))
+        if what == 'join' then
+            counted.joined = counted.joined + 1
+            redis.call('HDEL', unlabelled, id)
+            redis.call('ZREM', expiry, id)
+            redis.call('ZADD', labelled, integer(arrived + tonumber(ARGV[7])), id)
+        elseif what == 'invalid' then
+            counted.invalid = counted.invalid + 1
+        elseif what == 'keep' then
+            if redis.call('ZSCORE', labelled, id) or redis.call('HEXISTS', early, id) == 1 then
+                counted.duplicates = counted.duplicates + 1
+            else
+                redis.call('HSET', early, id, integer(arrived) .. ' ' .. truth)
+                redis.call('ZADD', early_expiry, integer(arrived + tonumber(ARGV[7])), id)
+            end
+        end
+    end
+end
+for name, count in pairs(counted) do
+    if count > 0 then
+        redis.call('HINCRBY', totals, name, count)
+    end
+end
+for _ = 1, redis.call('HLEN', early) - tonumber(ARGV[6]) do
+    redis.call('HDEL', early, redis.call('ZPOPMIN', early_expiry)[1] or '')
+end
+for _ = 1, redis.call('ZCARD', labelled) - tonumber(ARGV[6]) do
+    redis.call('ZPOPMIN', labelled)
+end
+if version ~= '' then
+    redis.call('HSET', states, worker, ARGV[5])
+    redis.call('HSET', versions, worker, version)
+end
+return again
+"""
+
+EXPIRE_LABELS: Final = (
+    _COMMON
+    + """
+-- KEYS: pairs, totals, labels, their totals, unlabelled, its expiry, early, its expiry, labelled;  ARGV: group, most
+-- Each side waits by the clock of the other: a pair while labels that came in time may still be in the stream, a label
+-- while pairs may be. However long workers were away, what is joined does not depend on it. Returns how many are gone.
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local oldest = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1]
+local read = oldest and math.min(now, (parts(oldest[1]))) or now
+local written = watermark(KEYS[1], KEYS[2], ARGV[1], first_undelivered(KEYS[1], ARGV[1]))
+
+local function due(index, before)
+    return redis.call('ZRANGEBYSCORE', index, '-inf', '(' .. integer(before), 'LIMIT', 0, ARGV[2])
+end
+
+local gone = 0
+for _, id in ipairs(due(KEYS[6], read)) do
+    redis.call('ZREM', KEYS[6], id)
+    gone = gone + redis.call('HDEL', KEYS[5], id)
+end
+if gone > 0 then
+    redis.call('HINCRBY', KEYS[4], 'expired', gone)
+end
+for _, id in ipairs(due(KEYS[8], written)) do
+    redis.call('ZREM', KEYS[8], id)
+    gone = gone + redis.call('HDEL', KEYS[7], id)
+end
+for _, id in ipairs(due(KEYS[9], written)) do
+    gone = gone + redis.call('ZREM', KEYS[9], id)
+end
+return gone
+"""
+)

@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import msgspec
@@ -26,6 +26,8 @@ from shadowproxy.pairs.client import Client, Script, boundary, redacted
 from shadowproxy.pairs.codec import decode
 from shadowproxy.pairs.controls import LIVE, ControlChange, Controls, ControlStatus, ProxyReport
 from shadowproxy.pairs.controls import decode as decode_controls
+from shadowproxy.pairs.labels import MOST as MOST_LABELS
+from shadowproxy.pairs.labels import CountedLabels, Fate, Label, Labels, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ _TIMEOUT: Final = 5.0
 _SOON: Final = 0.5
 """Seconds for what a kill switch needs: a lost connection must be noticed, and another made, within a second."""
 _MAX_HISTORY: Final = 200
+_MOST_WAITING: Final = 100_000
+"""Pairs that one commit leaves waiting for their label: a command has a most of arguments."""
 _FORGET_PROXY: Final = 3600.0
 _OLDEST: Final = (7, 0)
 
@@ -140,6 +144,7 @@ class Snapshot:
     kept_bytes: int
     resets: int = 0
     """How often the experiment was reset (see `experiments.reset`). Nothing here counts what was before the last."""
+    labels: CountedLabels = field(default_factory=CountedLabels)
 
     @property
     def accounting(self) -> Accounting:
@@ -190,6 +195,10 @@ class Superseded(Fenced):
         self.lost = tuple(entries)
 
 
+class Gone(ShadowproxyError):  # noqa: N818  (what was done to us, read as such at the call site)
+    """Nothing was stored, since a pair that was to be joined with its label waits no more. Look again."""
+
+
 _APPEND: Final = Script(scripts.APPEND)
 _PUBLISH: Final = Script(scripts.PUBLISH)
 _STANDING: Final = Script(scripts.STANDING)
@@ -201,6 +210,7 @@ _SILENT: Final = Script(scripts.SILENT)
 _ABSORB: Final = Script(scripts.ABSORB)
 _WATERMARK: Final = Script(scripts.WATERMARK)
 _MAKE_GROUP: Final = Script(scripts.MAKE_GROUP)
+_JOIN: Final = Script(scripts.JOIN)
 _SLOTS: Final = Script(scripts.SLOTS)
 _SNAPSHOT: Final = Script(scripts.SNAPSHOT)
 _ACCOUNTS: Final = Script(scripts.ACCOUNTS)
@@ -261,6 +271,10 @@ def weight(account: Accounting) -> int:
         + sum(account.skipped.values())
         + sum(account.dropped.values())
     )
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
 def since(account: Accounting, base: Accounting) -> Accounting:
@@ -337,11 +351,13 @@ class Store:
         partition: int = 0,
         reply_within: float = _TIMEOUT,
         clock: Callable[[], float] = time.time,
+        max_labels: int = MOST_LABELS,
         connections: Connections | None = None,
     ) -> None:
         """The stream holds at most `max_entries` entries and about `max_bytes` bytes: the oldest are trimmed, those
-        that are committed first. `keep` bytes of the latter are kept, for people to look at. `connections` may be
-        shared by several stores: once one of them is closed, all are."""
+        that are committed first. `keep` bytes of the latter are kept, for people to look at. `max_labels` bounds the
+        labels, and the pairs that wait for one (see `Labels`). `connections` may be shared by several stores: once one
+        of them is closed, all are."""
         if not experiment or any(character in "{}\r\n " for character in experiment):
             raise ValueError(f"{experiment!r} can't name an experiment: no spaces, no braces")
         self.url = url
@@ -376,6 +392,7 @@ class Store:
         self._client = self.connections.usual
         self._reader = self.connections.blocking
         self._watcher = self.connections.prompt
+        self.labels = Labels(url, prefix, self._client, max_labels)
 
     @classmethod
     async def open(
@@ -389,6 +406,7 @@ class Store:
         partition: int = 0,
         reply_within: float = _TIMEOUT,
         clock: Callable[[], float] = time.time,
+        max_labels: int = MOST_LABELS,
     ) -> Store:
         """A store whose server has answered, is recent enough, and has the consumer group.
 
@@ -403,6 +421,7 @@ class Store:
             partition=partition,
             reply_within=reply_within,
             clock=clock,
+            max_labels=max_labels,
         )
         try:
             await store.prepare()
@@ -506,12 +525,19 @@ class Store:
         return [_entry(entry) for entry in reply]
 
     async def commit(
-        self, worker: str, entries: Sequence[str], state: bytes, *, dead: Mapping[str, str] | None = None
+        self,
+        worker: str,
+        entries: Sequence[str],
+        state: bytes,
+        *,
+        dead: Mapping[str, str] | None = None,
+        unlabelled: Sequence[Waiting] = (),
     ) -> float:
         """Acknowledge `entries` and store the `state` that includes them, in one atomic step.
 
         `dead` maps ids among `entries` to the reason why they can't be read: these are kept in the dead-letter stream.
-        Without entries only the state is stored.
+        `unlabelled` are pairs of these entries that wait for their label from now on; a label that came before goes
+        back into the label stream. Without entries only the state is stored.
 
         Returns the watermark in Unix seconds: everything that was written before it has been committed, by whichever
         worker. It is the time of the oldest entry that is pending or undelivered, or the server's clock where there is
@@ -539,6 +565,13 @@ class Store:
                 self._dead_sizes,
                 self._index,
                 self._kept,
+                self.labels.stream,
+                self.labels.totals,
+                self.labels.unlabelled,
+                self.labels.unlabelled_expiry,
+                self.labels.early,
+                self.labels.early_expiry,
+                self.labels.labelled,
             ),
             GROUP,
             worker,
@@ -552,6 +585,13 @@ class Store:
             *entries,
             len(letters),
             *(_bytes(text) for letter in letters.items() for text in letter),
+            self.labels.most,
+            max(0, len(unlabelled) - _MOST_WAITING),
+            *(
+                word
+                for pair in unlabelled[:_MOST_WAITING]
+                for word in (_bytes(pair.id), _milliseconds(pair.expires), pair.record)
+            ),
         )
         if reply[0] == 2:
             raise Superseded(worker, entries)
@@ -559,6 +599,51 @@ class Store:
             raise Fenced([name.decode() for name in reply[1:]])
         self._versions[worker] = version.encode()
         return int(reply[1]) / 1000
+
+    async def join(
+        self, worker: str, labels: Sequence[tuple[Label, Fate]], state: bytes | None, *, wait: float
+    ) -> list[str]:
+        """Do with these labels what was decided, acknowledge them, and store the `state` that includes those that are
+        joined, in one atomic step. None where the state is as it was: where nothing is joined.
+
+        A label that is kept waits for its pair for `wait` seconds from when it came. Returns the entries of those that
+        were not: a pair has come meanwhile, so they must be looked at again.
+
+        Raises Fenced with the entries that are no longer this worker's, and Superseded as `commit` does. Raises Gone
+        where a pair that was to be joined waits no more: somebody else has counted it. Nothing was stored then.
+        """
+        if (state is None) is any(fate is Fate.JOIN for _, fate in labels):
+            raise ValueError("a state is stored where labels are joined, and only there")
+        entries = [label.entry for label, _ in labels]
+        expected = self._versions.get(worker, b"")
+        version = "" if state is None else _version_of(expected, entries, state)
+        keys = (
+            self.labels.stream,
+            self.labels.totals,
+            self.labels.unlabelled,
+            self.labels.unlabelled_expiry,
+            self.labels.early,
+            self.labels.early_expiry,
+            self.labels.labelled,
+            self._states,
+            self._state_versions,
+        )
+        words = [
+            word
+            for label, fate in labels
+            for word in (label.entry, fate.value, label.id.encode("utf-8", "surrogateescape"), label.truth)
+        ]
+        arguments = (GROUP, worker, version, expected, state or b"", self.labels.most, _milliseconds(wait), len(labels))
+        reply = await self.labels.in_group(lambda: self._client.run(_JOIN, keys, *arguments, *words))
+        if reply[0] == 2:
+            raise Superseded(worker, entries)
+        if reply[0] == 3:
+            raise Gone("a pair has been joined with its label by another worker, or waits no more")
+        if reply[0] == 0:
+            raise Fenced([entry.decode() for entry in reply[1:]])
+        if state is not None:
+            self._versions[worker] = version.encode()
+        return [entry.decode() for entry in reply[1:]]
 
     async def load_state(self, worker: str) -> bytes | None:
         """The state that this worker committed last, or None. From here on this Store commits on top of it."""
@@ -621,9 +706,14 @@ class Store:
             self._clocks,
             self._kept,
             self._bases,
+            self.labels.stream,
+            self.labels.totals,
+            self.labels.unlabelled,
+            self.labels.early,
+            self.labels.labelled,
         )
-        counts, mark, now, states, *hashes = await self._run_in_group(_SNAPSHOT, keys, GROUP)
-        accounts, slots, latch, clocks, bases = hashes
+        counts, mark, now, states, *rest = await self._run_in_group(_SNAPSHOT, keys, GROUP)
+        accounts, slots, latch, clocks, bases, labels = rest
         (entries, pairs, committed, committed_pairs, lost, lost_pairs, dead, dead_pairs, *waiting) = counts
         pending, undelivered, waiting_bytes, kept_bytes, resets = waiting
         return Snapshot(
@@ -647,6 +737,7 @@ class Store:
             waiting_bytes=waiting_bytes,
             kept_bytes=kept_bytes,
             resets=resets,
+            labels=CountedLabels.of(labels),
         )
 
     async def books(self) -> Books:

@@ -178,6 +178,8 @@ def verdict_report(verdict: Verdict, *, every_cell: bool = False) -> RenderableT
     if verdict.latencies:
         parts += [Text(), _latencies(verdict)]
     parts += [Text(), accounting_line(verdict)]
+    if verdict.labels is not None:
+        parts.append(Text(words.labels(verdict.labels), style="dim"))
     return Group(*parts)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from shadowproxy.model import Accounting
-from shadowproxy.verdict.record import OVERALL, Cell, Finding, Verdict
+from shadowproxy.verdict.record import OVERALL, Cell, Finding, Labels, Verdict
 
 
 def plain(text: str) -> str:
@@ -134,6 +134,20 @@ def accounting(account: Accounting) -> str:
         f"{account.eligible:,} eligible = {account.recorded:,} recorded + {dropped:,} dropped{why_dropped} "
         f"+ {account.in_flight:,} in flight"
     )
+
+
+def labels(found: Labels) -> str:
+    """What became of labels that came later.
+
+    >>> labels(Labels(received=9, joined=5, unmatched=2, duplicates=1, invalid=0, waiting=1, waiting_pairs=30,
+    ...     expired_pairs=4, overflow=0))
+    'labels: 9 received = 5 joined + 1 repeated + 2 late or unknown + 1 waiting; 30 pairs wait, 4 waited in vain'
+    """
+    parts = [f"{found.joined:,} joined", f"{found.duplicates:,} repeated", f"{found.unmatched:,} late or unknown"]
+    parts += [f"{found.invalid:,} unreadable"] if found.invalid else []
+    text = f"labels: {found.received:,} received = {' + '.join(parts)} + {found.waiting:,} waiting; "
+    text += f"{found.waiting_pairs:,} pairs wait, {found.expired_pairs:,} waited in vain"
+    return f"{text}, {found.overflow:,} could not wait" if found.overflow else text
 
 
 def rests_on(verdict: Verdict) -> str:

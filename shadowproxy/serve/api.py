@@ -88,6 +88,7 @@ class VerdictApi:
             changed_at=self._changed_at,
             stream=self._reading.stream,
             guardrails=tuple(_exported(cell) for cell in _cells(verdict)),
+            labels=None if verdict.labels is None else msgspec.structs.asdict(verdict.labels),
         )
 
 

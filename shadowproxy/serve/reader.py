@@ -15,11 +15,12 @@ from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.metrics import StreamReading
 from shadowproxy.model import VersionSeen
 from shadowproxy.pairs.experiments import RESET, History, Moment, history, remember, versions
+from shadowproxy.pairs.labels import CountedLabels
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Snapshot
 from shadowproxy.stats.state import State
 from shadowproxy.verdict.plan import Plan
-from shadowproxy.verdict.record import Facts, Verdict
+from shadowproxy.verdict.record import Facts, Labels, Verdict
 from shadowproxy.verdict.record import State as Decision
 
 log = logging.getLogger(__name__)
@@ -147,6 +148,7 @@ class VerdictReader:
             version_header=self._settings.verdict.version_header,
             versions=seen or {},
             notes=notes,
+            labels=None if self._settings.longest_wait is None else _labels(snapshot.labels),
         )
         return self._plan.judge(merged.total, snapshot.slots, facts)
 
@@ -186,6 +188,10 @@ class VerdictReader:
 
     def _unusable(self, workers: Sequence[str], error: Exception) -> str:
         return f"what {', '.join(workers)} counted for {self._experiment} can't be used: {error}; {_REMEDY}"
+
+
+def _labels(counted: CountedLabels) -> Labels:
+    return Labels(**{name: getattr(counted, name) for name in Labels.__struct_fields__})
 
 
 def _stream(snapshot: Snapshot) -> StreamReading:

@@ -110,6 +110,17 @@ class Plan:
             tallies |= self._tally_part(columns, buckets, part, pairs, slot)
         return tallies
 
+    def tally_labelled(self, columns: Columns, slots: Mapping[str, int]) -> dict[int, tuple[Tally, int]]:
+        """As `tally`, of pairs that were counted before, all but what `columns` have of them: no pair more.
+
+        Raises ValueError likewise.
+        """
+        sums = {
+            bucket: {name: array for name, array in tally.items() if name != "pairs"}
+            for bucket, (tally, _) in self.tally(columns, slots).items()
+        }
+        return {bucket: (Tally(arrays), 0) for bucket, arrays in sums.items() if arrays}
+
     def judge(self, total: Tally, slots: Mapping[str, int], facts: Facts) -> Verdict:
         """The verdict on everything in closed buckets."""
         policy = self.settings.verdict
@@ -156,6 +167,7 @@ class Plan:
             evidence_rollback=decision.evidence,
             notes=facts.notes,
             versions=dict(facts.versions),
+            labels=facts.labels,
         )
 
     def _membership(self, cohorts: Sequence[tuple[str, ...]], slots: Mapping[str, int]) -> tuple[IntArray, IntArray]:

@@ -100,6 +100,27 @@ class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
     p99: float | None
 
 
+class Labels(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the labels that came later. `received` = the next four, and those that wait for their pair."""
+
+    received: int
+    joined: int
+    unmatched: int
+    """Late, or under a request id of which no pair is known."""
+    duplicates: int
+    """Repetitions: the first label that joins a pair counts."""
+    invalid: int
+    """Written to the stream by others than the API, and not to be read."""
+    waiting: int
+    """Not read yet, or before their pair."""
+    waiting_pairs: int
+    """Pairs whose label may yet come."""
+    expired_pairs: int
+    """Pairs that waited in vain."""
+    overflow: int
+    """Pairs that could not wait: more than `redis.max_labels` did, or one of the same request id."""
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What the decision needs to know beside the statistics."""
 
@@ -124,6 +145,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """By side, those that have answered, in the order in which they came."""
     notes: tuple[str, ...] = ()
     """What a reader of the verdict should know, and no decision depends on: that mirroring is paused, for one."""
+    labels: Labels | None = None
+    """None where no route waits for labels."""
     latched: tuple[str, ...] | None = None
     """Why this experiment was rolled back before; None if it was not. A rollback stands."""
 
@@ -157,3 +180,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, tuple[VersionSeen, ...]] = {}
     """By side, the versions that have answered, in the order in which they came; empty without
     `verdict.version_header`."""
+    labels: Labels | None = None
+    """What became of labels that came later; None where no route waits for any."""

@@ -6,7 +6,7 @@ from report.verdicts import HOSTILE, cell, harmful, verdict
 from rich.console import Console, RenderableType
 
 from shadowproxy.report.terminal import verdict_report, verdict_table
-from shadowproxy.verdict.record import Finding, State
+from shadowproxy.verdict.record import Finding, Labels, State
 
 
 def shown(what: RenderableType, width: int = 120, *, colour: bool = False) -> str:
@@ -33,6 +33,26 @@ def test_a_note_is_shown_and_cannot_control_the_terminal() -> None:
     (line,) = lines_with(shown(verdict_report(noted), 400), "note: mirroring is paused")
     assert "\x1b" not in line
     assert "note:" not in shown(verdict_report(harmful()))
+
+
+def test_what_became_of_labels_is_said_where_a_route_waits_for_them() -> None:
+    labels = Labels(
+        received=1200,
+        joined=1100,
+        unmatched=30,
+        duplicates=20,
+        invalid=10,
+        waiting=40,
+        waiting_pairs=134,
+        expired_pairs=5,
+        overflow=7,
+    )
+    text = " ".join(shown(verdict_report(msgspec.structs.replace(harmful(), labels=labels)), 80).split())
+    assert (
+        "labels: 1,200 received = 1,100 joined + 20 repeated + 30 late or unknown + 10 unreadable + 40 waiting; "
+        "134 pairs wait, 5 waited in vain, 7 could not wait"
+    ) in text
+    assert "labels" not in shown(verdict_report(harmful()))
 
 
 @pytest.mark.parametrize("width", [80, 120])

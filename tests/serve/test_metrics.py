@@ -50,7 +50,7 @@ def verdict(into: metrics.Registry) -> None:
             lag=0, pending=0, waiting_bytes=0, kept_bytes=0, lost_entries=0, lost_pairs=0, missing_pairs=0,
             dead_letters=0,
         ),
-        guardrails=(guardrail,),
+        guardrails=(guardrail,), labels={field: 1 for field, *_ in metrics.VerdictMetrics.LABELS},
     )  # fmt: skip
     metrics.VerdictMetrics(into, lambda: reading)
 
