@@ -196,7 +196,7 @@ def dead_letters(
                 typer.echo(msgspec.json.encode(row if file is None else row | {"file": str(file)}))
                 continue
             typer.echo(
-                f"{when(written / 1000)}  partition {number}  entry {entry.id}  {entry.pairs:,} pairs  "
+                f"{when(written / 1000)}  partition {number}  entry {entry.id}  {_counted(entry.pairs, 'pair')}  "
                 f"{size(len(entry.payload))}  {plain(reason)}" + ("" if file is None else f"  {file}")
             )
         if not letters:
@@ -272,9 +272,10 @@ def export(
                 reading, sink, stop=stop, follow=follow or for_ is not None, limit=limit, progress=progress
             )
         tally = reading.tally
-        _say(f"{written:,} pairs written to {file}")
+        _say(f"{_counted(written, 'pair')} written to {file}")
         if tally.earlier_entries:
-            _say(f"{tally.earlier_pairs:,} earlier pairs were no longer kept (redis.keep) when it began")
+            earlier = _counted(tally.earlier_pairs, "earlier pair")
+            _say(f"{earlier} could no longer be read when it began (see redis.keep)")
         for line in described(tally):
             _say(line)
 
@@ -307,6 +308,10 @@ def _say_what_was_missed(tally: Tally) -> None:
 
     for line in described(tally):
         _say(line)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _say(line: str) -> None:

@@ -7,6 +7,7 @@ import base64
 import gzip
 import json
 import math
+import re
 import stat
 import subprocess
 import sys
@@ -500,6 +501,51 @@ async def test_two_experiments_in_one_table(valkey: EmbeddedServer, three: Parti
         assert (await run(other, path))[0] == 10
     assert (await run(three, path))[0] == 0
     assert len(rows(path)) == 40
+
+
+# The page
+
+
+def examples(language: str) -> list[str]:
+    page = (Path(__file__).parents[2] / "docs" / "pairs.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+@pytest.fixture
+def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = [b'{"items": [1, 2]}', b'{"items": [2, 1]}', b"no JSON"]
+    some = [
+        replace(pair(f"{number}", body=body), candidate=pair("x", body=answers[0]).baseline)
+        for number, body in enumerate(answers)
+    ]
+    for name in ("pairs.jsonl", "pairs.parquet", "pairs.delta"):
+        sink = sink_for(name, format_of(name), "e", undo)
+        sink.write(batch([*some, pair("failed")]))
+        sink.finish()
+
+
+@pytest.mark.usefixtures("exported")
+def test_the_examples_for_duckdb() -> None:
+    [block] = examples("sql")
+    with duckdb.connect() as db:
+        # By way of Arrow: what Python makes of times with a zone is not what is asked.
+        tables = [db.sql(statement).to_arrow_table() for statement in block.split(";") if statement.strip()]
+    results = [[tuple(row.values()) for row in table.to_pylist()] for table in tables]
+    outcomes, differing, headers = results
+    assert outcomes == [("ok", 200, 3, [0.0, 0.0]), ("timeout", None, 1, None)]
+    assert [row[0] for row in differing] == ["1", "2", "failed"]
+    assert {row[1:] for row in headers} == {(200, "application/json")}
+
+
+@pytest.mark.usefixtures("exported")
+def test_the_examples_in_python() -> None:
+    names: dict[str, Any] = {}
+    for block in examples("python"):
+        exec(block, names)  # noqa: S102
+    assert names["slower"].loc["/v1/rank", "count"] == 3
+    assert names["by_minute"].tolist() == [4]
+    assert names["failed"]["id"].tolist() == ["failed"]
 
 
 # Without the extras
