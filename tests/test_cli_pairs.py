@@ -138,6 +138,30 @@ def test_tail(place: Place) -> None:
     assert read == [*(f"a{number}" for number in range(1, 10)), "b\x1b[2J"]
 
 
+def test_json_does_not_steer_the_terminal_either(place: Place) -> None:
+    place.write([pair("\x9b2J\u202e größe \U000e0001\x7f", body="\x9b".encode())])
+    (line,) = pairs("tail", "--json", "--config", place.config).stdout.splitlines()
+    assert line.isprintable()
+    assert "größe" in line
+    assert read_line(line) == pair("\x9b2J\u202e größe \U000e0001\x7f", body="\x9b".encode())
+
+
+def test_a_reader_that_goes_away_is_no_error(place: Place) -> None:
+    place.write(*[[pair(f"{batch}-{number}") for number in range(1000)] for batch in range(5)])
+    with subprocess.Popen(
+        command("tail", "-n", "5000", "--config", place.config),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "0-0" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
 def test_tail_follows_until_it_is_interrupted(place: Place) -> None:
     place.write([pair("first")])
     with subprocess.Popen(

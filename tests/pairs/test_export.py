@@ -330,7 +330,8 @@ def test_delta_commits_are_bounded_and_never_far_behind(tmp_path: Path) -> None:
     sink.write(batch(small, ordinal=16))
     assert len(rows(tmp_path / "t")) == 16_000
     sink.finish()
-    assert DeltaTable(str(tmp_path / "t")).version() == 1
+    # Made in one, and filled in two.
+    assert DeltaTable(str(tmp_path / "t")).version() == 2
 
 
 def test_another_table_is_not_appended_to(tmp_path: Path) -> None:
@@ -489,6 +490,19 @@ async def test_what_was_deleted_between_two_exports_is_counted(three: Partitions
     written, reading = await run(three, path)
     assert written == 30
     assert (reading.tally.gone_entries, reading.tally.gone_pairs) == (3, 30)
+
+
+async def test_of_two_exports_at_a_time_one_is_refused(three: Partitions, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.delta"
+    await fill(three, 3)
+    await run(three, path)
+    expected = await fill(three, 3, first=4)
+    sinks = [DeltaSink(str(path), three.name, undo) for _ in range(2)]
+    readings = [Reading(three, positions=sink.positions(3)) for sink in sinks]
+    assert await export(readings[0], sinks[0], stop=asyncio.Event()) == 30
+    with pytest.raises(StartError, match="can't be appended to"):
+        await export(readings[1], sinks[1], stop=asyncio.Event())
+    assert len(rows(path)) == 30 + len(expected)
 
 
 async def test_two_experiments_in_one_table(valkey: EmbeddedServer, three: Partitions, tmp_path: Path) -> None:
