@@ -160,12 +160,8 @@ def _joined(head: bytes) -> list[tuple[str, str]]:
 
 
 def _microseconds(started: float) -> int | None:
-    if not math.isfinite(started):
-        return None
-    # Whole seconds and the rest apart: a float of microseconds has no room left for the last of them.
-    seconds = math.floor(started)
-    stamp = seconds * 1_000_000 + round((started - seconds) * 1e6)
-    return stamp if _FIRST <= stamp <= _LAST else None
+    stamp = started * 1e6
+    return round(stamp) if _FIRST <= stamp <= _LAST else None
 
 
 def _finite(value: float) -> float | None:

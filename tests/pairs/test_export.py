@@ -37,7 +37,7 @@ from shadowproxy.pairs.export import GROUP_ROWS, Format, export, format_of, sink
 from shadowproxy.pairs.lines import line_of, read_line
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.reading import Batch, Position, Reading
-from shadowproxy.pairs.tables import COLUMNS
+from shadowproxy.pairs.tables import COLUMNS, Rows
 
 # Lines
 
@@ -55,9 +55,10 @@ def test_a_line_gives_the_same_pair(of: Pair) -> None:
     json.loads(written.decode(), parse_constant=pytest.fail)
 
 
-def test_a_line_with_what_no_clock_gives() -> None:
-    odd = replace(pair("a"), started=math.nan)
-    assert math.isnan(read_line(line(odd)).started)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.0, 5e-324, 1.7976931348623157e308])
+def test_a_line_with_what_no_clock_gives(value: float) -> None:
+    odd = read_line(line(replace(pair("a"), started=value)))
+    assert str(odd.started) == str(value)
 
 
 @given(st.binary() | st.recursive(st.none() | st.text(), st.lists, max_leaves=5).map(lambda x: json.dumps(x).encode()))
@@ -274,6 +275,16 @@ def test_parquet_in_pandas(parquet: Path) -> None:
     assert gzip.decompress(frame["baseline_body_raw"]["full"]).decode() == BODY
     assert dict(frame["baseline_headers"]["full"])["set-cookie"] == "a=1, b=2"
     assert frame["candidate_body_raw"]["full"] == b"\xff\x00"
+
+
+@given(st.lists(PAIRS, max_size=3))
+def test_any_pair_is_a_row(pairs: list[Pair]) -> None:
+    rows = Rows(undo)
+    rows.add(batch(pairs))
+    table = rows.take()
+    table.validate(full=True)
+    assert [row["id"] for row in table.to_pylist()] == [of.id for of in pairs]
+    assert len(rows) == 0
 
 
 def test_row_groups_are_bounded(tmp_path: Path) -> None:
