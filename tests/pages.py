@@ -167,9 +167,9 @@ If pairs are missing, raise `redis.keep`.
 
 **A Delta table gets each pair once**, however often it is exported and whatever ended the last export: each commit carries
 how far it goes, in the table's own log, and the next export goes on there. Several experiments may share a table. With
-`--follow` pairs are committed when there are 10,000, or 32 MiB of them, or, as others come, after a minute. Of two
-exports of an experiment at a time into one table the later to commit is refused. A URL's credentials are taken from the environment, as
-[deltalake](https://delta-io.github.io/delta-rs/) has them.
+`--follow` pairs are committed when there are 10,000, or 32 MiB of them, or, as others come, after a minute. Of two exports
+of an experiment at a time into one table the later to commit is refused. A URL's credentials are taken from the
+environment, as [deltalake](https://delta-io.github.io/delta-rs/) has them.
 
 ## Lines
 

@@ -327,6 +327,14 @@ def test_delta_is_read_back_with_the_same_columns(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
+def test_delta_at_a_url(tmp_path: Path) -> None:
+    for ordinal in (1, 2):
+        sink = sink_for(f"file://{tmp_path}/pairs.delta", Format.DELTA, "e", undo)
+        sink.write(batch([pair("a")], ordinal=ordinal))
+        sink.finish()
+    assert len(rows(tmp_path / "pairs.delta")) == 2
+
+
 def test_delta_commits_are_bounded_and_never_far_behind(tmp_path: Path) -> None:
     now = 0.0
     sink = DeltaSink(str(tmp_path / "t"), "e", undo, clock=lambda: now)
