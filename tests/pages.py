@@ -12,6 +12,7 @@ from shadowproxy.config import CATALOGUE
 from shadowproxy.config.catalogue import Metric as Comparison
 from shadowproxy.model import Accounting, Outcome, Side
 from shadowproxy.pairs.ledger import DROPPED, SHED, SKIPPED
+from shadowproxy.pairs.tables import PAIR_COLUMNS, SIDE_COLUMNS
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -124,7 +125,130 @@ def _row(metric: Comparison) -> str:
     )
 
 
-PAGES = {"metrics.md": metrics_page, "comparisons.md": comparisons_page}
+_TYPES = {
+    "timestamp[us, tz=UTC]": "timestamp (µs, UTC)",
+    "map<string, string>": "map of strings",
+    "list<item: string>": "list of strings",
+}
+
+PAIRS = """\
+# Looking at pairs
+
+`shadowproxy pairs` reads the store of a configuration. What is in it are the pairs that wait for the comparators and,
+within `redis.keep` bytes, those that were counted already; the oldest are deleted first. Reading takes nothing from the
+comparators and changes nothing. What is shown is what was recorded: [redacted](shaping.md#redaction) before it left the
+proxy.
+
+- `pairs tail [-n 10] [--follow] [--json]`: the newest pairs, a line each.
+- `pairs show ID [--json] [--raw]`: one pair side by side, and what differs. Bodies are shown without content codings, JSON
+  in lines; control characters are written out. Exit code 1 if the pair isn't there.
+- `pairs dead-letters [-n 10] [--json] [--raw DIR]`: entries that no comparator could read, newest first, and why;
+  `--raw` writes their payloads to files.
+- `pairs export FILE [--follow | --for 10m] [--limit N]`: all pairs into a file or a table, below.
+
+All take `--config FILE`. A store that can't be reached is exit code 4.
+
+## Exporting
+
+| name | what is written | needs |
+| --- | --- | --- |
+| `pairs.jsonl`, `.jsonl.gz`, `.jsonl.zst` | lines of JSON; nothing is left out | |
+| `pairs.parquet` | a table, in row groups of bounded size | `pip install 'shadowproxy[parquet]'` |
+| `pairs.delta` (a directory or a URL) | a Delta table, in commits of bounded size | `pip install 'shadowproxy[delta]'` |
+
+Without `--follow` it ends with what was written when it began. With it, it goes on with what comes until Ctrl-C, and waits
+for a store that is away. A file is written under another name, and gets its own when it is complete; Ctrl-C completes it
+with what was read. Files are made readable for their owner alone: they hold personal data.
+
+**Nothing is missed silently.** Entries may be deleted before an export gets to them. Each entry says which of its partition
+it is and how many pairs came before it, so what is missing is known exactly, and said at the end: *12 entries (1,200 pairs)
+had been deleted before they were read*. Likewise what can't be read, and what had come and was not read when it stopped.
+If pairs are missing, raise `redis.keep`.
+
+**A Delta table gets each pair once**, however often it is exported and whatever ended the last export: each commit carries
+how far it goes, in the table's own log, and the next export goes on there. Several experiments may share a table. With
+`--follow` pairs are committed when there are 10,000, or 32 MiB of them, or, as others come, after a minute. Of two exports
+of an experiment at a time into one table the later to commit is refused. A URL's credentials are taken from the
+environment, as [deltalake](https://delta-io.github.io/delta-rs/) has them.
+
+## Lines
+
+One JSON object a line, a pair each; durations are seconds and sizes bytes. A key may be added later, and none changes its
+meaning while `v` is 1. In Python `shadowproxy.pairs.lines.read_line` makes the same `Pair` of it again.
+
+| key | value |
+| --- | --- |
+| `v` | 1 |
+| `partition`, `entry`, `position` | where the pair stands in the stream; the three together name it for good |
+| `id` | request id |
+| `started` | when the request's head was complete, Unix time |
+| `request` | object: `method`, `target`, `head`, `body`, `body_size` |
+| `baseline`, `candidate`, `replica` | object: `outcome` (`ok`, `timeout`, `connect`, `reset`, `protocol` or `shed`), `status` (0: no response came), `head`, `body`, `body_size`, `digest`, `ttfb` and `total` (null: it never came), `detail`; `replica` is null where there is none |
+| `annotations` | JSON of the annotation header, as text; empty if none was sent |
+| `notes` | what redaction left out for not being able to look into it |
+
+`head` are the header lines as received. `body` is as received too, with its content coding, up to the capture cap;
+`body_size` is that of the whole, and `digest` (hexadecimal) is there where the body is truncated. `head`, `body` and
+`annotations` are text where they are UTF-8; else they are null, and `head_base64`, `body_base64` or `annotations_base64`
+stands beside them. Where an answer's body has a content coding, `body_text` is the text without it.
+
+## Columns
+
+Parquet and Delta have the same columns.
+
+| column | type | meaning |
+| --- | --- | --- |
+COLUMNS
+
+In [DuckDB](https://duckdb.org/docs/):
+
+```sql
+-- How each side ended, and how long it took
+SELECT candidate_outcome, candidate_status, count(*) AS pairs,
+       quantile_cont(candidate_total - baseline_total, [0.5, 0.99]) AS slower_by
+FROM 'pairs.parquet' GROUP BY ALL ORDER BY pairs DESC;
+
+-- Pairs whose first item differs
+SELECT id, started, TRY_CAST(baseline_body AS JSON)->>'$.items[0]' AS ours,
+       TRY_CAST(candidate_body AS JSON)->>'$.items[0]' AS theirs
+FROM 'pairs.parquet' WHERE ours IS DISTINCT FROM theirs ORDER BY started;
+
+-- A header, of lines
+SELECT id, baseline.status, regexp_extract(baseline.head, '(?i)content-type: *([^\\r]*)', 1) AS content_type
+FROM read_json('pairs.jsonl');
+```
+
+In pandas:
+
+```python
+import pandas as pd
+
+pairs = pd.read_parquet("pairs.parquet")
+slower = (pairs["candidate_total"] - pairs["baseline_total"]).groupby(pairs["path"]).describe()
+by_minute = pairs.set_index("started").resample("1min")["id"].count()
+```
+
+A Delta table in Python; in Databricks it is `` SELECT * FROM delta.`/path/to/pairs.delta` ``:
+
+```python
+from deltalake import DeltaTable
+
+failed = DeltaTable("pairs.delta").to_pyarrow_table(filters=[("candidate_outcome", "!=", "ok")]).to_pandas()
+```
+"""
+
+
+def pairs_page() -> str:
+    """docs/pairs.md"""
+    rows = [f"| `{name}` | {_TYPES.get(str(kind), kind)} | {meaning} |" for name, kind, meaning in PAIR_COLUMNS]
+    rows += [
+        f"| `baseline_{name}`, `candidate_{name}`, `replica_{name}` | {_TYPES.get(str(kind), kind)} | {meaning} |"
+        for name, kind, meaning in SIDE_COLUMNS
+    ]
+    return PAIRS.replace("COLUMNS", "\n".join(rows))
+
+
+PAGES = {"metrics.md": metrics_page, "comparisons.md": comparisons_page, "pairs.md": pairs_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -92,14 +92,18 @@ async def _batches(reading: Reading, stop: asyncio.Event, follow: bool) -> Async
 
 
 def _lines(batch: Batch, as_json: bool) -> Iterator[str]:
-    from shadowproxy.pairs.lines import line_of
     from shadowproxy.report.pair import summary
 
     for position, pair in enumerate(batch.pairs, batch.first):
-        if as_json:
-            yield line_of(pair, partition=batch.partition, entry=batch.entry, position=position, undo=undo).decode()
-        else:
-            yield summary(pair, when(pair.started))
+        yield _json(batch, position, pair) if as_json else summary(pair, when(pair.started))
+
+
+def _json(batch: Batch, position: int, pair: Pair) -> str:
+    from shadowproxy.pairs.lines import line_of
+    from shadowproxy.report.words import plain_json
+
+    line = line_of(pair, partition=batch.partition, entry=batch.entry, position=position, undo=undo)
+    return plain_json(line.decode())
 
 
 def when(started: float) -> str:
@@ -123,8 +127,8 @@ def show(
     """
 
     async def work(store: Partitions, stop: Stop) -> None:
-        from shadowproxy.pairs.lines import line_of
         from shadowproxy.pairs.reading import Reading
+        from shadowproxy.processes import EXIT_AT_ONCE
         from shadowproxy.report.pair import pair_view
         from shadowproxy.report.words import plain
 
@@ -136,6 +140,8 @@ def show(
                 if pair.id == id_:
                     found, seen = (pair, batch, position), seen + 1
         _say_what_was_missed(reading.tally)
+        if found is None and stop.is_set():
+            fail("stopped before all pairs were looked at", EXIT_AT_ONCE)
         if found is None:
             fail(
                 f"no pair {plain(id_)} among the {reading.tally.pairs:,} in the store; it was never recorded, or is no "
@@ -146,7 +152,7 @@ def show(
         if seen > 1:
             _say(f"{seen:,} pairs have this id; this is the newest")
         if as_json:
-            typer.echo(line_of(pair, partition=batch.partition, entry=batch.entry, position=position, undo=undo))
+            typer.echo(_json(batch, position, pair))
             return
         from rich.console import Console
 
@@ -173,7 +179,7 @@ def dead_letters(
     async def work(store: Partitions, stop: Stop) -> None:
         import msgspec
 
-        from shadowproxy.report.words import plain, size
+        from shadowproxy.report.words import plain, plain_json, size
 
         letters = []
         for partition in store.stores:
@@ -193,10 +199,10 @@ def dead_letters(
                     "bytes": len(entry.payload),
                     "reason": reason,
                 }
-                typer.echo(msgspec.json.encode(row if file is None else row | {"file": str(file)}))
+                typer.echo(plain_json(msgspec.json.encode(row if file is None else row | {"file": str(file)}).decode()))
                 continue
             typer.echo(
-                f"{when(written / 1000)}  partition {number}  entry {entry.id}  {entry.pairs:,} pairs  "
+                f"{when(written / 1000)}  partition {number}  entry {entry.id}  {_counted(entry.pairs, 'pair')}  "
                 f"{size(len(entry.payload))}  {plain(reason)}" + ("" if file is None else f"  {file}")
             )
         if not letters:
@@ -272,9 +278,10 @@ def export(
                 reading, sink, stop=stop, follow=follow or for_ is not None, limit=limit, progress=progress
             )
         tally = reading.tally
-        _say(f"{written:,} pairs written to {file}")
+        _say(f"{_counted(written, 'pair')} written to {file}")
         if tally.earlier_entries:
-            _say(f"{tally.earlier_pairs:,} earlier pairs were no longer kept (redis.keep) when it began")
+            earlier = _counted(tally.earlier_pairs, "earlier pair")
+            _say(f"{earlier} could no longer be read when it began (see redis.keep)")
         for line in described(tally):
             _say(line)
 
@@ -307,6 +314,10 @@ def _say_what_was_missed(tally: Tally) -> None:
 
     for line in described(tally):
         _say(line)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _say(line: str) -> None:

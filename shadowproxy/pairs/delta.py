@@ -49,18 +49,17 @@ class DeltaSink:
             if "://" not in uri:
                 # Recorded bodies are personal data.
                 Path(uri).mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._table = DeltaTable(uri) if DeltaTable.is_deltatable(uri) else None
-            names = None if self._table is None else [field.name for field in self._table.schema().fields]
+            self._table = DeltaTable.create(uri, SCHEMA, mode="ignore")
+            self._table.update_incremental()
+            names = [field.name for field in self._table.schema().fields]
         except (DeltaError, OSError) as error:
-            raise StartError(f"{uri}: can't be read as a Delta table: {_line(error)}") from None
-        if names is not None and names != SCHEMA.names:
+            raise StartError(f"{uri}: can't be made or read as a Delta table: {_line(error)}") from None
+        if names != SCHEMA.names:
             raise StartError(f"{uri}: this Delta table has other columns than pairs have; name another")
 
     def positions(self, partitions: int) -> Mapping[int, Position]:
         """Where the commits of this experiment end, for each partition that has any."""
         found: dict[int, Position] = {}
-        if self._table is None:
-            return found
         for partition in range(partitions):
             numbers = [self._table.transaction_version(self._application(partition, name)) for name in _NUMBERS]
             known = [number for number in numbers if number is not None]
@@ -97,8 +96,9 @@ class DeltaSink:
             for name, number in zip(_NUMBERS, _numbers(position), strict=True)
         ]
         try:
+            # Not its name: with the table as it is known here, whoever wrote the same partitions meanwhile is noticed.
             write_deltalake(
-                self._uri,
+                self._table,
                 self._rows.take(),
                 mode="append",
                 commit_properties=CommitProperties(app_transactions=transactions),

@@ -172,8 +172,14 @@ class Reading:
 
         What was written and not read by then is counted as unread, if the store can still be asked.
         """
-        tasks = Tasks()
         ready: asyncio.Queue[_Cursor | None] = asyncio.Queue()
+        crashes: list[BaseException] = []
+
+        def crashed(_: str, crash: BaseException) -> None:
+            crashes.append(crash)
+            ready.put_nowait(None)
+
+        tasks = Tasks(crashed)
         empty = {cursor: asyncio.Event() for cursor in self._cursors}
 
         async def follow(cursor: _Cursor) -> None:
@@ -198,12 +204,15 @@ class Reading:
         try:
             while not stop.is_set():
                 cursor = await ready.get()
-                while cursor is not None and cursor.page and not stop.is_set():
+                if crashes:
+                    raise crashes[0]
+                if cursor is None:
+                    break
+                while cursor.page and not stop.is_set():
                     batch = self._take(cursor)
                     if batch is not None:
                         yield batch
-                if cursor is not None:
-                    empty[cursor].set()
+                empty[cursor].set()
         finally:
             await tasks.cancel()
         await self.count_unread()

@@ -27,13 +27,13 @@ _HEADERS: Final = pa.map_(pa.string(), pa.string())
 
 _Column = tuple[str, pa.DataType, str]
 
-_PAIR: Final[tuple[_Column, ...]] = (
+PAIR_COLUMNS: Final[tuple[_Column, ...]] = (
     ("id", pa.string(), "request id"),
     ("started", pa.timestamp("us", "UTC"), "when the request's head was complete"),
     ("partition", pa.int32(), "of the stream"),
     ("entry", pa.string(), "entry of the partition; with `position` it names the pair for good"),
     ("position", pa.int32(), "which pair of its entry, from 0"),
-    ("method", pa.string(), ""),
+    ("method", pa.string(), "of the request"),
     ("target", pa.string(), "path and query, as sent"),
     ("path", pa.string(), "the target up to the query"),
     ("request_headers", _HEADERS, "names in lower case; of one that is repeated the values are joined with `, `"),
@@ -43,7 +43,8 @@ _PAIR: Final[tuple[_Column, ...]] = (
     ("annotations", pa.string(), "JSON of the annotation header; null where none was sent"),
     ("notes", pa.list_(pa.string()), "what redaction left out for not being able to look into it"),
 )
-_SIDE: Final[tuple[_Column, ...]] = (
+"""Name, type and meaning of the columns that a pair has once."""
+SIDE_COLUMNS: Final[tuple[_Column, ...]] = (
     ("outcome", pa.string(), "`ok`, `timeout`, `connect`, `reset`, `protocol` or `shed`; null: no such upstream"),
     ("status", pa.int32(), "null where no response came"),
     ("ttfb", pa.float64(), "seconds to the first byte; null where none came"),
@@ -56,9 +57,10 @@ _SIDE: Final[tuple[_Column, ...]] = (
     ("truncated", pa.bool_(), "whether less than the whole body was captured"),
     ("digest", pa.string(), "BLAKE2b-128 of the whole body, hexadecimal, where it is truncated"),
 )
+"""Those that it has for each side, less the side's name and `_` ahead of them."""
 COLUMNS: Final[tuple[_Column, ...]] = (
-    *_PAIR,
-    *((f"{side.value}_{name}", kind, meaning) for side in Side for name, kind, meaning in _SIDE),
+    *PAIR_COLUMNS,
+    *((f"{side.value}_{name}", kind, meaning) for side in Side for name, kind, meaning in SIDE_COLUMNS),
 )
 """Name, type and meaning of every column, in order."""
 
@@ -158,12 +160,8 @@ def _joined(head: bytes) -> list[tuple[str, str]]:
 
 
 def _microseconds(started: float) -> int | None:
-    if not math.isfinite(started):
-        return None
-    # Whole seconds and the rest apart: a float of microseconds has no room left for the last of them.
-    seconds = math.floor(started)
-    stamp = seconds * 1_000_000 + round((started - seconds) * 1e6)
-    return stamp if _FIRST <= stamp <= _LAST else None
+    stamp = started * 1e6
+    return round(stamp) if _FIRST <= stamp <= _LAST else None
 
 
 def _finite(value: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 
@@ -16,6 +17,15 @@ def plain(text: str) -> str:
     'a\\\\x1b[31mb'
     """
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def plain_json(text: str) -> str:
+    """The same JSON, with whatever is unprintable in its strings escaped: it leaves those beyond ASCII as they are.
+
+    >>> print(plain_json('{"a\\x9b": "größe"}'))
+    {"a\\u009b": "größe"}
+    """
+    return "".join(sign if sign.isprintable() else json.dumps(sign)[1:-1] for sign in text)
 
 
 def evidence(value: float) -> str:

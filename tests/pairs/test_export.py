@@ -7,6 +7,7 @@ import base64
 import gzip
 import json
 import math
+import re
 import stat
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from shadowproxy.pairs.export import GROUP_ROWS, Format, export, format_of, sink
 from shadowproxy.pairs.lines import line_of, read_line
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.reading import Batch, Position, Reading
-from shadowproxy.pairs.tables import COLUMNS
+from shadowproxy.pairs.tables import COLUMNS, Rows
 
 # Lines
 
@@ -54,9 +55,10 @@ def test_a_line_gives_the_same_pair(of: Pair) -> None:
     json.loads(written.decode(), parse_constant=pytest.fail)
 
 
-def test_a_line_with_what_no_clock_gives() -> None:
-    odd = replace(pair("a"), started=math.nan)
-    assert math.isnan(read_line(line(odd)).started)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.0, 5e-324, 1.7976931348623157e308])
+def test_a_line_with_what_no_clock_gives(value: float) -> None:
+    odd = read_line(line(replace(pair("a"), started=value)))
+    assert str(odd.started) == str(value)
 
 
 @given(st.binary() | st.recursive(st.none() | st.text(), st.lists, max_leaves=5).map(lambda x: json.dumps(x).encode()))
@@ -275,6 +277,16 @@ def test_parquet_in_pandas(parquet: Path) -> None:
     assert frame["candidate_body_raw"]["full"] == b"\xff\x00"
 
 
+@given(st.lists(PAIRS, max_size=3))
+def test_any_pair_is_a_row(pairs: list[Pair]) -> None:
+    rows = Rows(undo)
+    rows.add(batch(pairs))
+    table = rows.take()
+    table.validate(full=True)
+    assert [row["id"] for row in table.to_pylist()] == [of.id for of in pairs]
+    assert len(rows) == 0
+
+
 def test_row_groups_are_bounded(tmp_path: Path) -> None:
     sink = sink_for(str(tmp_path / "a.parquet"), Format.PARQUET, "e", undo)
     small = [replace(pair("a", body=b"{}"))] * 1000
@@ -315,6 +327,14 @@ def test_delta_is_read_back_with_the_same_columns(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
+def test_delta_at_a_url(tmp_path: Path) -> None:
+    for ordinal in (1, 2):
+        sink = sink_for(f"file://{tmp_path}/pairs.delta", Format.DELTA, "e", undo)
+        sink.write(batch([pair("a")], ordinal=ordinal))
+        sink.finish()
+    assert len(rows(tmp_path / "pairs.delta")) == 2
+
+
 def test_delta_commits_are_bounded_and_never_far_behind(tmp_path: Path) -> None:
     now = 0.0
     sink = DeltaSink(str(tmp_path / "t"), "e", undo, clock=lambda: now)
@@ -329,7 +349,8 @@ def test_delta_commits_are_bounded_and_never_far_behind(tmp_path: Path) -> None:
     sink.write(batch(small, ordinal=16))
     assert len(rows(tmp_path / "t")) == 16_000
     sink.finish()
-    assert DeltaTable(str(tmp_path / "t")).version() == 1
+    # Made in one, and filled in two.
+    assert DeltaTable(str(tmp_path / "t")).version() == 2
 
 
 def test_another_table_is_not_appended_to(tmp_path: Path) -> None:
@@ -490,6 +511,19 @@ async def test_what_was_deleted_between_two_exports_is_counted(three: Partitions
     assert (reading.tally.gone_entries, reading.tally.gone_pairs) == (3, 30)
 
 
+async def test_of_two_exports_at_a_time_one_is_refused(three: Partitions, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.delta"
+    await fill(three, 3)
+    await run(three, path)
+    expected = await fill(three, 3, first=4)
+    sinks = [DeltaSink(str(path), three.name, undo) for _ in range(2)]
+    readings = [Reading(three, positions=sink.positions(3)) for sink in sinks]
+    assert await export(readings[0], sinks[0], stop=asyncio.Event()) == 30
+    with pytest.raises(StartError, match="can't be appended to"):
+        await export(readings[1], sinks[1], stop=asyncio.Event())
+    assert len(rows(path)) == 30 + len(expected)
+
+
 async def test_two_experiments_in_one_table(valkey: EmbeddedServer, three: Partitions, tmp_path: Path) -> None:
     path = tmp_path / "pairs.delta"
     await fill(three, 3)
@@ -500,6 +534,51 @@ async def test_two_experiments_in_one_table(valkey: EmbeddedServer, three: Parti
         assert (await run(other, path))[0] == 10
     assert (await run(three, path))[0] == 0
     assert len(rows(path)) == 40
+
+
+# The page
+
+
+def examples(language: str) -> list[str]:
+    page = (Path(__file__).parents[2] / "docs" / "pairs.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+@pytest.fixture
+def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = [b'{"items": [1, 2]}', b'{"items": [2, 1]}', b"no JSON"]
+    some = [
+        replace(pair(f"{number}", body=body), candidate=pair("x", body=answers[0]).baseline)
+        for number, body in enumerate(answers)
+    ]
+    for name in ("pairs.jsonl", "pairs.parquet", "pairs.delta"):
+        sink = sink_for(name, format_of(name), "e", undo)
+        sink.write(batch([*some, pair("failed")]))
+        sink.finish()
+
+
+@pytest.mark.usefixtures("exported")
+def test_the_examples_for_duckdb() -> None:
+    [block] = examples("sql")
+    with duckdb.connect() as db:
+        # By way of Arrow: what Python makes of times with a zone is not what is asked.
+        tables = [db.sql(statement).to_arrow_table() for statement in block.split(";") if statement.strip()]
+    results = [[tuple(row.values()) for row in table.to_pylist()] for table in tables]
+    outcomes, differing, headers = results
+    assert outcomes == [("ok", 200, 3, [0.0, 0.0]), ("timeout", None, 1, None)]
+    assert [row[0] for row in differing] == ["1", "2", "failed"]
+    assert {row[1:] for row in headers} == {(200, "application/json")}
+
+
+@pytest.mark.usefixtures("exported")
+def test_the_examples_in_python() -> None:
+    names: dict[str, Any] = {}
+    for block in examples("python"):
+        exec(block, names)  # noqa: S102
+    assert names["slower"].loc["/v1/rank", "count"] == 3
+    assert names["by_minute"].tolist() == [4]
+    assert names["failed"]["id"].tolist() == ["failed"]
 
 
 # Without the extras

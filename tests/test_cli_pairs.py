@@ -1,0 +1,341 @@
+"""`shadowproxy pairs`, as a user runs it, on a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+import re
+import resource
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from pairs.samples import pair
+from servers import unique, until
+
+from shadowproxy.config import experiment_id, load
+from shadowproxy.model import Accounting, Exchange, Outcome, Pair
+from shadowproxy.pairs import EmbeddedServer, encode
+from shadowproxy.pairs.lines import read_line
+from shadowproxy.pairs.partitions import Partitions
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "shadowproxy", "pairs", *words]
+
+
+def pairs(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), capture_output=True, text=True, timeout=60, env=ENVIRONMENT, **options)
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stderr.splitlines() if line.startswith("shadowproxy: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+@dataclass
+class Place:
+    """A configuration of two partitions, and what to do in its store."""
+
+    config: str
+    url: str
+    batches: int = 0
+
+    def run(self, work: Callable[[Partitions], Any]) -> Any:
+        async def within() -> Any:
+            name = experiment_id(load(Path(self.config)))
+            async with Partitions.at(self.url, name, partitions=2, max_entries=1000) as store:
+                await store.prepare()
+                return await work(store)
+
+        return asyncio.run(within())
+
+    def write(self, *batches: list[Pair] | bytes) -> None:
+        async def work(store: Partitions) -> None:
+            for batch in batches:
+                self.batches += 1
+                count = self.batches * 10
+                payload = batch if isinstance(batch, bytes) else encode(batch)
+                size = 10 if isinstance(batch, bytes) else len(batch)
+                await store.append("p", self.batches, payload, size, Accounting(count, count, count))
+
+        self.run(work)
+
+    def commit(self, dead: str = "") -> None:
+        async def work(store: Partitions) -> None:
+            for part in store.stores:
+                ids = [entry.id for entry in await part.read("w", 100, 0)]
+                await part.commit("w", ids, b"state", dead=dict.fromkeys(ids, dead) if dead else {})
+
+        self.run(work)
+
+
+@pytest.fixture
+def place(tmp_path: Path, valkey: EmbeddedServer) -> Place:
+    config = tmp_path / "shadowproxy.yaml"
+    config.write_text(
+        f"experiment: {unique('pairs')}\nbaseline: http://a\ncandidate: http://b\n"
+        f"redis: {{url: {valkey.url}, partitions: 2}}"
+    )
+    return Place(str(config), valkey.url)
+
+
+@pytest.mark.parametrize("name", ["tail", "show", "dead-letters", "export"])
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    done = pairs(name, "--help")
+    assert done.returncode == 0
+    assert re.search(rf"Example\W+shadowproxy pairs {name} ", done.stdout), done.stdout
+
+
+def test_the_commands_of_the_group_are_known_to_this_test() -> None:
+    from shadowproxy.cli.pairs import app
+
+    assert [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands] == [
+        "tail", "show", "dead-letters", "export"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [("tail",), ("show", "x"), ("dead-letters",), ("export", "a.jsonl")])
+def test_no_store_is_one_line_and_code_4(tmp_path: Path, words: tuple[str, ...]) -> None:
+    config = tmp_path / "shadowproxy.yaml"
+    config.write_text("baseline: http://a\ncandidate: http://b\nredis: {url: 'redis://me:geheim@127.0.0.1:1'}")
+    done = pairs(*words, "--config", str(config), cwd=tmp_path)
+    assert done.returncode == 4
+    assert "127.0.0.1:1" in one_line(done)
+    assert "geheim" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["shadowproxy.yaml"]
+
+
+def test_an_empty_store_says_so(place: Place) -> None:
+    for words in (("tail",), ("dead-letters",)):
+        done = pairs(*words, "--config", place.config)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert experiment_id(load(Path(place.config))) in done.stderr
+
+
+def test_tail(place: Place) -> None:
+    place.write([pair(f"a{number}") for number in range(10)])
+    place.write([replace(pair("b\x1b[2J"), request=replace(pair("b").request, target="/\x07"))])
+    lines = pairs("tail", "-n", "3", "--config", place.config).stdout.splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["a8", "a9", "b\\x1b[2J"]
+    assert lines[0].startswith("2023-11-14 22:13:20.250Z  a8  POST /v1/rank?k=50  baseline 200 12.5 ms")
+    assert "POST /\\x07" in lines[2]
+    read = [read_line(line).id for line in pairs("tail", "--json", "--config", place.config).stdout.splitlines()]
+    assert read == [*(f"a{number}" for number in range(1, 10)), "b\x1b[2J"]
+
+
+def test_json_does_not_steer_the_terminal_either(place: Place) -> None:
+    place.write([pair("\x9b2J\u202e größe \U000e0001\x7f", body="\x9b".encode())])
+    (line,) = pairs("tail", "--json", "--config", place.config).stdout.splitlines()
+    assert line.isprintable()
+    assert "größe" in line
+    assert read_line(line) == pair("\x9b2J\u202e größe \U000e0001\x7f", body="\x9b".encode())
+
+
+def test_a_reader_that_goes_away_is_no_error(place: Place) -> None:
+    place.write(*[[pair(f"{batch}-{number}") for number in range(1000)] for batch in range(5)])
+    with subprocess.Popen(
+        command("tail", "-n", "5000", "--config", place.config),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "0-0" in process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_tail_follows_until_it_is_interrupted(place: Place) -> None:
+    place.write([pair("first")])
+    with subprocess.Popen(
+        command("tail", "--follow", "--config", place.config), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
+        assert process.stdout is not None
+        assert "  first  " in process.stdout.readline()
+        for name in ("second", "third"):
+            place.write([pair(name)])
+            assert f"  {name}  " in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == ""
+    assert process.returncode == 0
+
+
+def test_tail_says_what_can_not_be_read(place: Place) -> None:
+    place.write([pair("a")], b"garbage", [pair("b")])
+    done = pairs("tail", "-n", "100", "--config", place.config)
+    assert len(done.stdout.splitlines()) == 2
+    assert "1 entry (10 pairs) can't be read: not a batch of pairs" in done.stderr
+
+
+def test_show(place: Place) -> None:
+    coded = gzip.compress(b'{"items": [1, 2]}')
+    head = b"Content-Encoding: gzip\r\nX-Version: 1\r\n"
+    of = replace(
+        pair("it"),
+        baseline=Exchange(Outcome.OK, 200, head, coded, len(coded), b"", 0.01, 0.02),
+        candidate=Exchange(Outcome.OK, 200, b"X-Version: \x1b[31m2\r\n", b'{"items": [1, 3]}', 17, b"", 1.5, 2.5),
+    )
+    place.write([pair("other"), of], [pair("more")])
+    done = pairs("show", "it", "--config", place.config)
+    assert done.returncode == 0, done.stderr
+    for word in ('"items": [', "x-version: \\x1b[31m2", "20 ms", "2.5 s", "$.items[1]: 2 → 3", "partition 1, entry "):
+        assert word in done.stdout
+    assert "\x1b" not in done.stdout
+    assert read_line(pairs("show", "it", "--json", "--config", place.config).stdout) == of
+    assert f"{len(coded)} bytes, no text: 1f 8b" in pairs("show", "it", "--raw", "--config", place.config).stdout
+
+
+def test_show_of_what_is_not_there(place: Place) -> None:
+    place.write([pair("a")])
+    done = pairs("show", "b\x1b[2J", "--config", place.config)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no pair b\\x1b[2J among the 1 in the store" in one_line(done)
+    assert "redis.keep" in one_line(done)
+
+
+def test_show_of_an_id_that_was_used_twice(place: Place) -> None:
+    place.write([pair("a", body=b"first"), pair("a", body=b"second")])
+    done = pairs("show", "a", "--json", "--config", place.config)
+    assert read_line(done.stdout).baseline.body == b"second"
+    assert "2 pairs have this id" in done.stderr
+
+
+def test_dead_letters(place: Place, tmp_path: Path) -> None:
+    place.write(b"bad 1", b"bad 2", b"bad 3")
+    place.commit(dead="damaged \x1b[2J batch")
+    folder = tmp_path / "letters"
+    done = pairs("dead-letters", "-n", "2", "--raw", str(folder), "--config", place.config)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert "damaged \\x1b[2J batch" in lines[0]
+    assert "10 pairs  5 B" in lines[0]
+    files = sorted(folder.iterdir())
+    # Of one millisecond either may be the newer.
+    assert {path.read_bytes() for path in files} < {b"bad 1", b"bad 2", b"bad 3"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (folder, *files)} == {0o700, 0o600}
+    rows = [json.loads(line) for line in pairs("dead-letters", "--json", "--config", place.config).stdout.splitlines()]
+    assert sorted((row["partition"], row["pairs"], row["bytes"]) for row in rows) == [
+        (0, 10, 5),
+        (1, 10, 5),
+        (1, 10, 5),
+    ]
+    assert rows == sorted(rows, key=lambda row: row["written"], reverse=True)
+    assert {row["reason"] for row in rows} == {"damaged \x1b[2J batch"}
+    assert f"{rows[0]['partition']}-{rows[0]['entry']}.bin" in {path.name for path in files}
+
+
+def test_dead_letters_that_can_not_be_written(place: Place, tmp_path: Path) -> None:
+    place.write(b"bad")
+    place.commit(dead="bad")
+    (tmp_path / "file").write_text("mine")
+    done = pairs("dead-letters", "--raw", str(tmp_path / "file"), "--config", place.config)
+    assert done.returncode == 2
+    assert "can't be written" in one_line(done)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.delta"])
+def test_export(place: Place, tmp_path: Path, name: str) -> None:
+    place.write([pair(f"a{number}") for number in range(10)], [pair("b")])
+    done = pairs("export", name, "--config", place.config, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr == f"11 pairs written to {name}\n"
+    again = pairs("export", name, "--config", place.config, cwd=tmp_path)
+    if name == "a.delta":
+        assert again.stderr.startswith("0 pairs written to a.delta\n")
+    else:
+        assert again.returncode == 2
+        assert "--overwrite" in one_line(again)
+        assert pairs("export", name, "--overwrite", "--config", place.config, cwd=tmp_path).returncode == 0
+
+
+def test_export_says_what_is_no_longer_kept(place: Place, tmp_path: Path) -> None:
+    place.write([pair("a"), pair("b")])
+    place.commit()
+    place.write([pair("c")])
+    done = pairs("export", "a.jsonl", "--config", place.config, cwd=tmp_path)
+    assert done.stderr.splitlines() == [
+        "1 pair written to a.jsonl",
+        "2 earlier pairs could no longer be read when it began (see redis.keep)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("a.csv",), "--format"),
+        (("a.jsonl", "--format", "csv"), "there is no format 'csv'"),
+        (("a.jsonl", "--for", "soon"), "not a duration"),
+        (("none/a.jsonl",), "No such file"),
+    ],
+)
+def test_an_export_that_means_nothing_is_a_usage_error(
+    place: Place, tmp_path: Path, words: tuple[str, ...], says: str
+) -> None:
+    done = pairs("export", *words, "--config", place.config, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in one_line(done)
+
+
+def test_export_for_a_while(place: Place, tmp_path: Path) -> None:
+    place.write([pair("a")])
+    done = pairs("export", "a.jsonl", "--for", "50ms", "--config", place.config, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_completes_the_file(place: Place, tmp_path: Path, number: int) -> None:
+    # What is there first fills more than the file's buffer, so that its growth shows that it was read.
+    place.write([pair("a", body=b"x" * 100_000)])
+    with subprocess.Popen(
+        command("export", "a.jsonl", "--follow", "--config", place.config),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+    ) as process:
+
+        def begun() -> bool:
+            assert process.poll() is None
+            return any(path.stat().st_size for path in tmp_path.glob(".a.jsonl.*.partial"))
+
+        asyncio.run(until(begun, "the first pair in the file"))
+        assert not (tmp_path / "a.jsonl").exists()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert errors == "1 pair written to a.jsonl\n"
+    assert [read_line(line).id for line in (tmp_path / "a.jsonl").read_text().splitlines()] == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "shadowproxy.yaml"]
+
+
+def _small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.delta"])
+def test_a_disk_that_is_full_is_one_line_and_leaves_no_file(place: Place, tmp_path: Path, name: str) -> None:
+    place.write([pair("a", body=os.urandom(200_000))])
+    done = pairs("export", name, "--config", place.config, cwd=tmp_path, preexec_fn=_small_files)
+    assert done.returncode == 2, done.stderr
+    assert name in one_line(done)
+    if name != "a.delta":
+        assert [path.name for path in tmp_path.iterdir()] == ["shadowproxy.yaml"]
