@@ -166,6 +166,18 @@ async def test_a_pair_is_not_forgotten_while_a_label_that_came_in_time_is_unread
     assert (await counted(store)).joined == 1
 
 
+async def test_a_label_that_was_late_for_its_pair_is_late_though_it_was_read_first(store: Store) -> None:
+    await label(store, "late", "in time")
+    labels = await store.labels.read("w", 5)
+    await store.join("w", taken_as(labels, Fate.KEEP), None, wait=WAIT)
+    pairs = Pairs(store)
+    await pairs.wait("late", until=-1.0)
+    await pairs.wait("in time")
+    found = await counted(store)
+    assert (found.received, found.unmatched, found.waiting, found.waiting_pairs) == (2, 1, 1, 2)
+    assert [one.id for one in await store.labels.read("w", 5)] == ["in time"]
+
+
 async def test_forgetting_is_bounded_and_counted(store: Store) -> None:
     pairs = Pairs(store)
     await pairs.wait(*(f"p{at}" for at in range(5)), until=-1.0)
