@@ -82,8 +82,10 @@ async def test_nothing_is_made_where_nobody_uses_labels(store: Store) -> None:
 async def test_a_join_whose_reply_was_lost_counts_once_when_repeated(server: str, lost: int) -> None:
     async with relay_to(server) as relay, await Store.open(relay.url, unique("lost"), max_entries=100) as store:
         await Pairs(store).wait("a", "b")
-        await label(store, "a")
-        [first] = await store.labels.read("w", 5)
+        await label(store, "unknown", "a")
+        unknown, first = await store.labels.read("w", 5)
+        # The server knows the script from here on.
+        await store.join("w", [(unknown, Fate.KEEP)], None, wait=WAIT)
         relay.lose_replies = lost
         if lost == 2:
             with pytest.raises(StoreUnavailable):
@@ -91,7 +93,7 @@ async def test_a_join_whose_reply_was_lost_counts_once_when_repeated(server: str
         assert await store.join("w", [(first, Fate.JOIN)], b"one", wait=WAIT) == []
         assert relay.lost == lost
         found = await counted(store)
-        assert (found.received, found.joined, found.waiting_pairs, found.waiting) == (1, 1, 1, 0)
+        assert (found.received, found.joined, found.waiting_pairs, found.waiting) == (2, 1, 1, 1)
         await label(store, "b")
         [second] = await store.labels.read("w", 5)
         assert await store.join("w", [(second, Fate.JOIN)], b"two", wait=WAIT) == []
@@ -101,8 +103,9 @@ async def test_a_join_whose_reply_was_lost_counts_once_when_repeated(server: str
 async def test_what_was_not_done_the_first_time_is_said_again_when_repeated(server: str) -> None:
     async with relay_to(server) as relay, await Store.open(relay.url, unique("lost"), max_entries=100) as store:
         await Pairs(store).wait("a", "b")
-        await label(store, "a", "b")
-        first, second = await store.labels.read("w", 5)
+        await label(store, "unknown", "a", "b")
+        unknown, first, second = await store.labels.read("w", 5)
+        await store.join("w", [(unknown, Fate.KEEP)], None, wait=WAIT)
         # Its pair was not there when it was looked for.
         decided = [(first, Fate.JOIN), (second, Fate.KEEP)]
         relay.lose_replies = 1
@@ -110,6 +113,41 @@ async def test_what_was_not_done_the_first_time_is_said_again_when_repeated(serv
         assert relay.lost == 1
         assert await store.join("w", [(second, Fate.JOIN)], b"two", wait=WAIT) == []
         assert (await counted(store)).joined == 2
+
+
+async def test_what_was_given_out_with_a_lost_reply_is_found_again(server: str) -> None:
+    """Asking again would be answered with other labels, and nobody would come back to these."""
+    async with relay_to(server) as relay, Store(relay.url, unique("lost"), max_entries=9, reply_within=0.5) as store:
+        await store.prepare()
+        await label(store, "a", "b")
+        assert [one.id for one in await store.labels.read("other", 1)] == ["a"]
+        relay.hold()
+        with pytest.raises(StoreUnavailable):
+            await store.labels.read("w", 1)
+        relay.release()
+        assert [one.id for one in await store.labels.own_pending("w", 5)] == ["b"]
+        assert await store.labels.claim("w", 100.0, 5) == []
+        relay.lose_replies = 1
+        with pytest.raises(StoreUnavailable):
+            await store.labels.claim("w", 0.0, 5)
+        assert [one.id for one in await store.labels.own_pending("w", 5)] == ["a", "b"]
+
+
+async def test_dead_workers_leave_no_consumers_behind(store: Store) -> None:
+    await Pairs(store).wait("a")
+    await label(store, "a", "b")
+    async with await another(store) as dead:
+        [one] = await dead.labels.read("dead", 1)
+        await dead.join("dead", [(one, Fate.JOIN)], b"a", wait=WAIT)
+        await dead.labels.read("holding", 1)
+        await dead.commit("holding", [], b"nothing")
+    silent = await store.silent("w", 0.0, 10)
+    assert {stored.worker for stored in silent} == {"pairs", "dead", "holding"}
+    assert await store.absorb("w", b"all", silent)
+    async with Redis.from_url(store.url, protocol=2) as raw:
+        consumers = {found["name"] for found in await raw.xinfo_consumers(store.labels.stream, "comparators")}
+    assert consumers == {b"holding"}
+    assert [one.id for one in await store.labels.claim("w", 0.0, 5)] == ["b"]
 
 
 async def test_a_join_is_fenced_by_the_state_the_entries_and_the_pair(store: Store) -> None:
