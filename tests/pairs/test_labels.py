@@ -191,10 +191,10 @@ async def test_a_state_is_stored_where_labels_are_joined_and_only_there(store: S
 
 
 async def test_a_pair_is_not_forgotten_while_a_label_that_came_in_time_is_unread(store: Store) -> None:
-    await Pairs(store).wait("a", until=0.05)
+    await Pairs(store).wait("a", until=0.5)
     await label(store, "a")
     [held] = await store.labels.read("slow", 1)
-    over = time.time() + 0.1
+    over = time.time() + 0.6
     await until(lambda: time.time() > over)
     assert await store.labels.expire(10) == 0
     waiting = (await store.labels.find(["a", "b"]))["a"]
