@@ -140,6 +140,8 @@ class Worker:
         while entries := await self._store.own_pending(self._name, self._read):
             await self._count(entries)
         if self._joiner is not None:
+            # Labels are of old pairs, more often than not: their buckets had better be closed than opened anew.
+            self._close(await self._store.watermark())
             self._state = await self._joiner.recover(self._state)
 
     async def _work(self) -> None:
@@ -161,7 +163,7 @@ class Worker:
                 continue
             if stopping:
                 return
-            if len(self._watermarks) > 1:
+            if len(self._watermarks) > 1 or self._joiner is not None:
                 # The workers of the other partitions wait for this one's, and without entries there are no commits.
                 self._close(await self._store.watermark())
 

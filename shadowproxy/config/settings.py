@@ -500,7 +500,7 @@ class Serve(Section):
 
     listen: Listen = Field(
         Address("127.0.0.1", 9100),
-        description="/api/v1/*, /metrics, /healthz and /readyz; who reaches it can also pause mirroring",
+        description="/api/v1/*, /metrics, /healthz and /readyz; who reaches it can also pause mirroring and add labels",
     )
     refresh: Duration = Field(1.0, gt=0, description="how often the verdict is worked out anew")
 

@@ -8,8 +8,8 @@ read them; what they have dealt with is deleted. See `Store.commit` and `Store.j
 
 from __future__ import annotations
 
+import asyncio
 import enum
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,8 +18,6 @@ from redis.exceptions import ResponseError
 
 from shadowproxy.pairs import scripts
 from shadowproxy.pairs.client import Client, Script, boundary
-
-log = logging.getLogger(__name__)
 
 GROUP: Final = "comparators"
 """The consumer group of every partition's label stream."""
@@ -151,8 +149,13 @@ class Labels:
     Every method raises StoreUnavailable, as those of `Store` do.
     """
 
-    def __init__(self, url: str, prefix: str, client: Client, most: int) -> None:
-        """`prefix` is that of the partition's keys; `most` bounds the stream, the pairs and the early labels, each."""
+    def __init__(
+        self, url: str, prefix: str, client: Client, reader: Client, most: int, *, reply_within: float
+    ) -> None:
+        """`prefix` is that of the partition's keys; `most` bounds the stream, the pairs and the early labels, each.
+
+        `reader` must ask once only: what was given out with a reply that was lost would not be given out again.
+        """
         self.most = most
         self.stream = f"{prefix}labels"
         self.totals = f"{prefix}labels:totals"
@@ -165,6 +168,8 @@ class Labels:
         self._pair_totals = f"{prefix}totals"
         self._url = url
         self._client = client
+        self._reader = reader
+        self._reply_within = reply_within
 
     def __repr__(self) -> str:
         return f"<Labels {self.stream}>"
@@ -182,7 +187,7 @@ class Labels:
     async def read(self, worker: str, most: int) -> list[Label]:
         """Up to `most` labels that no worker was given yet; does not wait for any."""
         words = ("XREADGROUP", "GROUP", GROUP, worker, "COUNT", most, "STREAMS", self.stream, ">")
-        reply = await self.in_group(lambda: self._client.command(*words))
+        reply = await self.in_group(lambda: self._once(self._reader.command(*words)))
         return _labels(reply[0][1]) if reply else []
 
     async def own_pending(self, worker: str, most: int) -> list[Label]:
@@ -191,10 +196,8 @@ class Labels:
 
     async def claim(self, worker: str, idle: float, most: int) -> list[Label]:
         """Take over labels that other workers have held for `idle` seconds."""
-        milliseconds = round(idle * 1000)
-        return _labels(
-            await self.in_group(lambda: self._client.run(_CLAIM, (self.stream,), GROUP, worker, milliseconds, most))
-        )
+        words = (GROUP, worker, round(idle * 1000), most)
+        return _labels(await self.in_group(lambda: self._once(self._reader.run(_CLAIM, (self.stream,), *words))))
 
     async def find(self, ids: Sequence[str]) -> dict[str, Waiting]:
         """By id, the pairs that wait under these ids."""
@@ -224,6 +227,10 @@ class Labels:
         )
         with boundary(self._url):
             return int(await self._client.run(_EXPIRE_LABELS, keys, GROUP, most))
+
+    async def _once(self, ask: Awaitable[Any]) -> Any:
+        async with asyncio.timeout(self._reply_within):
+            return await ask
 
     async def in_group(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Ask, and where the stream or its group is not there (yet, or no more), make it and ask once more."""

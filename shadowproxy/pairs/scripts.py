@@ -463,7 +463,7 @@ return found
 """
 
 ABSORB: Final = """
--- KEYS: pairs, states, versions
+-- KEYS: pairs, states, versions, labels
 -- ARGV: group, worker, version to write, version expected, state, (name, version)…
 -- The worker's state is written, and those it includes are deleted. One of these workers that lives after all is told
 -- by its next commit that its state is no longer what it thinks.
@@ -489,6 +489,11 @@ for at = 6, #ARGV, 2 do
     -- Deleting a consumer forgets what it holds, so only of one that holds nothing.
     if #redis.call('XPENDING', stream, ARGV[1], '-', '+', 1, ARGV[at]) == 0 then
         redis.call('XGROUP', 'DELCONSUMER', stream, ARGV[1], ARGV[at])
+    end
+    -- An error where nobody uses labels: there is no such group.
+    local labels = redis.pcall('XPENDING', KEYS[4], ARGV[1], '-', '+', 1, ARGV[at])
+    if not labels['err'] and #labels == 0 then
+        redis.call('XGROUP', 'DELCONSUMER', KEYS[4], ARGV[1], ARGV[at])
     end
 end
 return 1

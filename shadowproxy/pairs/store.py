@@ -392,7 +392,7 @@ class Store:
         self._client = self.connections.usual
         self._reader = self.connections.blocking
         self._watcher = self.connections.prompt
-        self.labels = Labels(url, prefix, self._client, max_labels)
+        self.labels = Labels(url, prefix, self._client, self._reader, max_labels, reply_within=reply_within)
 
     @classmethod
     async def open(
@@ -671,7 +671,7 @@ class Store:
         version = _version_of(expected, [other.worker for other in others], state)
         reply = await self._run_in_group(
             _ABSORB,
-            (self._pairs, self._states, self._state_versions),
+            (self._pairs, self._states, self._state_versions, self.labels.stream),
             GROUP,
             worker,
             version,

@@ -201,6 +201,21 @@ def test_another_guardrail_is_another_experiment_and_another_port_is_not() -> No
     assert experiment_id(loads(TWO.replace("8002", "8003"))) != base
 
 
+def test_labels_make_another_experiment_and_none_leave_it_as_it_was() -> None:
+    route = "routes: [{name: r, ids: response.body.ids%s}]\n"
+    plain, waiting = loads(TWO + route % ""), loads(TWO + route % ", labels: 2h")
+    assert "labels" not in frozen(plain)["routes"][0]
+    assert experiment_id(loads(TWO + route % ", labels: null")) == experiment_id(plain)
+    assert experiment_id(waiting) != experiment_id(plain)
+    assert (plain.longest_wait, waiting.longest_wait) == (None, 7200.0)
+    assert (plain.routes[0].offers, waiting.routes[0].offers) == ({"ids"}, {"ids", "truth"})
+
+
+def test_labels_need_ids() -> None:
+    with pytest.raises(ConfigError, match=r"\$\.routes\[0\]\.labels: `labels` needs `ids`"):
+        loads(TWO + "routes: [{name: r, labels: 2h}]\n")
+
+
 def test_how_an_upstream_is_reached_is_not_what_the_evidence_rests_on() -> None:
     plain = loads("baseline: https://b\ncandidate: https://c\n")
     reached = loads(
