@@ -36,7 +36,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -54,7 +54,10 @@ from shadowproxy.serve.reader import VerdictReader
 from shadowproxy.verdict.record import Verdict
 
 EXACT: Final = 1000
-"""Requests that can each be a cohort: `verdict.max_cohorts` at its most."""
+"""Requests that can each be a cohort: `verdict.max_cohorts` at its most. On a slow machine a run may have used them up
+before its last round, and goes on without load."""
+_SPARE: Final = 20
+"""More than there are clients: each may be about to ask."""
 _VALUES: Final = EXACT // 3
 _DIMENSIONS: Final = ("a", "b", "c")
 _PATIENCE: Final = 60.0
@@ -216,10 +219,9 @@ class Member:
             await self.start()
 
     async def rest(self) -> None:
-        """End the clients of all lives; those whose proxy lives get their last answers."""
+        """Until the clients of all lives have got their last answers."""
         for life in self.lives:
             if life.load is not None and life.clients is not None:
-                life.load.over.set()
                 async with asyncio.timeout(_PATIENCE):
                     await life.clients
 
@@ -387,7 +389,8 @@ class Chaos:
     comparators: list[Member]
     api: Member
     tell: Callable[[str], None]
-    numbers: Iterator[int] = field(default_factory=itertools.count)
+    over: asyncio.Event
+    """Set when no more is to be asked."""
 
     @property
     def targets(self) -> dict[str, Target]:
@@ -405,9 +408,9 @@ class Chaos:
         async with asyncio.TaskGroup() as group:
             for harm in harms:
                 group.create_task(self._harm(harm, server))
-        before = [(proxy, proxy.life, len(_load(proxy).answered)) for proxy in self.proxies]
+        before = [(proxy, len(_load(proxy).answered)) for proxy in self.proxies]
         await until(
-            lambda: all(len(_load(proxy).answered) >= at + 5 for proxy, _, at in before),
+            lambda: self.over.is_set() or all(len(_load(proxy).answered) >= at + 5 for proxy, at in before),
             "answers from each proxy",
             within=_PATIENCE,
         )
@@ -427,6 +430,7 @@ class Chaos:
 
     async def settle(self, store: Partitions, spool: Path) -> Ledger:
         """Bring all to its end and draw up the ledger."""
+        self.over.set()
         for proxy in self.proxies:
             await proxy.rest()
         alive = len(self.proxies)
@@ -502,6 +506,14 @@ def _asked(body: bytes) -> int:
     return int(body.partition(b'"id": ')[2].partition(b",")[0])
 
 
+def _numbers(few: int, over: asyncio.Event) -> Iterator[int]:
+    """0, 1, 2, …; after so many it is over, for all who look before they ask."""
+    for number in itertools.count():
+        if number >= few:
+            over.set()
+        yield number
+
+
 @contextlib.asynccontextmanager
 async def chaos(
     folder: Path, server: EmbeddedServer, *, exact: bool, partitions: int, deadline: str, tell: Callable[[str], None]
@@ -519,10 +531,11 @@ async def chaos(
             redis=f'{{url: "{server.url}", partitions: {partitions}, keep: {0 if exact else _KEEP}}}',
             routes=f"[{{name: rank, path: /rank, ids: 'response.body.items[*].id', cohorts: {cohorts}}}]",
         )
-        numbers = itertools.count()
+        over = asyncio.Event()
+        numbers = _numbers(EXACT - _SPARE if exact else sys.maxsize, over)
 
         def load(command: Command) -> Load:
-            return Load(command.proxy, numbers=numbers, says=says)
+            return Load(command.proxy, numbers=numbers, over=over, says=says)
 
         made = Chaos(
             chosen,
@@ -531,6 +544,7 @@ async def chaos(
             [Member(f"comparator {at}", folder, chosen, ("compare", "comparator_admin"), None) for at in (1, 2)],
             Member("api", folder, chosen, ("serve", "api"), None),
             tell,
+            over,
         )
         members = (*made.proxies, *made.comparators, made.api)
         try:
