@@ -272,7 +272,7 @@ def _report(turns: list[Turn], rounds: int, pairs: int) -> Report:
             Check(
                 f"{name}: every pair was recorded and counted",
                 all(turn.whole for turn in mine),
-                "; ".join(f"{turn.committed:,} of {turn.pairs:,} counted, account {turn.account}" for turn in mine),
+                "; ".join(map(_told, mine)),
             )
             for name, mine in sides.items()
         ],
@@ -284,3 +284,8 @@ def _report(turns: list[Turn], rounds: int, pairs: int) -> Report:
         ),
         raw={"rounds": rounds, "turns": [asdict(turn) for turn in turns]},
     )
+
+
+def _told(turn: Turn) -> str:
+    account = turn.account
+    return f"{turn.committed:,} of {turn.pairs:,} counted, {account['recorded']:,} recorded, {turn.lost:,} lost"

@@ -6,10 +6,13 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace as replaced
 from whole.chaos import Ledger, plan, run, summary
 
 from shadowproxy.pairs import EmbeddedServer
+
+pytestmark = pytest.mark.timeout(300)
 
 TARGETS = ("comparator 1", "comparator 2", "proxy 1", "proxy 2", "server")
 SEED, ROUNDS = 320, 4
