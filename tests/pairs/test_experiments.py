@@ -147,6 +147,22 @@ def test_versions_widen_whatever_is_said_how_often_in_which_order(
         assert [seen.first for seen in several] == sorted(seen.first for seen in several)
 
 
+async def test_history_and_versions_are_kept_where_memory_is_out(own_valkey: EmbeddedServer) -> None:
+    """Commits free memory, and versions are noted before them."""
+    async with Partitions.at(own_valkey.url, "full", max_entries=10) as store:
+        await store.prepare()
+        traffic = Traffic(store)
+        await traffic.write(1)
+        async with Redis.from_url(own_valkey.url) as raw:
+            await raw.config_set("maxmemory", "1")
+        await note_versions(store.home, {("candidate", "7"): (1.0, 2.0)})
+        await said(store, "rollback")
+        await traffic.count()
+        await stopped(store)
+        assert await reset(store, by="", reason="") == 10
+        assert (await versions(store.home), await kinds(store)) == ({}, ["reset", "rollback"])
+
+
 async def test_versions_of_a_side_are_bounded(one: Partitions) -> None:
     for at in range(30):
         await note_versions(one.home, {("candidate", f"build {at}"): (100.0 + at, 200.0 + at)})
@@ -244,6 +260,8 @@ async def test_after_a_reset_only_what_comes_is_counted(one: Partitions, three: 
     }  # fmt: skip
     assert done.accounts == {"p": Accounting(33, 30, 30, {"method": 3})}
     assert await store.home.latch(b"again", resets=1)
+    # Who takes over from the producer goes by what it said itself.
+    assert (await store.standing("p")).account == Accounting(99, 90, 90, {"method": 9})
 
 
 async def test_a_loss_after_a_reset_is_counted_and_one_before_it_is_not(one: Partitions) -> None:
@@ -353,6 +371,7 @@ async def test_a_reset_that_was_cut_short_is_said_and_done_again(
     traffic = Traffic(three)
     await traffic.write(6)
     await traffic.count()
+    await three.home.slots(["region=us"], 10)
     await stopped(three)
 
     async def gone(*_: object) -> None:
@@ -362,6 +381,8 @@ async def test_a_reset_that_was_cut_short_is_said_and_done_again(
         patched.setattr(three.stores[1], "run", gone)
         with pytest.raises(StoreUnavailable, match="gone"):
             await reset(three, by="", reason="")
+    # Home is first: who counts in another partition meanwhile must get new slots.
+    assert await three.home.slots((), 10) == {}
     with pytest.raises(StoreUnavailable, match="repeat it"):
         await three.snapshot()
     [row] = [row for row in await summaries_of(three) if row.experiment == three.name]
