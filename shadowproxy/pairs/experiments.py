@@ -273,6 +273,8 @@ async def _summary(url: str, name: str, begun: float, configured: bool) -> Summa
             last = (await history(one.store.home, 1)).history
     except (PayloadError, StoreUnavailable) as error:
         return msgspec.structs.replace(summary, problem=str(error))
+    except ValueError as error:
+        return msgspec.structs.replace(summary, problem=f"what is stored of it is damaged: {error}")
     return msgspec.structs.replace(
         summary,
         state=condition(status),

@@ -436,6 +436,15 @@ async def test_one_that_cannot_be_read_hides_no_other(
     assert rows[three.name].problem == ""
 
 
+async def test_damage_that_nobody_foresaw_hides_no_other_either(one: Partitions, three: Partitions) -> None:
+    await one.home.experiment(b"{}")
+    async with Redis.from_url(one.url) as raw:
+        await raw.hset(one.home.key("slots"), "region=us", "first")
+    rows = {row.experiment: row for row in await summaries_of(three)}
+    assert "damaged" in rows[one.name].problem
+    assert rows[three.name].problem == ""
+
+
 async def test_an_unknown_experiment_is_named_beside_those_that_are(one: Partitions) -> None:
     await one.home.experiment(b"{}")
     with pytest.raises(Refused, match=one.name):
@@ -447,6 +456,7 @@ async def test_a_stopped_experiment_is_not_resumed_but_started(one: Partitions) 
     await stopped(one)
     with pytest.raises(Refused, match="experiment start"):
         await one.home.change_controls(ControlChange(paused=False))
+    assert (await one.home.control_status()).controls.silent
     await one.home.change_controls(ControlChange(paused=True, sample=0.5))
     status = await one.home.control_status()
     assert (status.controls.stopped, status.controls.silent, status.controls.version) == (True, True, 2)

@@ -87,6 +87,14 @@ async def test_after_a_reset_the_history_goes_on(counted: Counted) -> None:
 
     await until(again)
     assert (await counted.verdict()).pairs == 0
+    assert (await counted.store.snapshot()).latch is None
+    # A rollback stands again, in the run that it is of.
+    counted.states.clear()
+    await counted.store.load_state("one")
+    await counted.count("one", [pair(at, BROKEN) for at in range(200)])
+    await api.update()
+    assert await kinds(counted) == ["rollback", "continue", "reset", "rollback"]
+    assert (await counted.store.snapshot()).latch is not None
 
 
 async def test_the_api_shows_it_and_the_metrics_since_when(counted: Counted) -> None:
