@@ -264,6 +264,69 @@ async def test_after_a_reset_only_what_comes_is_counted(one: Partitions, three: 
     assert (await store.standing("p")).account == Accounting(99, 90, 90, {"method": 9})
 
 
+STEPS = st.lists(
+    st.tuples(st.just("write"), st.integers(1, 4))
+    | st.tuples(st.sampled_from(["count", "dead", "read", "publish"]), st.just(0))
+    | st.tuples(st.just("trim"), st.integers(0, 3)),
+    max_size=8,
+)
+
+
+async def play(traffic: Traffic, raw: Any, steps: list[tuple[str, int]]) -> None:
+    for step, number in steps:
+        if step == "write":
+            await traffic.write(number, pairs=1 + number)
+        elif step == "count":
+            await traffic.count()
+        elif step == "publish":
+            traffic.account += Accounting(2, 1, 0, {"method": 1}, {"recorder_full": 1})
+            await traffic.store.publish(traffic.producer, traffic.account)
+        for store in traffic.store.stores:
+            if step == "trim":
+                await raw.xtrim(store.key("pairs"), maxlen=number, approximate=False)
+            elif step in ("read", "dead"):
+                await store.load_state("other")
+                entries = await store.read("other", 1, 0)
+                if step == "dead" and entries:
+                    await store.commit("other", [entries[0].id], b"s", dead={entries[0].id: "bad"})
+
+
+@given(STEPS, STEPS, st.integers(1, 3))
+def test_after_a_reset_all_is_as_if_nothing_had_been_before(
+    valkey: EmbeddedServer, before: list[tuple[str, int]], after: list[tuple[str, int]], partitions: int
+) -> None:
+    """Whatever was: lost, dead or kept. The same steps in a new experiment give the same account."""
+
+    def at() -> Partitions:
+        return Partitions.at(
+            valkey.url, unique("as-new"), partitions=partitions, max_entries=6 * partitions, keep=100 * partitions
+        )
+
+    async def both() -> None:
+        async with at() as used, at() as fresh, Redis.from_url(valkey.url) as raw:
+            await used.prepare()
+            await fresh.prepare()
+            first, second = Traffic(used), Traffic(fresh)
+            await play(first, raw, before)
+            # What somebody holds is counted, or given up where it was trimmed.
+            for store in used.stores:
+                await store.load_state("other")
+                while held := await store.own_pending("other", 10):
+                    await store.commit("other", [entry.id for entry in held], b"s")
+            await first.count()
+            await stopped(used)
+            await reset(used, by="", reason="", force=True)
+            second.sequence = first.sequence
+            await play(first, raw, after)
+            await play(second, raw, after)
+            one, other = await used.snapshot(), await fresh.snapshot()
+            assert figures(one) == figures(other)
+            assert one.accounts == other.accounts
+            assert one.states == other.states
+
+    asyncio.run(both())
+
+
 async def test_a_loss_after_a_reset_is_counted_and_one_before_it_is_not(one: Partitions) -> None:
     traffic = Traffic(one)
     await traffic.write(5)

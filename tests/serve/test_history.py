@@ -15,7 +15,7 @@ from servers import unique, until
 
 from shadowproxy import metrics
 from shadowproxy.config import Address, Settings, frozen
-from shadowproxy.errors import Refused
+from shadowproxy.errors import PayloadError, Refused
 from shadowproxy.metrics import VerdictMetrics
 from shadowproxy.model import Accounting
 from shadowproxy.pairs.controls import ControlChange
@@ -205,6 +205,13 @@ async def test_what_another_version_counted_is_shown_without_a_verdict(counted: 
     assert found.verdict is None
     assert "a newer shadowproxy" in found.problem
     assert found.stream.counted == 1
+
+
+async def test_damage_is_an_error_that_is_meant_for_people(counted: Counted) -> None:
+    await counted.store.experiment(msgspec.json.encode(frozen(SETTINGS)))
+    await counted.store.command("HSET", "slots", "region=us", "first")
+    with pytest.raises(PayloadError, match="damaged"):
+        await report(counted.store.url, counted.store.name, None)
 
 
 def test_lines_for_people_hold_no_control_characters() -> None:
