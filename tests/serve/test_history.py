@@ -20,7 +20,7 @@ from shadowproxy.metrics import VerdictMetrics
 from shadowproxy.model import Accounting
 from shadowproxy.pairs.controls import ControlChange
 from shadowproxy.pairs.embedded import EmbeddedServer
-from shadowproxy.pairs.experiments import History, Moment, history, note_versions, reset
+from shadowproxy.pairs.experiments import History, Moment, history, note_versions, remember, reset
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Store
 from shadowproxy.serve.admin import AdminServer
@@ -62,6 +62,14 @@ async def test_two_apis_keep_one_history(counted: Counted) -> None:
         reading = api.exported()
         assert reading is not None
         assert reading.changed_at == moment.at
+
+
+async def test_a_reading_that_is_overtaken_says_no_time(counted: Counted) -> None:
+    reader = VerdictReader(Partitions(counted.store), SETTINGS)
+    early = await reader.read()
+    await remember(counted.store, Moment(what="rollback"), early.read_at + 1)
+    assert await reader.remember(early) is None
+    assert await kinds(counted) == ["rollback"]
 
 
 async def test_exhaustion_is_a_change(counted: Counted) -> None:
