@@ -261,3 +261,39 @@ def test_a_state_that_cannot_be_read_means_cannot_tell(tmp_path: Path, valkey: E
     done = shadowproxy("verdict", "--config", str(config))
     assert done.returncode == 4
     assert "damaged" in one_line(done)
+
+
+def test_experiments_need_a_store_and_say_so() -> None:
+    for command in ("list", "show x"):
+        done = shadowproxy("experiment", *command.split())
+        assert done.returncode == 2
+        assert "--config FILE or --redis URL" in one_line(done)
+
+
+def test_a_store_that_cannot_be_reached_is_named_without_its_password() -> None:
+    for command in ("list", "show x"):
+        done = shadowproxy("experiment", *command.split(), "--redis", "redis://me:geheim@127.0.0.1:1")
+        assert done.returncode == 4
+        assert "redis://me:***@127.0.0.1:1" in one_line(done)
+        assert "geheim" not in done.stderr + done.stdout
+
+
+def test_a_reset_is_asked_about(tmp_path: Path) -> None:
+    config = str(written(tmp_path))
+    assert shadowproxy("experiment", "stop", "--config", config).returncode == 0
+    asked = subprocess.run(
+        [sys.executable, "-m", "shadowproxy", "experiment", "reset", "--config", config],
+        input="n\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert asked.returncode == 2
+    assert f"Forget all pairs of {experiment_id(load(Path(config)))}" in asked.stdout
+    assert "nothing was done" in asked.stderr
+    shown = shadowproxy("experiment", "list", "--config", config)
+    assert "stopped" in shown.stdout
+    assert "reset" not in shown.stdout
+    assert shadowproxy("experiment", "reset", "--config", config, "--yes").returncode == 0
+    assert "reset" in shadowproxy("experiment", "list", "--config", config).stdout

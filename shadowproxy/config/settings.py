@@ -593,6 +593,12 @@ def contradictions(parts: Mapping[str, Any]) -> list[Fault]:
                 faults.append(
                     Fault(f"$.{side}.url", f"{listen} is where the proxy itself listens: it would call itself")
                 )
+    if "proxy" in parts and "verdict" in parts:
+        header = parts["verdict"].version_header
+        if header is not None and parts["proxy"].redact.headers.get(header) == "drop":
+            faults.append(
+                Fault("$.verdict.version_header", f"{header} is dropped by proxy.redact: keep it there, or hash it")
+            )
     if "proxy" in parts:
         ours = {parts["proxy"].marker_header, parts["proxy"].annotation_header}
         for side in ("baseline", "candidate", "replica"):

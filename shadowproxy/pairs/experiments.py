@@ -229,6 +229,12 @@ async def opened(url: str, experiment: str) -> AsyncIterator[Opened]:
     if experiment not in known:
         there = f"there are {', '.join(sorted(known))}" if known else "there are none at all"
         raise Refused(f"there is no experiment {experiment!r} in this store; {there}")
+    async with _opened(url, experiment, known[experiment]) as one:
+        yield one
+
+
+@asynccontextmanager
+async def _opened(url: str, experiment: str, begun: float) -> AsyncIterator[Opened]:
     async with Store(url, experiment, max_entries=_ANY_BOUND) as home:
         description = await home.command("GET", "experiment")
     if description is None:
@@ -236,7 +242,7 @@ async def opened(url: str, experiment: str) -> AsyncIterator[Opened]:
     async with Partitions.at(
         url, experiment, partitions=_partitions(experiment, description), max_entries=_ANY_BOUND
     ) as store:
-        yield Opened(store, known[experiment], bytes(description))
+        yield Opened(store, begun, bytes(description))
 
 
 def _partitions(experiment: str, description: bytes) -> int:
@@ -262,12 +268,14 @@ async def summaries(url: str, configured: str | None) -> list[Summary]:
 async def _summary(url: str, name: str, begun: float, configured: bool) -> Summary:
     summary = Summary(experiment=name, begun=begun, configured=configured)
     try:
-        async with opened(url, name) as one:
+        async with _opened(url, name, begun) as one:
             snapshot = await one.store.snapshot()
             status = await one.store.home.control_status()
             last = (await history(one.store.home, 1)).history
     except (PayloadError, StoreUnavailable) as error:
         return msgspec.structs.replace(summary, problem=str(error))
+    except ValueError as error:
+        return msgspec.structs.replace(summary, problem=f"what is stored of it is damaged: {error}")
     return msgspec.structs.replace(
         summary,
         state=condition(status),

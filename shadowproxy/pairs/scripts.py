@@ -700,9 +700,10 @@ return {
 }
 """
 
-# What concerns experiments (see `experiments`). All but RESET work on the home partition.
+# What concerns experiments (see `experiments`). All but RESET work on the home partition. The first two write little,
+# and may where memory is out: a commit frees memory, and must not wait behind a note on it.
 
-REMEMBER: Final = """
+REMEMBER: Final = """#!lua flags=allow-oom
 -- KEYS: history;  ARGV: kind, record, ms at which the record's facts were read, most that are kept
 -- Appends the record unless the last one is of the same kind, or later than what this one rests on: of two processes
 -- that read at about the same time, the slower must not turn the history back.
@@ -715,7 +716,7 @@ local id = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], '*', 'k', ARGV[1], 'r'
 return {1, id, ARGV[1], ARGV[2]}
 """
 
-SEEN: Final = """
+SEEN: Final = """#!lua flags=allow-oom
 -- KEYS: seen;  ARGV: most values of a side, (side, value, first ms, last ms)…
 -- A field is 'side value', or 'side' for all values past the most; it holds 'first last'. Both only ever widen, so that
 -- saying it again changes nothing. Returns 1.

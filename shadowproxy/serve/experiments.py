@@ -62,6 +62,13 @@ async def report(url: str, experiment: str, configured: Settings | None) -> Repo
     Raises Refused where there is no such experiment, StoreUnavailable, and PayloadError where nothing of it can be
     read.
     """
+    try:
+        return await _report(url, experiment, configured)
+    except ValueError as error:
+        raise PayloadError(f"what is stored of {experiment} is damaged: {error}") from None
+
+
+async def _report(url: str, experiment: str, configured: Settings | None) -> Report:
     means = configured is not None and experiment_id(configured) == experiment
     async with opened(url, experiment) as one:
         home = one.store.home

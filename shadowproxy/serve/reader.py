@@ -14,7 +14,7 @@ from shadowproxy.config import Settings
 from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.metrics import StreamReading
 from shadowproxy.model import VersionSeen
-from shadowproxy.pairs.experiments import RESET, History, Moment, history, remember, versions
+from shadowproxy.pairs.experiments import History, Moment, history, remember, versions
 from shadowproxy.pairs.labels import CountedLabels
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Snapshot
@@ -118,7 +118,8 @@ class VerdictReader:
             self._unremembered = str(error)
             return None
         self._unremembered = ""
-        return None if last is None or last.what == RESET else last.at
+        # The last one is of another kind where somebody else's reading was the later one.
+        return last.at if last is not None and last.kind == moment.kind else None
 
     async def history(self) -> History:
         """How the verdict changed, newest first. Raises StoreUnavailable, and PayloadError where it can't be read."""

@@ -588,6 +588,25 @@ async def test_workers_that_idle_through_a_reset_count_every_new_pair_once_and_n
             await own.close()
 
 
+async def test_slots_of_a_commit_that_failed_are_not_those_after_a_reset(bench: Bench) -> None:
+    """Such a worker has no state by which the store could tell it that all is new."""
+    robbed, thief = await bench.another_store(), await bench.another_store()
+    worker = bench.worker("robbed", robbed)
+    await bench.write([pair(0)])
+    entries = await robbed.read("robbed", 10, 0.0)
+    await bench.store.slots(["id=0"], 200)
+    [taken] = await thief.claim("thief", 0.0, 10)
+    await worker._count(entries)
+    await thief.load_state("thief")
+    await thief.commit("thief", [taken.id], Plan(SETTINGS).empty().to_bytes())
+    await bench.store.change_controls(ControlChange(stopped=True))
+    await reset(Partitions(bench.store), by="", reason="")
+    assert await bench.store.slots(["id=7"], 200) == {"id=7": 1}
+    await bench.write([pair(0), pair(7)])
+    await worker._count(await robbed.read("robbed", 10, 0.0))
+    once(await bench.verdict(), [0, 7])
+
+
 class Versioned:
     """A bench whose settings name a version header."""
 

@@ -45,7 +45,8 @@ MASKS = st.sampled_from(["drop", "hash", "keep"])
 REDACT = st.fixed_dictionaries(
     {"key": st.just("0123456789abcdef")},
     optional={
-        "headers": st.dictionaries(st.sampled_from(["cookie", "x-user", "x-model-version"]), MASKS),
+        "headers": st.dictionaries(st.sampled_from(["cookie", "x-user"]), MASKS)
+        | st.just({"x-model-version": "hash", "set-cookie": "keep"}),
         "query": st.dictionaries(st.sampled_from(["token", "user"]), MASKS),
         "json_fields": st.dictionaries(st.sampled_from(["user.email", "items[*].owner"]), MASKS),
         "annotations": st.dictionaries(st.sampled_from(["name"]), MASKS),
@@ -203,5 +204,7 @@ def test_a_version_header_is_evidence_and_none_is_not() -> None:
     assert "version_header" not in frozen(plain)["verdict"]
     assert experiment_id(plain) != experiment_id(with_header)
     assert with_header.verdict.version_header == "x-model-version"
+    with pytest.raises(ConfigError, match=r"\$\.verdict\.version_header: set-cookie is dropped by proxy\.redact"):
+        loads(f"{text}verdict: {{version_header: Set-Cookie}}")
     with pytest.raises(ConfigError, match="version_header"):
         loads(f"{text}verdict: {{version_header: 'a b'}}")

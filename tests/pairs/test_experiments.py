@@ -147,6 +147,22 @@ def test_versions_widen_whatever_is_said_how_often_in_which_order(
         assert [seen.first for seen in several] == sorted(seen.first for seen in several)
 
 
+async def test_history_and_versions_are_kept_where_memory_is_out(own_valkey: EmbeddedServer) -> None:
+    """Commits free memory, and versions are noted before them."""
+    async with Partitions.at(own_valkey.url, "full", max_entries=10) as store:
+        await store.prepare()
+        traffic = Traffic(store)
+        await traffic.write(1)
+        async with Redis.from_url(own_valkey.url) as raw:
+            await raw.config_set("maxmemory", "1")
+        await note_versions(store.home, {("candidate", "7"): (1.0, 2.0)})
+        await said(store, "rollback")
+        await traffic.count()
+        await stopped(store)
+        assert await reset(store, by="", reason="") == 10
+        assert (await versions(store.home), await kinds(store)) == ({}, ["reset", "rollback"])
+
+
 async def test_versions_of_a_side_are_bounded(one: Partitions) -> None:
     for at in range(30):
         await note_versions(one.home, {("candidate", f"build {at}"): (100.0 + at, 200.0 + at)})
@@ -244,6 +260,71 @@ async def test_after_a_reset_only_what_comes_is_counted(one: Partitions, three: 
     }  # fmt: skip
     assert done.accounts == {"p": Accounting(33, 30, 30, {"method": 3})}
     assert await store.home.latch(b"again", resets=1)
+    # Who takes over from the producer goes by what it said itself.
+    assert (await store.standing("p")).account == Accounting(99, 90, 90, {"method": 9})
+
+
+STEPS = st.lists(
+    st.tuples(st.just("write"), st.integers(1, 4))
+    | st.tuples(st.sampled_from(["count", "dead", "read", "publish"]), st.just(0))
+    | st.tuples(st.just("trim"), st.integers(0, 3)),
+    max_size=8,
+)
+
+
+async def play(traffic: Traffic, raw: Any, steps: list[tuple[str, int]]) -> None:
+    for step, number in steps:
+        if step == "write":
+            await traffic.write(number, pairs=1 + number)
+        elif step == "count":
+            await traffic.count()
+        elif step == "publish":
+            traffic.account += Accounting(2, 1, 0, {"method": 1}, {"recorder_full": 1})
+            await traffic.store.publish(traffic.producer, traffic.account)
+        for store in traffic.store.stores:
+            if step == "trim":
+                await raw.xtrim(store.key("pairs"), maxlen=number, approximate=False)
+            elif step in ("read", "dead"):
+                await store.load_state("other")
+                entries = await store.read("other", 1, 0)
+                if step == "dead" and entries:
+                    await store.commit("other", [entries[0].id], b"s", dead={entries[0].id: "bad"})
+
+
+@given(STEPS, STEPS, st.integers(1, 3))
+def test_after_a_reset_all_is_as_if_nothing_had_been_before(
+    valkey: EmbeddedServer, before: list[tuple[str, int]], after: list[tuple[str, int]], partitions: int
+) -> None:
+    """Whatever was: lost, dead or kept. The same steps in a new experiment give the same account."""
+
+    def at() -> Partitions:
+        return Partitions.at(
+            valkey.url, unique("as-new"), partitions=partitions, max_entries=6 * partitions, keep=100 * partitions
+        )
+
+    async def both() -> None:
+        async with at() as used, at() as fresh, Redis.from_url(valkey.url) as raw:
+            await used.prepare()
+            await fresh.prepare()
+            first, second = Traffic(used), Traffic(fresh)
+            await play(first, raw, before)
+            # What somebody holds is counted, or given up where it was trimmed.
+            for store in used.stores:
+                await store.load_state("other")
+                while held := await store.own_pending("other", 10):
+                    await store.commit("other", [entry.id for entry in held], b"s")
+            await first.count()
+            await stopped(used)
+            await reset(used, by="", reason="", force=True)
+            second.sequence = first.sequence
+            await play(first, raw, after)
+            await play(second, raw, after)
+            one, other = await used.snapshot(), await fresh.snapshot()
+            assert figures(one) == figures(other)
+            assert one.accounts == other.accounts
+            assert one.states == other.states
+
+    asyncio.run(both())
 
 
 async def test_a_loss_after_a_reset_is_counted_and_one_before_it_is_not(one: Partitions) -> None:
@@ -353,6 +434,7 @@ async def test_a_reset_that_was_cut_short_is_said_and_done_again(
     traffic = Traffic(three)
     await traffic.write(6)
     await traffic.count()
+    await three.home.slots(["region=us"], 10)
     await stopped(three)
 
     async def gone(*_: object) -> None:
@@ -362,6 +444,8 @@ async def test_a_reset_that_was_cut_short_is_said_and_done_again(
         patched.setattr(three.stores[1], "run", gone)
         with pytest.raises(StoreUnavailable, match="gone"):
             await reset(three, by="", reason="")
+    # Home is first: who counts in another partition meanwhile must get new slots.
+    assert await three.home.slots((), 10) == {}
     with pytest.raises(StoreUnavailable, match="repeat it"):
         await three.snapshot()
     [row] = [row for row in await summaries_of(three) if row.experiment == three.name]
@@ -415,6 +499,15 @@ async def test_one_that_cannot_be_read_hides_no_other(
     assert rows[three.name].problem == ""
 
 
+async def test_damage_that_nobody_foresaw_hides_no_other_either(one: Partitions, three: Partitions) -> None:
+    await one.home.experiment(b"{}")
+    async with Redis.from_url(one.url) as raw:
+        await raw.hset(one.home.key("slots"), "region=us", "first")
+    rows = {row.experiment: row for row in await summaries_of(three)}
+    assert "damaged" in rows[one.name].problem
+    assert rows[three.name].problem == ""
+
+
 async def test_an_unknown_experiment_is_named_beside_those_that_are(one: Partitions) -> None:
     await one.home.experiment(b"{}")
     with pytest.raises(Refused, match=one.name):
@@ -426,6 +519,7 @@ async def test_a_stopped_experiment_is_not_resumed_but_started(one: Partitions) 
     await stopped(one)
     with pytest.raises(Refused, match="experiment start"):
         await one.home.change_controls(ControlChange(paused=False))
+    assert (await one.home.control_status()).controls.silent
     await one.home.change_controls(ControlChange(paused=True, sample=0.5))
     status = await one.home.control_status()
     assert (status.controls.stopped, status.controls.silent, status.controls.version) == (True, True, 2)

@@ -136,6 +136,8 @@ def test_paused_comes_before_every_other_reason() -> None:
     assert decide(made(paused, enabled=False)) == "paused"
     assert decide(made(paused, routes=[{"path": "/", "enabled": False}])) == "paused"
     assert made(paused).sample == 0
+    assert decide(made(Controls(paused=True, stopped=True), enabled=False)) == "stopped"
+    assert made(Controls(stopped=True)).sample == 0
     assert decide(made(paused).under(Controls())) == ""
 
 

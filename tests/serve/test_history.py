@@ -15,12 +15,12 @@ from servers import unique, until
 
 from shadowproxy import metrics
 from shadowproxy.config import Address, Settings, frozen
-from shadowproxy.errors import Refused
+from shadowproxy.errors import PayloadError, Refused
 from shadowproxy.metrics import VerdictMetrics
 from shadowproxy.model import Accounting
 from shadowproxy.pairs.controls import ControlChange
 from shadowproxy.pairs.embedded import EmbeddedServer
-from shadowproxy.pairs.experiments import History, Moment, history, note_versions, reset
+from shadowproxy.pairs.experiments import History, Moment, history, note_versions, remember, reset
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Store
 from shadowproxy.serve.admin import AdminServer
@@ -64,6 +64,14 @@ async def test_two_apis_keep_one_history(counted: Counted) -> None:
         assert reading.changed_at == moment.at
 
 
+async def test_a_reading_that_is_overtaken_says_no_time(counted: Counted) -> None:
+    reader = VerdictReader(Partitions(counted.store), SETTINGS)
+    early = await reader.read()
+    await remember(counted.store, Moment(what="rollback"), early.read_at + 1)
+    assert await reader.remember(early) is None
+    assert await kinds(counted) == ["rollback"]
+
+
 async def test_exhaustion_is_a_change(counted: Counted) -> None:
     policy = SETTINGS.verdict.model_copy(update={"horizon": 1})
     await api_of(counted).update()
@@ -87,6 +95,14 @@ async def test_after_a_reset_the_history_goes_on(counted: Counted) -> None:
 
     await until(again)
     assert (await counted.verdict()).pairs == 0
+    assert (await counted.store.snapshot()).latch is None
+    # A rollback stands again, in the run that it is of.
+    counted.states.clear()
+    await counted.store.load_state("one")
+    await counted.count("one", [pair(at, BROKEN) for at in range(200)])
+    await api.update()
+    assert await kinds(counted) == ["rollback", "continue", "reset", "rollback"]
+    assert (await counted.store.snapshot()).latch is not None
 
 
 async def test_the_api_shows_it_and_the_metrics_since_when(counted: Counted) -> None:
@@ -197,6 +213,13 @@ async def test_what_another_version_counted_is_shown_without_a_verdict(counted: 
     assert found.verdict is None
     assert "a newer shadowproxy" in found.problem
     assert found.stream.counted == 1
+
+
+async def test_damage_is_an_error_that_is_meant_for_people(counted: Counted) -> None:
+    await counted.store.experiment(msgspec.json.encode(frozen(SETTINGS)))
+    await counted.store.command("HSET", "slots", "region=us", "first")
+    with pytest.raises(PayloadError, match="damaged"):
+        await report(counted.store.url, counted.store.name, None)
 
 
 def test_lines_for_people_hold_no_control_characters() -> None:
