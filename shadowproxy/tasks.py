@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
 _ASK_AGAIN = 1.0
+
+T = TypeVar("T")
 
 
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
@@ -23,6 +25,33 @@ async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=_ASK_AGAIN)
+
+
+async def first(attempts: Sequence[Callable[[], Coroutine[Any, Any, T]]], stagger: float) -> T:
+    """What the first of several attempts gives that succeeds; the others are cancelled.
+
+    Each next one begins when all before it have failed, or `stagger` seconds after the last. Where all fail, the last
+    failure is raised.
+    """
+    loop = asyncio.get_running_loop()
+    left = list(reversed(attempts))
+    running: set[asyncio.Task[T]] = set()
+    failure: BaseException = ValueError("nothing to attempt")
+    try:
+        while left or running:
+            if left:
+                running.add(loop.create_task(left.pop()()))
+            done, running = await asyncio.wait(
+                running, timeout=stagger if left else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for ended in done:
+                error = ended.exception()
+                if error is None:
+                    return ended.result()
+                failure = error
+        raise failure
+    finally:
+        await end(running)
 
 
 class Tasks:
