@@ -29,9 +29,9 @@ _REDIRECTIONS: Final = 5
 """Times that one command follows MOVED and ASK: more only where servers disagree, who need time and no questions."""
 _STAGGER: Final = 0.1
 """Seconds that one server has to say who serves, before the next is asked beside it."""
-_LOOK_AGAIN: Final = 10.0
-"""Seconds between questions to the Sentinels where nothing is wrong: an old master that was cut off from its replicas
-still answers, and nothing it says is true."""
+_LOOK_AGAIN: Final = 1.0
+"""Seconds between questions to the Sentinels where nothing seems wrong: a master that has been replaced goes on to
+answer until they reach it, and what it is given by then is lost."""
 
 Words = Sequence[Any]
 Ranges = Sequence[tuple[int, int, ServerAddress]]
