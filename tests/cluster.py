@@ -62,6 +62,7 @@ class Server:
             self.process = subprocess.Popen(
                 [self._program, *(self._mode or ("--port", str(self.port), *own)), *self._options],
                 stdout=log,
+                stderr=log,
                 cwd=self.folder,
             )
         self.wait()

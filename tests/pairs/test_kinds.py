@@ -12,7 +12,7 @@ import pytest
 from cluster import Cluster, Server, Watched, cluster, slot_of, wait_for, watched
 from comparator.test_worker import SETTINGS, pair
 from msgspec.structs import replace
-from redis.asyncio.cluster import RedisCluster
+from redis.crc import key_slot
 from servers import unique, until
 
 from shadowproxy import metrics
@@ -284,33 +284,31 @@ async def test_one_node_that_answers_is_enough_to_begin_with(servers: Cluster) -
 
 
 async def test_tasks_that_share_connections_each_reach_a_slot_that_is_on_its_way(servers: Cluster) -> None:
-    client = Client(servers.url, reply_within=5, connect_within=5, attempts=1)
     keys = [f"{{moving}}:{number}" for number in range(100)]
-    for key in keys:
-        await client.command("SET", key, key)
-    asked = 0
-
-    async def ask_all() -> None:
-        nonlocal asked
-        for _ in range(5):
-            # Half of the keys are here and half there; of the latter each needs an ASKING of its own.
-            assert await asyncio.gather(*(client.command("GET", key) for key in keys)) == [key.encode() for key in keys]
-            asked += len(keys)
-
+    slot, values = key_slot(b"moving"), [key.encode() for key in keys]
     loop = asyncio.get_running_loop()
-    source = servers.owner(slot_of_key(keys[0]))
-    moving = asyncio.to_thread(
-        servers.move, slot_of_key(keys[0]), lambda: asyncio.run_coroutine_threadsafe(ask_all(), loop).result(20)
-    )
-    await moving
-    assert asked == 500
-    assert b"errorstat_ASK" in source.ask("INFO", "errorstats")
-    await ask_all()
-    await client.close()
+    async with aclosing(Client(servers.url, reply_within=5, connect_within=5, attempts=1)) as client:
+
+        async def ask_all() -> None:
+            for _ in range(5):
+                assert await asyncio.gather(*(client.command("GET", key) for key in keys)) == values
+
+        def halfway() -> None:
+            # Some of the keys are here and some there; each of the latter needs an ASKING of its own.
+            asyncio.run_coroutine_threadsafe(ask_all(), loop).result(30)
+
+        await asyncio.gather(*(client.command("SET", key, key) for key in keys))
+        source, _ = await asyncio.to_thread(servers.move, slot, halfway)
+        assert b"errorstat_ASK:count=15" in source.ask("INFO", "errorstats")
+        await ask_all()
 
 
-def slot_of_key(key: str) -> int:
-    return int(RedisCluster.keyslot(key.encode()))
+@asynccontextmanager
+async def aclosing(client: Client) -> AsyncIterator[Client]:
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 async def test_slots_that_nobody_serves_or_that_nodes_disagree_on_are_a_store_that_is_unavailable(
