@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -52,6 +53,27 @@ async def first(attempts: Sequence[Callable[[], Coroutine[Any, Any, T]]], stagge
         raise failure
     finally:
         await end(running)
+
+
+class Pauses:
+    """How long to wait between attempts at what fails: ever longer, and by chance, so that processes don't ask at once.
+
+    The first pause is `first` seconds at the most, each next twice the last up to `most`, and none is less than half.
+    """
+
+    def __init__(self, first: float, most: float, jitter: Callable[[], float] = random.random) -> None:
+        self._first = self._next = first
+        self._most = most
+        self._jitter = jitter
+
+    def after_failure(self) -> float:
+        """Seconds to wait now."""
+        pause, self._next = self._next, min(2 * self._next, self._most)
+        return pause * (0.5 + 0.5 * self._jitter())
+
+    def reset(self) -> None:
+        """It has succeeded."""
+        self._next = self._first
 
 
 class Tasks:

@@ -47,6 +47,18 @@ _ADVICE: Final[tuple[tuple[type[BaseException], str], ...]] = (
 )
 
 
+COMMANDS: Final = (
+    "eval", "evalsha", "exists", "get", "hdel", "hget", "hgetall", "hincrby", "hkeys", "hlen",
+    "hmget", "hset", "hsetnx", "info", "lpop", "lpush", "lrange", "ltrim", "rpush", "set", "time", "xack", "xadd",
+    "xclaim", "xdel", "xgroup", "xinfo", "xlen", "xpending", "xrange", "xread", "xreadgroup", "xrevrange", "xtrim",
+    "zadd", "zcard", "zcount", "zrange", "zrangebyscore", "zrem",
+)  # fmt: skip
+"""What a user of the store must be allowed to do, on the keys shadow:*, as an ACL names it."""
+
+CLUSTER_COMMANDS: Final = ("asking", "cluster|slots")
+"""And besides in a Cluster."""
+
+
 def redacted(url: str) -> str:
     """A store's URL as it may be shown: without password and without query.
 
@@ -78,6 +90,8 @@ def boundary(url: str) -> Iterator[None]:
         # redis-py tells what went wrong in TLS as a connection that failed.
         cause = error.__cause__ or error.__context__
         known = cause if isinstance(cause, ssl.SSLError) else error
+        if "ACL failure in script" in str(error):
+            known = errors.NoPermissionError()
         advice = next((advice for kind, advice in _ADVICE if isinstance(known, kind)), "check redis.url")
         what = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise StoreUnavailable(f"{redacted(url)}: {what}; {advice}") from error
