@@ -154,9 +154,9 @@ class Client:
         within = None if reply_within is None else connect_within + reply_within
         self._server = Router(directory, server, within=within, look_within=connect_within)
 
-    async def command(self, *words: Any) -> Any:
-        """One command, its raw reply. In a Cluster it goes where its key is."""
-        return await self._server.command(words)
+    async def command(self, *words: Any, near: str | None = None) -> Any:
+        """One command, its raw reply. In a Cluster it goes where its key is; one without a key, where `near` is."""
+        return await self._server.command(words, near)
 
     async def run(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
         """One script, sent in full only where the server doesn't know it yet (anew after each of its restarts)."""

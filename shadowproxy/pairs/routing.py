@@ -44,8 +44,11 @@ _NOT_THE_MASTER: Final = (*_GONE, errors.ReadOnlyError, errors.ClusterDownError)
 class Server(Protocol):
     """Where commands are sent."""
 
-    async def command(self, words: Words) -> Any:
-        """One command, its raw reply. Raises what redis-py raises, and OSError."""
+    async def command(self, words: Words, near: str | None = None) -> Any:
+        """One command, its raw reply; where it has no key, of the server that has the key `near`.
+
+        Raises what redis-py raises, and OSError.
+        """
 
     async def close(self) -> None:
         """Close all connections."""
@@ -59,7 +62,7 @@ class Single:
         redis.response_callbacks.clear()
         self._redis = redis
 
-    async def command(self, words: Words) -> Any:
+    async def command(self, words: Words, near: str | None = None) -> Any:
         """See `Server.command`."""
         # redis-py leaves this one method without types.
         return await self._redis.execute_command(*words)  # type: ignore[no-untyped-call]
@@ -73,6 +76,10 @@ class Single:
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    async def close_idle(self) -> None:
+        """Close the connections that nobody uses."""
+        await self._redis.connection_pool.disconnect(inuse_connections=False)
 
     async def close(self) -> None:
         """See `Server.close`."""
@@ -88,6 +95,7 @@ class Pools:
     def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._open: dict[ServerAddress, Single] = {}
+        self._retired: list[Single] = []
 
     def at(self, address: ServerAddress) -> Single:
         """The pool of that server."""
@@ -97,13 +105,19 @@ class Pools:
         return found
 
     async def keep(self, addresses: set[ServerAddress]) -> None:
-        """Close those of all other servers."""
-        for address in [*self._open.keys() - addresses]:
-            await self._open.pop(address).close()
+        """Give up those of all other servers.
+
+        What is under way there ends as it does: redis-py has no word for a connection that is taken from under a
+        command. What it leaves open is closed the next time.
+        """
+        retired, self._retired = self._retired, [self._open.pop(one) for one in [*self._open.keys() - addresses]]
+        for pool in (*retired, *self._retired):
+            await pool.close_idle()
 
     async def close(self) -> None:
         """Close them all."""
-        await self.keep(set())
+        while self._open or self._retired:
+            await (self._retired.pop() if self._retired else self._open.popitem()[1]).close()
 
 
 class Directory(Protocol):
@@ -113,8 +127,8 @@ class Directory(Protocol):
     def look_again(self) -> float | None:
         """Seconds after which it is asked without a reason, None for never."""
 
-    def slot(self, words: Words) -> int | None:
-        """The slot of a command's key, None where any server will do."""
+    def slot(self, key: bytes | None) -> int | None:
+        """Where a key is, None where any server will do."""
 
     def informants(self, known: Sequence[ServerAddress]) -> Sequence[ServerAddress]:
         """Who can be asked, `known` being the servers of the last answer."""
@@ -153,10 +167,11 @@ class Router:
         self._looked_at = 0.0
         self._failure: Exception | None = None
 
-    async def command(self, words: Words) -> Any:
+    async def command(self, words: Words, near: str | None = None) -> Any:
         """See `Server.command`."""
+        slot = self._directory.slot(key_of(words) if near is None else near.encode("utf-8", "surrogatepass"))
         async with asyncio.timeout(self._within):
-            return await self._routed(words, self._directory.slot(words))
+            return await self._routed(words, slot)
 
     async def _routed(self, words: Words, slot: int | None) -> Any:
         at, asking, succeeded = await self._owner(slot), False, False
@@ -214,15 +229,14 @@ class Router:
                 try:
                     self._ranges = await self._found()
                 except (errors.RedisError, OSError) as error:
+                    self._looks += 1
                     self._failure = error
                 else:
+                    self._looks += 1
                     self._failure = None
                     self._owners.clear()
                     self._doubtful.clear()
                     self._looked_at = asyncio.get_running_loop().time()
-                finally:
-                    self._looks += 1
-                if self._failure is None:
                     await self._pools.keep({*self._serving(), *self._directory.informants(())})
             if self._failure is not None:
                 raise self._failure
@@ -255,9 +269,8 @@ class Cluster:
         """`nodes` are where to ask first."""
         self._nodes = nodes
 
-    def slot(self, words: Words) -> int | None:
+    def slot(self, key: bytes | None) -> int | None:
         """See `Directory.slot`."""
-        key = key_of(words)
         return None if key is None else key_slot(key)
 
     def informants(self, known: Sequence[ServerAddress]) -> Sequence[ServerAddress]:
@@ -290,7 +303,7 @@ class Sentinels:
         self._service = service
         self._sentinels = Pools(connect)
 
-    def slot(self, words: Words) -> int | None:
+    def slot(self, key: bytes | None) -> int | None:
         """See `Directory.slot`."""
         return None
 
