@@ -25,7 +25,7 @@ from shadowproxy.children import Stop, on_hangup
 from shadowproxy.config import Settings, experiment_id, frozen
 from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Side
-from shadowproxy.tasks import Tasks
+from shadowproxy.tasks import Pauses, Tasks
 from shadowproxy.tasks import end as end_tasks
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ recorder, less than what a supervisor adds to the grace before it kills."""
 
 EXIT_AT_ONCE = 130
 """As a shell has it for Ctrl-C."""
-_STORE_EVERY = 2.0
+_STORE_FIRST, _STORE_MOST = 0.5, 4.0
 """Seconds between attempts to reach a store that was away when the process started."""
 
 Announce = Callable[[Mapping[str, str]], None]
@@ -161,8 +161,9 @@ async def _introduce(store: Partitions, description: bytes) -> None:
 
 
 async def _introduce_later(store: Partitions, description: bytes) -> None:
+    pauses = Pauses(_STORE_FIRST, _STORE_MOST)
     while True:
-        await asyncio.sleep(_STORE_EVERY)
+        await asyncio.sleep(pauses.after_failure())
         with contextlib.suppress(StoreUnavailable):
             await _introduce(store, description)
             return

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
-from typing import Any
+import random
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
 _ASK_AGAIN = 1.0
+
+T = TypeVar("T")
 
 
 async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
@@ -23,6 +26,54 @@ async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=_ASK_AGAIN)
+
+
+async def first(attempts: Sequence[Callable[[], Coroutine[Any, Any, T]]], stagger: float) -> T:
+    """What the first of several attempts gives that succeeds; the others are cancelled.
+
+    Each next one begins when all before it have failed, or `stagger` seconds after the last. Where all fail, the last
+    failure is raised.
+    """
+    loop = asyncio.get_running_loop()
+    left = list(reversed(attempts))
+    running: set[asyncio.Task[T]] = set()
+    failure: BaseException = ValueError("nothing to attempt")
+    try:
+        while left or running:
+            if left:
+                running.add(loop.create_task(left.pop()()))
+            done, running = await asyncio.wait(
+                running, timeout=stagger if left else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for ended in done:
+                error = ended.exception()
+                if error is None:
+                    return ended.result()
+                failure = error
+        raise failure
+    finally:
+        await end(running)
+
+
+class Pauses:
+    """How long to wait between attempts at what fails: ever longer, and by chance, so that processes don't ask at once.
+
+    The first pause is `first` seconds at the most, each next twice the last up to `most`, and none is less than half.
+    """
+
+    def __init__(self, first: float, most: float, jitter: Callable[[], float] = random.random) -> None:
+        self._first = self._next = first
+        self._most = most
+        self._jitter = jitter
+
+    def after_failure(self) -> float:
+        """Seconds to wait now."""
+        pause, self._next = self._next, min(2 * self._next, self._most)
+        return pause * (0.5 + 0.5 * self._jitter())
+
+    def reset(self) -> None:
+        """It has succeeded."""
+        self._next = self._first
 
 
 class Tasks:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shadowproxy.tasks import Tasks
+from shadowproxy.tasks import Pauses, Tasks, first
 
 
 async def test_a_task_that_dies_is_logged_and_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -56,3 +56,39 @@ async def test_a_task_that_loses_its_cancellation_is_cancelled_again() -> None:
     assert lost.is_set()
     assert task.cancelled()
     assert len(tasks) == 0
+
+
+async def test_the_first_that_succeeds_is_taken_and_the_others_end() -> None:
+    begun: list[str] = []
+    ended: list[str] = []
+
+    async def never() -> str:
+        begun.append("never")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("never")
+        raise AssertionError
+
+    async def fails() -> str:
+        begun.append("fails")
+        raise ConnectionError("refused")
+
+    async def succeeds() -> str:
+        begun.append("succeeds")
+        return "answer"
+
+    assert await first([fails, never, succeeds, never], 0.01) == "answer"
+    assert (begun, ended) == (["fails", "never", "succeeds"], ["never"])
+    # A failure is not waited out.
+    assert await first([fails, succeeds], 1e9) == "answer"
+    with pytest.raises(ConnectionError, match="refused"):
+        await first([fails, fails], 0.01)
+
+
+def test_pauses_grow_and_differ_and_begin_anew() -> None:
+    most = Pauses(0.1, 0.5, jitter=lambda: 1.0)
+    assert [most.after_failure() for _ in range(5)] == [0.1, 0.2, 0.4, 0.5, 0.5]
+    most.reset()
+    assert most.after_failure() == 0.1
+    assert Pauses(0.1, 0.5, jitter=lambda: 0.0).after_failure() == 0.05

@@ -23,6 +23,7 @@ from shadowproxy.config.headers import HeaderName
 from shadowproxy.config.redaction import Redact
 from shadowproxy.config.section import Section
 from shadowproxy.config.shaping import Credentials, CredentialsOrWord, HeaderEdits, Host, JsonFields, Rewrite
+from shadowproxy.config.store_url import parse_store_url
 from shadowproxy.config.units import Address, Duration, HttpUrl, Listen, Size, Workers
 from shadowproxy.errors import Fault
 
@@ -315,7 +316,9 @@ class Redis(Section):
     url: str | None = Field(
         None,
         repr=False,
-        description="redis://[user:password@]host:port/db or unix:///path; `${VAR}` keeps secrets out of the file",
+        description="redis://[user:password@]host:port/db, unix:///path, redis+sentinel://host:port,…/SERVICE/db or "
+        "redis+cluster://host:port,…; rediss… for TLS, with ssl_ca_certs and the like as query parameters (see "
+        "docs/stores.md); `${VAR}` keeps secrets out of the file",
     )
     data_dir: str = Field(
         ".shadowproxy",
@@ -347,15 +350,8 @@ class Redis(Section):
     @field_validator("url")
     @classmethod
     def _kind(cls, url: str | None) -> str | None:
-        if url is not None and not re.match(r"(rediss?|unix)://.", url):
-            raise ValueError("write redis://host:port, rediss://host:port or unix:///path/to/socket")
-        try:
-            readable = url is None or urlsplit(url).port != 0
-        except ValueError:
-            readable = False
-        if not readable:
-            # Not quoted: a password with a character that ends the host is the likeliest reason.
-            raise ValueError("is not a URL: percent-encode what is special in user and password (`/` as %2F)")
+        if url is not None:
+            parse_store_url(url)
         return url
 
 

@@ -127,7 +127,7 @@ def without_passwords(text: str) -> str:
     "not 'redis://***@host/0?password=***&db=1'"
     """
     text = re.sub(r"://\S*@", "://***@", text)
-    return re.sub(r"\b(password=)[^&\s'\"]*", r"\1***", text)
+    return re.sub(r"(password=)[^&\s'\"]*", r"\1***", text)
 
 
 def parse_workers(text: Any) -> int | Literal["auto"]:

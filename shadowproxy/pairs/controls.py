@@ -11,11 +11,14 @@ from typing import Final, Protocol
 import msgspec
 
 from shadowproxy.errors import PayloadError, Refused, StoreUnavailable
+from shadowproxy.tasks import Pauses
 
 log = logging.getLogger(__name__)
 
 EVERY: Final = 0.25
 """Seconds between two looks at the controls: with the time of a reply, well within the second that is promised."""
+_RETRY_MOST: Final = 1.0
+"""Seconds between two looks while the store is away, at the most: back again, it is heard within the same second."""
 REPORT_EVERY: Final = 5.0
 """Seconds after which a proxy says anew that it is there, and what it goes by."""
 LIVE: Final = 3 * REPORT_EVERY
@@ -223,7 +226,9 @@ class Watcher:
         """Until cancelled."""
         clock = asyncio.get_running_loop().time
         report_at = clock()
+        pauses = Pauses(self._every, max(self._every, _RETRY_MOST))
         while True:
+            pause = self._every
             try:
                 if await self.look() or clock() >= report_at:
                     await self._store.report_controls(self._name, self._current.version)
@@ -231,12 +236,14 @@ class Watcher:
                 if self._lost:
                     log.info("the controls can be read again")
                 self._lost = False
+                pauses.reset()
             except StoreUnavailable as error:
                 if not self._lost:
                     log.warning("the controls can't be read, what was in force stays: %s", error)
                 self._lost = True
                 report_at = clock()
-            await asyncio.sleep(self._every)
+                pause = pauses.after_failure()
+            await asyncio.sleep(pause)
 
     async def leave(self) -> None:
         """Say that this proxy is gone, if anybody listens."""

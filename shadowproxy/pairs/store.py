@@ -314,7 +314,7 @@ def _account(stored: bytes) -> Accounting:
 
 
 class Connections:
-    """The connections to one server or Cluster, for whatever number of partitions is there."""
+    """The connections to a store of any kind, for whatever number of partitions is there."""
 
     def __init__(self, url: str, *, reply_within: float = _TIMEOUT) -> None:
         """Connects to nothing yet. Raises StartError for a URL that can't be used."""
@@ -433,7 +433,7 @@ class Store:
     async def prepare(self) -> None:
         """Check the server and make the consumer group, from the stream's beginning, where there is none."""
         with boundary(self.url):
-            found = _version(await self._client.command("INFO", "server"))
+            found = _version(await self._client.command("INFO", "server", near=self._pairs))
             if tuple(int(part) for part in found.split(".")[:2]) < _OLDEST:
                 raise StartError(
                     f"{redacted(self.url)} is version {found}; shadowproxy needs Redis ≥ 7.0 or Valkey ≥ 8"
@@ -800,7 +800,7 @@ class Store:
     async def experiment(self, description: bytes) -> bytes:
         """Say what this experiment is, once: its frozen settings. Returns the description that was given first."""
         with boundary(self.url):
-            seconds, _ = await self._client.command("TIME")
+            seconds, _ = await self._client.command("TIME", near=self._experiment)
             await self._client.command("ZADD", _EXPERIMENTS, "NX", int(seconds), self.name)
             await self._client.command("SET", self._experiment, description, "NX")
             return bytes(await self._client.command("GET", self._experiment))
@@ -841,7 +841,7 @@ class Store:
                     before = decode_controls(found or None)
                 except PayloadError:
                     before = Controls()
-                seconds, micros = await self._client.command("TIME")
+                seconds, micros = await self._client.command("TIME", near=self._controls)
                 after = change.applied_to(before, int(seconds) + int(micros) / 1e6)
                 new = msgspec.json.encode(after)
                 keys = (self._controls, self._control_history)

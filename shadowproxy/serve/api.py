@@ -14,9 +14,13 @@ from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.metrics import GuardrailReading, VerdictReading
 from shadowproxy.serve.admin import problem
 from shadowproxy.serve.reader import Reading, VerdictReader
+from shadowproxy.tasks import Pauses
 from shadowproxy.verdict.record import Cell, Verdict
 
 log = logging.getLogger(__name__)
+
+_RETRY_MOST = 4.0
+"""Seconds between attempts to read a verdict that can't be read, at the most."""
 
 
 class VerdictApi:
@@ -39,10 +43,15 @@ class VerdictApi:
         return [web.get("/api/v1/verdict", self._verdict), web.get("/api/v1/history", self._history)]
 
     async def run(self) -> None:
-        """Keep the verdict fresh until cancelled."""
+        """Keep the verdict fresh until cancelled. One that can't be read is tried less and less often."""
+        pauses = Pauses(self._refresh, max(self._refresh, _RETRY_MOST))
         while True:
             await self.update()
-            await asyncio.sleep(self._refresh)
+            if self._trouble:
+                await asyncio.sleep(pauses.after_failure())
+            else:
+                pauses.reset()
+                await asyncio.sleep(self._refresh)
 
     async def update(self) -> None:
         """Read the verdict once. What goes wrong is kept for `ready`, logged when it changes, and never raised."""

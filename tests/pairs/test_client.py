@@ -23,6 +23,14 @@ from shadowproxy.pairs.client import Client, redacted
         ("redis://:pa#SECRET@host:1/0", "redis://***"),
         ("redis://:pa@SECRET@host:1/0", "redis://***"),
         ("redis://[::1:6379", "redis://[::1:6379"),
+        ("redis://:a://SECRET@host", "redis://***"),
+        ("redis+cluster://me:SECRET@h:1,h:2", "redis+cluster://me:***@h:1,h:2"),
+        (
+            "rediss+cluster://:SECRET@[::1]:1,h?ssl_ca_certs=ca.pem&ssl_password=SECRET",
+            "rediss+cluster://:***@[::1]:1,h",
+        ),
+        ("redis+sentinel://h,i:2/models/1?sentinel_password=SECRET", "redis+sentinel://h,i:2/models/1"),
+        ("redis+cluster://:pa/SECRET@h:1,h:2", "redis+cluster://***"),
         ("me:SECRET@host", "***"),
     ],
 )
@@ -32,6 +40,6 @@ def test_a_shown_url_has_no_password(url: str, shown: str) -> None:
 
 @pytest.mark.parametrize("url", ["redis://[::1:6379", "redis://:SECRET/x@host:1/0", "redis://h:port", "http://h"])
 def test_a_url_that_cannot_be_used_is_one_line_without_its_password(url: str) -> None:
-    with pytest.raises(StartError, match=r"redis\.url .*percent-encode") as raised:
+    with pytest.raises(StartError, match=r"redis\.url .*(percent-encode|write redis://)") as raised:
         Client(url, reply_within=1, connect_within=1, attempts=1)
     assert "SECRET" not in str(raised.value)
