@@ -520,9 +520,17 @@ class Store:
         return [_entry(entry) for entry in reply]
 
     async def claim(self, worker: str, idle: float, entries: int) -> list[Entry]:
-        """Take over up to `entries` entries that other workers have held for `idle` seconds without committing."""
-        reply = await self._run_in_group(_CLAIM, (self._pairs,), GROUP, worker, round(idle * 1000), entries)
-        return [_entry(entry) for entry in reply]
+        """Take over up to `entries` entries that other workers have held for `idle` seconds without committing.
+
+        After StoreUnavailable some may have been: `own_pending` finds them.
+        """
+
+        async def once() -> Any:
+            # Asked again because its reply was lost, it would pass over what is the worker's already.
+            async with asyncio.timeout(self._reply_within):
+                return await self._reader.run(_CLAIM, (self._pairs,), GROUP, worker, round(idle * 1000), entries)
+
+        return [_entry(entry) for entry in await self._in_group(once)]
 
     async def commit(
         self,

@@ -391,6 +391,18 @@ async def test_claiming_takes_idle_entries_of_others_only(store: Store) -> None:
     assert ids(await store.own_pending("a", 10)) == ids(mine) + ids(theirs)
 
 
+async def test_what_was_claimed_by_a_lost_reply_is_found_again(server: str) -> None:
+    async with relay_to(server) as relay, await Store.open(relay.url, unique("lost"), max_entries=100) as store:
+        await fill(store, 3)
+        await store.read("dead", 3, 0)
+        await store.claim("another", 60.0, 1)
+        relay.lose_replies = 1
+        with pytest.raises(StoreUnavailable):
+            await store.claim("w", 0, 3)
+        assert relay.lost == 1
+        assert len(await store.own_pending("w", 10)) == 3
+
+
 async def test_many_entries_can_be_claimed_and_committed_at_once(store: Store) -> None:
     await fill(store, 450, pairs=1)
     await store.read("dead", 450, 0)
