@@ -5,6 +5,7 @@ All of it lives in the home partition, beside what was counted.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -28,6 +29,8 @@ MOST_VERSIONS: Final = 20
 OTHER: Final = "other"
 """All values past these. A service that numbers its answers instead of its versions must not fill the store."""
 RESET: Final = "reset"
+SPOKEN: Final = 3.0
+"""Seconds after a stop until all proxies have published what they still hold: they do so every second."""
 _VERSION: Final = 1
 _LONGEST: Final = 128
 _ANY_BOUND: Final = 1_000_000
@@ -132,21 +135,22 @@ async def versions(home: Store) -> dict[str, tuple[VersionSeen, ...]]:
     }
 
 
-async def reset(store: Partitions, *, by: str, reason: str, force: bool = False) -> int:
+async def reset(store: Partitions, *, by: str, reason: str, force: bool = False, spoken: float = SPOKEN) -> int:
     """Forget all that was counted, so that the experiment begins anew under its id. Returns how many pairs that was.
 
-    Raises Refused unless the experiment is stopped and what was recorded has been counted, and StoreUnavailable. After
-    the latter part of it may be done; asking again does it all.
+    Raises Refused unless the experiment is stopped and what was recorded has been counted, PayloadError where that
+    can't be told, and StoreUnavailable: then part of it may be done, and asking again does it all.
 
     `force` resets too where proxies hold pairs that are neither stored nor dropped: what of it arrives later is counted
-    then. Some never arrives, where a proxy was killed and nobody takes up its spool.
+    then. Some never arrives, where a proxy was killed and nobody takes up its spool. Where proxies run it waits until
+    the stop is `spoken` seconds old.
     """
     books = [await one.books() for one in store.stores]
     number = 1 + max(book.resets for book in books)
     counted = 0
     if len({book.resets for book in books}) == 1:
         # Else an earlier reset was cut short, and there is no account to look at.
-        snapshot = await store.snapshot()
+        snapshot = await _spoken(store, spoken)
         counted = snapshot.committed_pairs
         await _refuse_unsettled(store, snapshot, force=force)
     moment = Moment(what=RESET, pairs=counted, by=by, reasons=(reason,) if reason else ())
@@ -160,6 +164,19 @@ async def reset(store: Partitions, *, by: str, reason: str, force: bool = False)
         if not done:
             raise Refused(f"{store.name} has pairs that are not counted yet: wait for the comparators")
     return counted
+
+
+async def _spoken(store: Partitions, within: float) -> Snapshot:
+    """The store when running proxies have said what they hold. A request may have begun just before they stopped, and
+    the account that is stored just before that."""
+    snapshot = await store.snapshot()
+    status = await store.home.control_status()
+    wait = status.controls.at + within - snapshot.time
+    if not status.controls.stopped or not status.proxies or wait <= 0:
+        return snapshot
+    # Not longer than asked for, whatever the store's clock has done since.
+    await asyncio.sleep(min(wait, within))
+    return await store.snapshot()
 
 
 async def _refuse_unsettled(store: Partitions, snapshot: Snapshot, *, force: bool) -> None:

@@ -375,11 +375,27 @@ async def test_what_runs_or_is_not_counted_is_not_reset(one: Partitions) -> None
     await refused(one, "2 stream entries .* not counted yet", force=True)
     await one.home.commit("w", [entry.id for entry in await one.home.own_pending("w", 10)], b"s")
     await one.home.report_controls("proxy-1", 0)
-    await refused(one, "proxy-1 has not confirmed the stop")
+    await refused(one, "proxy-1 has not confirmed the stop", spoken=0)
     await one.home.report_controls("proxy-1", 1)
     await one.publish("p", traffic.account + Accounting(3, 3, 0))
-    await refused(one, r"on their way .*p 3.*--force")
-    assert await reset(one, by="", reason="", force=True) == 20
+    await refused(one, r"on their way .*p 3.*--force", spoken=0)
+    assert await reset(one, by="", reason="", force=True, spoken=0) == 20
+
+
+async def test_proxies_have_the_time_to_say_what_they_hold(one: Partitions) -> None:
+    """A request that began just before the stop is in no account yet when all have confirmed it."""
+    traffic = Traffic(one)
+    await traffic.write(1)
+    await traffic.count()
+    await stopped(one)
+    await one.home.report_controls("proxy-1", 1)
+    running = asyncio.ensure_future(reset(one, by="", reason="", spoken=2.0))
+    for _ in range(50):
+        # One that did not wait would have done it by now.
+        await one.snapshot()
+    await one.publish("p", traffic.account + Accounting(1, 1, 0))
+    with pytest.raises(Refused, match="on their way"):
+        await running
 
 
 async def test_the_store_itself_looks_whether_it_may(one: Partitions, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,9 +403,10 @@ async def test_the_store_itself_looks_whether_it_may(one: Partitions, monkeypatc
     traffic = Traffic(one)
     await traffic.write(1)
 
-    async def looks_away(*_: object, **__: object) -> None:
-        return
+    async def looks_away(store: Partitions, *_: object, **__: object) -> Snapshot:
+        return await store.snapshot()
 
+    monkeypatch.setattr(experiments, "_spoken", looks_away)
     monkeypatch.setattr(experiments, "_refuse_unsettled", looks_away)
     await refused(one, "is not stopped")
     await stopped(one)
