@@ -129,10 +129,10 @@ class Cluster:
                 return next(node for node in self.nodes if node.port == master[1])
         raise AssertionError(slot)
 
-    def move(self, slot: int, halfway: Callable[[], None] = lambda: None) -> tuple[Server, Server]:
+    def move(self, slot: int, halfway: Callable[[], None] = lambda: None, *, after: int = 3) -> tuple[Server, Server]:
         """Give a slot with its keys to another master, as `valkey-cli --cluster reshard` does. Returns from and to.
 
-        `halfway` is called when some of its keys are here and some there.
+        `halfway` is called when some of its keys are here and some, `after` of them, there.
         """
         source = self.owner(slot)
         target = self.nodes[(self.nodes.index(source) + 1) % 3]
@@ -144,7 +144,7 @@ class Cluster:
             # NOKEY: deleted meanwhile.
             assert source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys) in (b"OK", b"NOKEY")
             moved += 1
-            if moved == 3:
+            if moved == after:
                 halfway()
         for node in (target, source, *self.nodes):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", names[target])

@@ -298,8 +298,10 @@ async def test_tasks_that_share_connections_each_reach_a_slot_that_is_on_its_way
             asyncio.run_coroutine_threadsafe(ask_all(), loop).result(30)
 
         await asyncio.gather(*(client.command("SET", key, key) for key in keys))
-        source, _ = await asyncio.to_thread(servers.move, slot, halfway)
-        assert b"errorstat_ASK:count=15" in source.ask("INFO", "errorstats")
+        source, target = await asyncio.to_thread(servers.move, slot, halfway, after=50)
+        assert b"errorstat_ASK:count=250" in source.ask("INFO", "errorstats")
+        # It would send away whoever is not announced.
+        assert b"errorstat_MOVED" not in target.ask("INFO", "errorstats")
         await ask_all()
 
 
@@ -309,6 +311,15 @@ async def aclosing(client: Client) -> AsyncIterator[Client]:
         yield client
     finally:
         await client.close()
+
+
+async def test_a_slot_that_was_moved_unseen_is_found_though_its_old_master_is_dead(servers: Cluster) -> None:
+    async with Store(servers.url, "e", max_entries=10, reply_within=1.0) as store:
+        await store.prepare()
+        source, target = await asyncio.to_thread(servers.move, slot_of("e", 0))
+        source.kill()
+        await store.append("p", 1, b"one", 1, Accounting(1, 1, 1))
+        assert target.ask("EXISTS", "shadow:{e:0}:totals") == 1
 
 
 async def test_slots_that_nobody_serves_or_that_nodes_disagree_on_are_a_store_that_is_unavailable(
