@@ -48,10 +48,10 @@ _ADVICE: Final[tuple[tuple[type[BaseException], str], ...]] = (
 
 
 COMMANDS: Final = (
-    "eval", "evalsha", "exists", "get", "hdel", "hget", "hgetall", "hincrby", "hkeys", "hlen",
+    "del", "eval", "evalsha", "exists", "get", "hdel", "hexists", "hget", "hgetall", "hincrby", "hkeys", "hlen",
     "hmget", "hset", "hsetnx", "info", "lpop", "lpush", "lrange", "ltrim", "rpush", "set", "time", "xack", "xadd",
     "xclaim", "xdel", "xgroup", "xinfo", "xlen", "xpending", "xrange", "xread", "xreadgroup", "xrevrange", "xtrim",
-    "zadd", "zcard", "zcount", "zrange", "zrangebyscore", "zrem",
+    "zadd", "zcard", "zcount", "zpopmin", "zrange", "zrangebyscore", "zrem", "zscore",
 )  # fmt: skip
 """What a user of the store must be allowed to do, on the keys shadow:*, as an ACL names it."""
 

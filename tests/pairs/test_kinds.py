@@ -127,6 +127,13 @@ class Whole:
         await self._offering
         await self.recorder.drain(20)
         await until(lambda: all(worker.connected for worker in self.workers), "all workers")
+
+        async def all_committed() -> bool:
+            snapshot = await self.reading.snapshot()
+            return (snapshot.undelivered, snapshot.pending) == (0, 0)
+
+        # Before they are told to stop: one that is in doubt then leaves the rest to others.
+        await until(all_committed, "empty streams")
         for worker in self.workers:
             worker.stop()
         await asyncio.gather(*self._running)

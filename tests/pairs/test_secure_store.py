@@ -17,8 +17,7 @@ from servers import unique
 
 from shadowproxy.errors import StartError, StoreUnavailable
 from shadowproxy.model import Accounting
-from shadowproxy.pairs import client as client_module
-from shadowproxy.pairs import scripts, store
+from shadowproxy.pairs import scripts
 from shadowproxy.pairs.client import CLUSTER_COMMANDS, COMMANDS
 from shadowproxy.pairs.controls import ControlChange
 from shadowproxy.pairs.partitions import Partitions
@@ -121,13 +120,14 @@ def test_the_user_of_the_page_may_do_what_the_code_does_and_nothing_else() -> No
     assert allowed == set(COMMANDS)
     for command in CLUSTER_COMMANDS:
         assert f"+{command}" in PAGE
-    sources = "".join(Path(module.__file__).read_text() for module in (scripts, store, client_module))
+    room = Path(scripts.__file__).parent.parent
+    sources = "".join(path.read_text() for path in room.rglob("*.py"))
     used = re.findall(r"redis\.p?call\('([A-Z]+)'", sources)
     used += re.findall(
         r'(?:command\(|command: list\[Any\] = \[|command = \[|return await self\.command\()"([A-Z]+)"', sources
     )
     used += re.findall(r"call\('([A-Z]+)', stream", sources)
-    assert {name.lower() for name in used} == allowed
+    assert {name.lower() for name in used} - {*CLUSTER_COMMANDS} == allowed
 
 
 async def test_a_user_that_may_do_less_is_told_what_to_do(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ class Harm:
 def plan(seed: int, rounds: int, targets: Sequence[str]) -> list[tuple[Harm, ...]]:
     """What happens in each round; the same for the same arguments.
 
-    >>> plan(1, 2, ["a", "b"]) == plan(1, 2, ["a", "b"])
+    >>> plan(1, 2, ["a", "b", "c"]) == plan(1, 2, ["a", "b", "c"])
     True
     """
     draw = random.Random(seed)
