@@ -76,6 +76,16 @@ def debian_redis(*options: str) -> Iterator[str]:
             process.wait()
 
 
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a server of either kind, shared by the tests of a module."""
+    if request.param == "valkey":
+        yield request.getfixturevalue("valkey").url
+        return
+    with debian_redis() as url:
+        yield url
+
+
 def wait_for_server(path: Path, within: float = 20.0) -> None:
     """Until a server answers PING on a Unix socket."""
     deadline = time.monotonic() + within

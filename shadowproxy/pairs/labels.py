@@ -171,6 +171,19 @@ class Labels:
         self._reader = reader
         self._reply_within = reply_within
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What a commit may touch, in the order in which its scripts expect it."""
+        return (
+            self.stream,
+            self.totals,
+            self.unlabelled,
+            self.unlabelled_expiry,
+            self.early,
+            self.early_expiry,
+            self.labelled,
+        )
+
     def __repr__(self) -> str:
         return f"<Labels {self.stream}>"
 

@@ -573,13 +573,7 @@ class Store:
                 self._dead_sizes,
                 self._index,
                 self._kept,
-                self.labels.stream,
-                self.labels.totals,
-                self.labels.unlabelled,
-                self.labels.unlabelled_expiry,
-                self.labels.early,
-                self.labels.early_expiry,
-                self.labels.labelled,
+                *self.labels.keys,
             ),
             GROUP,
             worker,
@@ -625,17 +619,7 @@ class Store:
         entries = [label.entry for label, _ in labels]
         expected = self._versions.get(worker, b"")
         version = "" if state is None else _version_of(expected, entries, state)
-        keys = (
-            self.labels.stream,
-            self.labels.totals,
-            self.labels.unlabelled,
-            self.labels.unlabelled_expiry,
-            self.labels.early,
-            self.labels.early_expiry,
-            self.labels.labelled,
-            self._states,
-            self._state_versions,
-        )
+        keys = (*self.labels.keys, self._states, self._state_versions)
         words = [
             word
             for label, fate in labels

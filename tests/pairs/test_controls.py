@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
-from servers import debian_redis, kill_and_restart, relay_to, unique, until
+from servers import kill_and_restart, relay_to, unique, until
 
 from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.pairs import EmbeddedServer, Store
@@ -23,15 +23,6 @@ from shadowproxy.tasks import Tasks
 
 PAUSE = ControlChange(paused=True, reason="too much load", by="ops@host")
 RESUME = ControlChange(paused=False)
-
-
-@pytest.fixture(scope="module", params=["valkey", "redis"])
-def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "valkey":
-        yield request.getfixturevalue("valkey").url
-        return
-    with debian_redis() as url:
-        yield url
 
 
 @pytest.fixture

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
-from servers import debian_redis, unique
+from servers import unique
 
 from shadowproxy.errors import Fenced, PayloadError, Refused, StoreUnavailable
 from shadowproxy.model import Accounting, VersionSeen
@@ -23,15 +23,6 @@ from shadowproxy.pairs.store import Snapshot
 STOP, START = ControlChange(stopped=True, by="ops@host", reason="enough"), ControlChange(stopped=False)
 AHEAD = 1e6
 """Seconds: what was read so late rests on everything that is there."""
-
-
-@pytest.fixture(scope="module", params=["valkey", "redis"])
-def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "valkey":
-        yield request.getfixturevalue("valkey").url
-        return
-    with debian_redis() as url:
-        yield url
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
-from servers import debian_redis, relay_to, unique, until
+from servers import relay_to, unique, until
 
 from shadowproxy.errors import Fenced, StoreUnavailable
 from shadowproxy.model import Accounting
@@ -18,16 +18,6 @@ from shadowproxy.pairs.labels import CountedLabels, Fate, Label, Waiting
 from shadowproxy.pairs.store import Gone
 
 WAIT = 3600.0
-
-
-@pytest.fixture(scope="module", params=["valkey", "redis"])
-def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of a server of either kind, shared by the tests of this module."""
-    if request.param == "valkey":
-        yield request.getfixturevalue("valkey").url
-        return
-    with debian_redis() as url:
-        yield url
 
 
 @pytest.fixture

@@ -5,30 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
-from servers import debian_redis, relay_to, unique, until
+from servers import relay_to, unique, until
 
 from shadowproxy.errors import Fenced, StartError, StoreUnavailable
 from shadowproxy.model import Accounting
 from shadowproxy.pairs import EmbeddedServer, Entry, Store, Superseded, list_experiments, scripts
 from shadowproxy.pairs.client import redacted
 from shadowproxy.pairs.store import GROUP
-
-
-@pytest.fixture(scope="module", params=["valkey", "redis"])
-def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of a server of either kind, shared by the tests of this module."""
-    if request.param == "valkey":
-        yield request.getfixturevalue("valkey").url
-        return
-    with debian_redis() as url:
-        yield url
 
 
 @pytest.fixture

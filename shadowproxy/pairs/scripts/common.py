@@ -76,6 +76,17 @@ local function store_account(accounts, producer, weight, account)
     redis.call('HSET', accounts, producer, weight .. ' ' .. account)
 end
 
+local function has_group(stream, group)
+    if redis.call('EXISTS', stream) == 1 then
+        for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+            if info[2] == group then
+                return true
+            end
+        end
+    end
+    return false
+end
+
 -- The first entry that no worker has been given, as {id, fields}, or nil.
 local function first_undelivered(stream, group)
     for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do

@@ -111,12 +111,8 @@ MAKE_GROUP: Final = (
 -- KEYS: pairs, totals, kept;  ARGV: group
 -- The group begins at the stream's beginning, so nothing may be there that was committed already. Returns whether it
 -- was made.
-if redis.call('EXISTS', KEYS[1]) == 1 then
-    for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-        if info[2] == ARGV[1] then
-            return 0
-        end
-    end
+if has_group(KEYS[1], ARGV[1]) then
+    return 0
 end
 while evict(KEYS[1], KEYS[3]) do end
 redis.call('HSET', KEYS[2], 'kept_bytes', 0)

@@ -11,18 +11,17 @@ from typing import Final
 
 from shadowproxy.pairs.scripts.common import COMMON
 
-MAKE_LABEL_GROUP: Final = """
+MAKE_LABEL_GROUP: Final = (
+    COMMON
+    + """
 -- KEYS: labels;  ARGV: group.  What has been dealt with is deleted, so the group begins at the beginning.
-if redis.call('EXISTS', KEYS[1]) == 1 then
-    for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-        if info[2] == ARGV[1] then
-            return 0
-        end
-    end
+if has_group(KEYS[1], ARGV[1]) then
+    return 0
 end
 redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
 return 1
 """
+)
 
 ADD_LABELS: Final = """
 -- KEYS: labels;  ARGV: most, (id, truth)…
