@@ -177,6 +177,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
     Raises StartError or StoreUnavailable where it can't begin.
     """
     from shadowproxy.pairs.controls import Watcher
+    from shadowproxy.pairs.journal import Journal
     from shadowproxy.pairs.ledger import Ledger
     from shadowproxy.pairs.recorder import Recorder
     from shadowproxy.pairs.spool import spool_of
@@ -203,6 +204,8 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             scrub=redactor,
             at_once=redactor.light,
         )
+        # For whoever takes the spool over if we are killed; without one nobody will.
+        journal = None if spool is None else Journal.of(recorder.producer, ledger)
         observed = metrics.ProxyMetrics(registry)
         server = ProxyServer(settings, recorder, tasks=tasks, observer=observed.observer, reuse_port=reuse_port)
         observed.watch(
@@ -243,6 +246,8 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
                 announce({"proxy": f"{scheme}://{address}", "proxy_admin": f"http://{admin_address}"})
                 await stop.wait()
                 await _drain(server, recorder, settings.proxy.grace)
+            if journal is not None:
+                journal.remove()
             # Not before: what drains is still mirrored, or not, as people say.
             await end_tasks([watching])
             await watcher.leave()

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.model import Accounting
+from shadowproxy.pairs import journal
 from shadowproxy.pairs.segments import NewerFormat, Record
 from shadowproxy.pairs.spool import Estate, Spool
 from shadowproxy.pairs.store import Standing
@@ -102,8 +103,9 @@ class Heir:
         estate.delivered(standing.sequence)
         note = await estate.noted()
         account = standing.account or Accounting()
-        if note is not None:
-            account = latest(account, note.account)
+        for known in (None if note is None else note.account, journal.read(producer)):
+            if known is not None:
+                account = latest(account, known)
         while (record := await estate.peek()) is not None:
             account = latest(account, _account(record))
             account = replace(account, recorded=account.recorded + record.pairs)
@@ -116,6 +118,7 @@ class Heir:
         # Of a producer that stopped in order all that is missing was in its spool.
         final = closed(account, account.in_flight if note is not None and note.closed else estate.lost)
         await self._insist(partial(store.publish, producer, final))
+        journal.forget(producer)
         await estate.remove()
         log.info("the account of %s is closed: %s", producer, final)
 

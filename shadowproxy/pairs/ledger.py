@@ -40,6 +40,12 @@ SHED: Final[Mapping[str, str]] = {
 """Every reason why a copy is not made for one side of a pair that is recorded all the same, that side as `shed`."""
 
 
+_ELIGIBLE: Final = 0
+_RECORDED: Final = 1
+_SKIPPED_AT: Final[Mapping[str, int]] = {reason: 2 + at for at, reason in enumerate(SKIPPED)}
+_DROPPED_AT: Final[Mapping[str, int]] = {reason: 2 + len(SKIPPED) + at for at, reason in enumerate(DROPPED)}
+
+
 class Ledger:
     """The running account of one proxy process. Not thread-safe: it belongs to one event loop.
 
@@ -49,7 +55,7 @@ class Ledger:
     True
     """
 
-    __slots__ = ("dropped", "eligible", "recorded", "requests", "skipped")
+    __slots__ = ("_cells", "dropped", "eligible", "recorded", "requests", "skipped")
 
     def __init__(self) -> None:
         self.requests = 0
@@ -57,24 +63,48 @@ class Ledger:
         self.recorded = 0
         self.skipped: dict[str, int] = {}
         self.dropped: dict[str, int] = {}
+        self._cells: memoryview | None = None
+
+    def keep_in(self, cells: memoryview) -> None:
+        """Write every count there as well, from here on: eligible, recorded, and by reason as the tables have them.
+
+        `cells` are unsigned integers of 8 bytes, zero until they are written to (see `journal`).
+        """
+        self._cells = cells
+        cells[_ELIGIBLE], cells[_RECORDED] = self.eligible, self.recorded
+        for reason, count in self.skipped.items():
+            self._keep(_SKIPPED_AT, reason, count)
+        for reason, count in self.dropped.items():
+            self._keep(_DROPPED_AT, reason, count)
+
+    def _keep(self, places: Mapping[str, int], reason: str, count: int) -> None:
+        at = places.get(reason)
+        if self._cells is not None and at is not None:
+            self._cells[at] = count
 
     def skip(self, reason: str) -> None:
         """One request that was never to be mirrored, and why."""
         self.requests += 1
-        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        count = self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        self._keep(_SKIPPED_AT, reason, count)
 
     def admit(self) -> None:
         """One request that was to be mirrored; `record` or `drop` says later what became of its pair."""
         self.requests += 1
         self.eligible += 1
+        if self._cells is not None:
+            self._cells[_ELIGIBLE] = self.eligible
 
     def drop(self, reason: str, pairs: int = 1) -> None:
         """Pairs of admitted requests that will never reach the stream, and why."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + pairs
+        count = self.dropped[reason] = self.dropped.get(reason, 0) + pairs
+        self._keep(_DROPPED_AT, reason, count)
 
     def record(self, pairs: int) -> None:
         """Pairs whose entry the store has acknowledged."""
         self.recorded += pairs
+        if self._cells is not None:
+            self._cells[_RECORDED] = self.recorded
 
     def snapshot(self) -> Accounting:
         """The account as it stands, independent of what follows."""

@@ -10,11 +10,12 @@ flight, until the store has it. That account is always some process's to bring t
 - when it has stopped in order with pairs in its spool, it leaves its account beside them, marked as closed. Whoever
   starts next with this directory takes the folder over, delivers the batches under the *dead* producer's name and
   sequence, and publishes the account with them recorded. Its own account is not touched: it never admitted them;
-- when it was killed, the heir knows three states of its account: the one in the store (written with the last batch,
-  or a second ago), the one beside the segments (written once a second while the store doesn't answer) and the one in
-  the newest batch of the spool. All counts only grow, so the largest of each is the latest. What is eligible then and,
-  when everything in the spool is delivered, neither recorded nor dropped, was in the memory of the dead process, and
-  is dropped as `proxy_crashed`. What it admitted after the last of the three states is in no account at all.
+- when it was killed, the heir knows several states of its account: the one in the store (written with the last batch,
+  or a second ago), the one beside the segments (written once a second while the store doesn't answer), the one in the
+  newest batch of the spool, and the one in shared memory (see `journal`), which has every request, but is gone where
+  the machine or its container is. All counts only grow, so the largest of each is the latest. What is eligible then
+  and, when everything in the spool is delivered, neither recorded nor dropped, was in the memory of the dead process,
+  and is dropped as `proxy_crashed`. What it admitted after the last of these states is in no account at all.
 
 A batch that the dead process had sent and the store takes only after its heir has closed the account is stored, and
 counted as dropped as well: an account may say that more was lost than was, never less.

@@ -25,8 +25,9 @@ from servers import kill_and_restart, relay_to, unique, until
 
 from shadowproxy.config.settings import Spool as Settings
 from shadowproxy.model import Accounting, Pair
-from shadowproxy.pairs import EmbeddedServer, Spool, Store, codec
+from shadowproxy.pairs import EmbeddedServer, Ledger, Spool, Store, codec, journal
 from shadowproxy.pairs.folder import bytes_in
+from shadowproxy.pairs.journal import Journal
 from shadowproxy.pairs.segments import Record, Segment, segment_head
 from shadowproxy.pairs.spool import spool_of
 
@@ -491,6 +492,23 @@ async def test_an_heir_that_ends_half_way_leaves_the_rest_to_the_next(
     assert dead.exists()
     assert await inherited(store, tmp_path, dead) == Accounting(200, 200, 200)
     assert await names_of(store) == numbered(200)
+
+
+async def test_an_account_in_shared_memory_has_what_nobody_else_was_told(
+    own_valkey: EmbeddedServer, store: Store, tmp_path: Path
+) -> None:
+    """Killed in the instant after it admitted ten more and passed three by: its spool and its store know of neither."""
+    dead = await left_by_a_stop(own_valkey, store, tmp_path, 8)
+    ledger = Ledger()
+    for _ in range(18):
+        ledger.admit()
+    for _ in range(3):
+        ledger.skip("method")
+    (dead / "account").unlink()
+    Journal.of(dead.name, ledger)
+    account = await inherited(store, tmp_path, dead)
+    assert account == Accounting(21, 18, 8, {"method": 3}, {"proxy_crashed": 10})
+    assert journal.read(dead.name) is None
 
 
 async def test_of_two_heirs_one_delivers(own_valkey: EmbeddedServer, store: Store, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ in order; then they are brought back. At the end what is left in the spools is d
 - every recorded pair was counted once;
 - over all producers' accounts `requests = skipped + eligible`, `eligible = recorded + dropped`, and as many pairs are
   recorded as are counted; what a killed proxy had not recorded is dropped as `proxy_crashed` or `recorder_shutdown`;
-- a client got its answer whole and right, unless its proxy was killed; the account of a proxy that was not killed has
-  each of its clients' requests.
+- a client got its answer whole and right, unless its proxy was killed; the account of a proxy has each request that a
+  client was answered, and where it was not killed no other.
 
 How often each request was counted is told by the verdict itself, in one of two ways:
 
@@ -330,12 +330,12 @@ class Ledger:
             f"{what}: {kept} of its pairs are recorded, its account is {account}", kept == account.recorded
         )
         if life.killed:
-            # What it had not yet told anybody died with it: there may be more than its account has, never less.
+            # Whatever a client was answered is in the account; what was cut off may not have reached the proxy.
             cut = ("ConnectionResetError", "IncompleteReadError", "BrokenPipeError")
             strange = [line for line in load.broken if not any(kind in line for kind in cut)]
             yield from _unless(f"{what}, killed: {strange}", not strange)
-            few = account.requests <= len(life.asked)
-            yield from _unless(f"{what}, killed: {len(life.asked)} were asked, its account is {account}", few)
+            told = f"{len(load.answered)} of {len(life.asked)} requests were answered, its account is {account}"
+            yield from _unless(f"{what}, killed: {told}", len(load.answered) <= account.requests <= len(life.asked))
             return
         yield from _unless(f"{what}: its clients got {load.broken[:5]}", not load.broken)
         yield from _unless(f"{what}: no answer on a kept connection", not load.unanswered["kept"])
@@ -628,10 +628,10 @@ def summary(ledger: Ledger) -> str:
     """In a few lines."""
     lives = ledger.proxies
     account = ledger.verdict.accounting
-    untold = len(ledger.asked) - account.requests
+    unseen = len(ledger.asked) - account.requests
     return (
         f"{len(ledger.asked)} requests in {len(lives)} lives of proxies, {sum(life.killed for life in lives)} of which "
-        f"were killed; {account}; {ledger.verdict.pairs} counted; {untold} in no account, of killed proxies"
+        f"were killed; {account}; {ledger.verdict.pairs} counted; {unseen} cut off before a proxy had them"
     )
 
 
