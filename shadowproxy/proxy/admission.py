@@ -80,9 +80,7 @@ class Admission:
         self._max_body = mirror.max_body
         self._slow_upload = slow_upload
         self._secret = experiment.encode()[:64]
-        self._silent = ""
-        if self._controls.silent:
-            self._silent = STOPPED if self._controls.stopped else PAUSED
+        self._silent = self._controls.silent
         self._default = self._policy(MirrorRoute(path="/"))
         self._routes = _Routes(mirror.routes, [self._policy(route) for route in mirror.routes], self._default)
         self._routed = bool(mirror.routes)
@@ -114,7 +112,7 @@ class Admission:
         took to come after the head.
         """
         if self._silent:
-            return self._silent
+            return STOPPED if self._controls.stopped else PAUSED
         policy = self._routes(target) if self._routed else self._default
         if policy.off:
             return policy.off
