@@ -20,6 +20,8 @@ BENCH ?=
 BENCH_ARGS ?=
 CHAOS_ARGS ?= --rounds 50
 FUZZ_SECONDS ?= 600
+# Whoever is idle takes over what is left of the other; `make test PARALLEL=` runs them one by one.
+PARALLEL ?= --numprocesses 2 --dist worksteal
 PYTHON ?= python3
 
 VENV := .venv
@@ -36,14 +38,15 @@ demo: $(STAMP)/installed-demo $(STAMP)/data
 	$(BIN)/shadowproxy demo --scenario $(SCENARIO) --seed $(SEED) $(DEMO_ARGS) || [ $$? -eq 1 ]
 
 test: $(STAMP)/installed-dev $(STAMP)/data $(STAMP)/servers
-	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS)
+	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" $(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 # Not the whole: what is compiled, and what stands on it. -P leaves the tree out, so that the installed one is tested.
 test-compiled: $(STAMP)/compiled $(STAMP)/servers
 	PATH="$(CURDIR)/$(CACHE)/servers/bin:$$PATH" $(COMPILED)/bin/python -P -m pytest tests/proxy \
 		tests/conformance/test_responses.py tests/conformance/test_splits.py tests/conformance/test_upgrade.py \
 		tests/conformance/test_findings.py tests/conformance/test_fuzz.py \
-		tests/pairs/test_codec.py tests/pairs/test_recorder.py tests/pairs/test_spool.py $(PYTEST_ARGS)
+		tests/pairs/test_codec.py tests/pairs/test_recorder.py tests/pairs/test_spool.py tests/pairs/test_journal.py \
+		$(PARALLEL) $(PYTEST_ARGS)
 
 wheel: $(BIN)/python
 	SHADOWPROXY_COMPILE=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
