@@ -304,8 +304,8 @@ class Recorder(Section):
     )
     compression: Annotated[int, Field(ge=0, le=19)] = Field(
         0,
-        description="zstd level of batches in Redis; 0: none, the least CPU. 1 takes a fifth of the memory and the "
-        "network, for 10 µs of CPU per pair of 6 KB. What is spooled is always compressed",
+        description="zstd level of batches in Redis; 0: none, the least CPU. 1 takes a third of the memory and the "
+        "network, or less, for about 15 µs of CPU per pair of 5 KB. What is spooled is always compressed",
     )
     spool: Spool = Spool()
 
