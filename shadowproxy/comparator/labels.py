@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from shadowproxy.compare.columns import Columns
-from shadowproxy.compare.later import Unlabelled, from_bytes, labelled
+from shadowproxy.compare.later import labelled
 from shadowproxy.compare.readings import truth_of
+from shadowproxy.compare.unlabelled import Unlabelled, from_bytes
 from shadowproxy.errors import Fenced, PayloadError
 from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.pairs.labels import Fate, Label, Waiting

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shadowproxy.compare.unlabelled import Unlabelled
 from shadowproxy.model import Side
-
-if TYPE_CHECKING:
-    from shadowproxy.compare.later import Unlabelled
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ from shadowproxy.compare.align import SIDES, align
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.families import FAMILIES
 from shadowproxy.compare.latency import times
-from shadowproxy.compare.later import Unlabelled, truths_of, unlabelled
+from shadowproxy.compare.later import truths_of
 from shadowproxy.compare.ragged import Ints
 from shadowproxy.compare.reader import Reading, RouteReader, read_unrouted
 from shadowproxy.compare.routes import Router, request_path
+from shadowproxy.compare.unlabelled import Unlabelled, unlabelled
 from shadowproxy.compare.view import View
 from shadowproxy.config import CATALOGUE, Route
 from shadowproxy.model import Pair, Side

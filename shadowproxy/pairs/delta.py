@@ -23,7 +23,6 @@ except ImportError:
         "a Delta table needs deltalake, which is not installed: pip install 'shadowproxy[delta]', or export to .jsonl"
     ) from None
 
-from shadowproxy.pairs.export import full
 from shadowproxy.pairs.lines import Undo
 from shadowproxy.pairs.reading import Batch, Position
 from shadowproxy.pairs.tables import SCHEMA, Rows
@@ -74,7 +73,7 @@ class DeltaSink:
             self._since = self._clock()
         self._rows.add(batch)
         self._reached[batch.partition] = batch.position
-        if full(self._rows) or self._clock() - self._since >= COMMIT_WITHIN:
+        if self._rows.full or self._clock() - self._since >= COMMIT_WITHIN:
             self._commit()
 
     def finish(self) -> None:

@@ -28,10 +28,6 @@ from shadowproxy.pairs.reading import Batch, Position, Reading
 if TYPE_CHECKING:
     from shadowproxy.pairs.tables import Rows
 
-GROUP_ROWS: Final = 10_000
-"""Rows of one row group of Parquet at most, and of one commit to a Delta table."""
-GROUP_BYTES: Final = 32 * 1024**2
-"""Likewise the bytes of what was recorded, give or take one entry."""
 
 _SUFFIXES: Final = {".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".jsonl.zst": "jsonl", ".parquet": "parquet"}
 
@@ -174,7 +170,7 @@ class ParquetSink:
     def write(self, batch: Batch) -> None:
         """A row for each pair."""
         self._rows.add(batch)
-        if full(self._rows):
+        if self._rows.full:
             self._flush()
 
     def finish(self) -> None:
@@ -195,11 +191,6 @@ class ParquetSink:
         if len(self._rows):
             with _writing(self._file.path):
                 self._writer.write_table(self._rows.take())
-
-
-def full(rows: Rows) -> bool:
-    """Whether they are enough for one row group or commit."""
-    return len(rows) >= GROUP_ROWS or rows.size >= GROUP_BYTES
 
 
 async def export(

@@ -67,6 +67,12 @@ COLUMNS: Final[tuple[_Column, ...]] = (
 SCHEMA: Final = pa.schema([(name, kind) for name, kind, _ in COLUMNS])
 
 
+GROUP_ROWS: Final = 10_000
+"""Rows of one row group of Parquet at most, and of one commit to a Delta table."""
+GROUP_BYTES: Final = 32 * 1024**2
+"""Likewise the bytes of what was recorded, give or take one entry."""
+
+
 class Rows:
     """Rows that wait to be written, and roughly how many bytes they hold."""
 
@@ -80,6 +86,11 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self._columns["id"])
+
+    @property
+    def full(self) -> bool:
+        """Whether they are enough for one row group or commit."""
+        return len(self) >= GROUP_ROWS or self.size >= GROUP_BYTES
 
     def add(self, batch: Batch) -> None:
         """A row for each pair of the batch."""

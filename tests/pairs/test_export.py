@@ -33,11 +33,11 @@ from shadowproxy.errors import PayloadError, StartError
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair
 from shadowproxy.pairs import EmbeddedServer, encode
 from shadowproxy.pairs.delta import DeltaSink
-from shadowproxy.pairs.export import GROUP_ROWS, Format, export, format_of, sink_for
+from shadowproxy.pairs.export import Format, export, format_of, sink_for
 from shadowproxy.pairs.lines import line_of, read_line
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.reading import Batch, Position, Reading
-from shadowproxy.pairs.tables import COLUMNS, Rows
+from shadowproxy.pairs.tables import COLUMNS, GROUP_ROWS, Rows
 
 # Lines
 
