@@ -117,7 +117,7 @@ class Worker:
                 # Only work that lasted is a new start: a server that lets us recover and refuses what follows is not.
                 if self._monotonic() - began > _RETRY_LAST:
                     delay = _RETRY_FIRST
-                if self._stop.is_set():
+                if self._stop.is_set() and isinstance(error, StoreUnavailable):
                     log.warning("stopped in doubt; what is not committed stays in the stream: %s", error)
                     return
                 log.warning("starting over from what is committed, in %.1f s at the latest: %s", delay, error)
