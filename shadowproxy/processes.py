@@ -204,8 +204,6 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             scrub=redactor,
             at_once=redactor.light,
         )
-        # For whoever takes the spool over if we are killed; without one nobody will.
-        journal = None if spool is None else Journal.of(recorder.producer, ledger)
         observed = metrics.ProxyMetrics(registry)
         server = ProxyServer(settings, recorder, tasks=tasks, observer=observed.observer, reuse_port=reuse_port)
         observed.watch(
@@ -235,6 +233,8 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             # Before the first request: a proxy that starts while mirroring is paused mirrors nothing.
             await watcher.begin()
             watching = tasks.start(watcher.run(), name="controls")
+            # For whoever takes the spool over if we are killed; without one nobody will.
+            journal = None if spool is None else Journal.of(recorder.producer, ledger)
             recorder.start()
             address = await server.start()
             _favour_the_loop()
@@ -336,6 +336,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
             )
             for partition in store.stores
         ]
+        counted.late.set_function(lambda: sum(worker.late for worker in workers))
 
         async def ready() -> Mapping[str, str]:
             return {"redis": "" if all(worker.connected for worker in workers) else "not connected"}

@@ -95,6 +95,11 @@ class Worker:
     def __repr__(self) -> str:
         return f"<Worker {self._name}:{self._partition} counted={self._state.pairs} connected={self.connected}>"
 
+    @property
+    def late(self) -> int:
+        """Pairs in its state that came after their bucket was closed."""
+        return self._state.late
+
     def stop(self) -> None:
         """Ask `run` to count what is already in the stream and then return."""
         self._stop.set()
@@ -248,7 +253,6 @@ class Worker:
     def _tell(self, entries: int, columns: Columns | None, dead: int) -> None:
         self._metrics.entries.inc(entries)
         self._metrics.dead_letters.inc(dead)
-        self._metrics.late.set(self._state.late)
         if columns is not None:
             self._metrics.pairs.inc(len(columns))
             for side in Side:

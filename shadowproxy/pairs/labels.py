@@ -173,7 +173,7 @@ class Labels:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What a commit may touch, in the order in which its scripts expect it."""
+        """All of a partition, in the order in which the scripts expect them."""
         return (
             self.stream,
             self.totals,
@@ -227,17 +227,7 @@ class Labels:
 
     async def expire(self, most: int) -> int:
         """Forget up to `most` pairs and as many labels that waited for long enough. Returns how many it were."""
-        keys = (
-            self._pairs,
-            self._pair_totals,
-            self.stream,
-            self.totals,
-            self.unlabelled,
-            self.unlabelled_expiry,
-            self.early,
-            self.early_expiry,
-            self.labelled,
-        )
+        keys = (self._pairs, self._pair_totals, *self.keys)
         with boundary(self._url):
             return int(await self._client.run(_EXPIRE_LABELS, keys, GROUP, most))
 
