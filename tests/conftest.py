@@ -25,3 +25,9 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Asynchronous tests run on the loop that the product runs on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name what isn't text after its argument: gzip writes the time into what it makes, and two processes that share
+    the tests have to call each by the same name."""
+    return argname if isinstance(val, bytes) and not (val.isascii() and val.decode().isprintable()) else None
