@@ -32,7 +32,7 @@ _BEGIN: Final = len(PLAIN_PREFIX) + 5
 """Bytes before the first pair: the payload's head, and that of a msgpack array of any length."""
 _FIRST_BYTES: Final = 16 * 1024
 """Little, since small batches may wait in great numbers; memory that is used again has the size that is usual."""
-_SPARE_BYTES: Final = 4 * 1024**2
+_SPARES_BYTES: Final = 4 * 1024**2
 _SCRATCH_BYTES: Final = 1024**2
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -83,15 +83,16 @@ class Batch:
         self._buffer[:_BEGIN] = PLAIN_PREFIX + b"\xdd" + self.pairs.to_bytes(4, "big")
         return memoryview(self._buffer)[: self._end]
 
-    def spare(self) -> bytearray | None:
-        """The memory, for another batch: nothing may read this one's payload any more. None where it isn't usual."""
-        return self._buffer if len(self._buffer) <= _SPARE_BYTES else None
+    @property
+    def memory(self) -> bytearray:
+        """For another batch, once nothing reads this one's payload any more."""
+        return self._buffer
 
 
 class Gathering:
     """The batch that grows, and those before it that are complete and wait to be taken."""
 
-    __slots__ = ("_ledger", "_most", "_open", "_scrub", "_spare", "complete", "pairs")
+    __slots__ = ("_ledger", "_most", "_open", "_scrub", "_spare_bytes", "_spares", "complete", "pairs")
 
     def __init__(self, ledger: Ledger, scrub: Scrub | None, most: int) -> None:
         """`most` pairs make a batch."""
@@ -99,7 +100,9 @@ class Gathering:
         self._scrub = scrub
         self._most = most
         self._open = Batch()
-        self._spare: bytearray | None = None
+        # Several: pairs come in bursts, and memory that grows anew with each batch costs as much as filling it.
+        self._spares: list[bytearray] = []
+        self._spare_bytes = 0
         self.complete: deque[Batch] = deque()
         self.pairs = 0
         """Pairs in all of them."""
@@ -136,8 +139,9 @@ class Gathering:
         """The batch that grows is complete, if anything is in it: begin another, in memory that is free if any is."""
         if self._open.pairs:
             self.complete.append(self._open)
-            self._open = Batch(self._spare)
-            self._spare = None
+            spare = self._spares.pop() if self._spares else None
+            self._spare_bytes -= 0 if spare is None else len(spare)
+            self._open = Batch(spare)
 
     def pop(self) -> Batch:
         """Take the oldest that is complete."""
@@ -147,7 +151,10 @@ class Gathering:
 
     def give_back(self, batch: Batch) -> None:
         """Nobody reads this batch's payload any more."""
-        self._spare = batch.spare()
+        memory = batch.memory
+        if self._spare_bytes + len(memory) <= _SPARES_BYTES:
+            self._spares.append(memory)
+            self._spare_bytes += len(memory)
 
     def clear(self) -> None:
         """Forget all pairs."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from pairs.samples import BATCHES, pair
 from shadowproxy.errors import PayloadError
 from shadowproxy.model import Pair
 from shadowproxy.pairs import codec
-from shadowproxy.pairs.batch import Batch
+from shadowproxy.pairs.batch import Batch, Gathering
+from shadowproxy.pairs.ledger import Ledger
 
 GOLDEN = Path(__file__).with_name("golden_v1.bin")
 
@@ -38,13 +40,52 @@ def test_a_batch_that_grew_pair_by_pair_reads_the_same(pairs: list[Pair], last: 
     assert codec.decode(bytes(batch.payload())) == pairs
     # Its memory may serve another while somebody still holds its payload, and larger pairs go there too.
     held = batch.payload()
-    other = Batch(batch.spare())
+    other = Batch(batch.memory)
     large = pair("large", body=b"x" * 3 * len(held))
     other.take_back(other.add(large))
     assert other.add(large) == other.size
     assert codec.decode(bytes(other.payload())) == [large]
     other.take_back(other.size)
     assert (other.pairs, other.size, codec.decode(bytes(other.payload()))) == (0, 0, [])
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=20))
+@settings(max_examples=50)
+def test_batches_in_memory_that_is_used_again_read_as_if_it_were_new(rounds: list[tuple[int, bool]]) -> None:
+    gathering = Gathering(Ledger(), None, most=2)
+    held: list[tuple[Batch, list[Pair]]] = []
+    number = 0
+    for count, done in rounds:
+        for _ in range(count):
+            number += 1
+            assert gathering.take(pair(str(number), body=b"x" * (number * 7919 % 20_000)), None, 10**6)
+        gathering.close()
+        while gathering.complete:
+            batch = gathering.pop()
+            held.append((batch, codec.decode(bytes(batch.payload()))))
+        for batch, read in held:
+            assert codec.decode(bytes(batch.payload())) == read
+        if done:
+            for batch, _ in held:
+                gathering.give_back(batch)
+            held.clear()
+    assert gathering.pairs == 0
+
+
+def test_memory_that_is_kept_for_later_is_bounded() -> None:
+    gathering = Gathering(Ledger(), None, most=1)
+    for size in (3 * 1024**2, 3 * 1024**2, 512, 512):
+        gathering.take(pair("one", body=bytes(size)), None, 10**8)
+    batches = [gathering.pop() for _ in range(4)]
+    kept = [sys.getrefcount(batch.memory) for batch in batches]
+    for batch in batches:
+        gathering.give_back(batch)
+    assert [sys.getrefcount(batch.memory) > before for batch, before in zip(batches, kept, strict=True)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 def _decode_or_refuse(payload: bytes) -> None:
