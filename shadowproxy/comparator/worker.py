@@ -223,7 +223,7 @@ class Worker:
         columns = self._comparer(pairs) if pairs else None
         if columns is not None:
             slots = await self._slots_for(columns)
-            state = state.with_added(self._plan.tally(columns, slots))
+            state = state.with_added(self._plan.tally(columns, slots, state.names))
             if self._versions is not None and (seen := self._versions(pairs)):
                 # Before the commit: who sees the pairs counted sees by which versions.
                 await note_versions(self._home, seen)

@@ -9,22 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import NamedTuple
 
 import numpy as np
 
+from shadowproxy.compare.answer import Ranking
 from shadowproxy.compare.ragged import Bools, Floats, Ints, offsets, run_starts
 from shadowproxy.model import Side
 
 SIDES = (Side.BASELINE, Side.CANDIDATE)
 """The two sides of a comparison."""
-
-
-class Ranking(NamedTuple):
-    """What one side answered: unique ids, best first, and their scores (NaN where undefined), if the route has any."""
-
-    ids: list[str]
-    scores: list[float] | None
 
 
 @dataclass(frozen=True, slots=True)

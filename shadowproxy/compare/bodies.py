@@ -5,6 +5,7 @@ The media type is not looked at: many services send JSON as `text/plain`, and wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import orjson
@@ -12,6 +13,10 @@ import orjson
 from shadowproxy.encodings import DECODED_LIMIT, EncodingError, decoded
 
 BodyFault = Literal["bad_body", "truncated_capture", "unsupported_encoding", "bad_encoding", "too_large"]
+
+
+Decode = Callable[[bytes, bytes], Any]
+"""From (head, body) as captured to what expressions see as `body`. Raises BodyError, and nothing else."""
 
 
 class BodyError(Exception):

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shadowproxy.compare.unlabelled import Unlabelled
+from shadowproxy.compare.view import Counts
 from shadowproxy.model import Side
+
+
+class Table(NamedTuple):
+    """What pairs of one route add to one row of a table (see `view.Counts`)."""
+
+    route: int
+    """Index into the configured routes; −1 for none."""
+    counts: Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,8 @@ class Columns:
     """Seconds to the first byte; +inf for a failed exchange."""
     total: Mapping[Side, NDArray[np.float64]]
     """Seconds to the last byte; +inf for a failed exchange."""
+    tables: tuple[Table, ...] = ()
+    """What is counted beside the values; the same row of a table may stand in it several times."""
     unlabelled: tuple[Unlabelled, ...] = ()
     """What is kept of those pairs whose truth may yet come, in their order; their quality is not applicable till then.
     """

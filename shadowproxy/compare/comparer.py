@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shadowproxy.compare.align import SIDES, align
-from shadowproxy.compare.columns import Columns
-from shadowproxy.compare.families import FAMILIES
+from shadowproxy.compare.answer import NOTHING
+from shadowproxy.compare.columns import Columns, Table
+from shadowproxy.compare.families import FAMILIES, TABLES
 from shadowproxy.compare.latency import times
 from shadowproxy.compare.later import truths_of
 from shadowproxy.compare.ragged import Ints
@@ -49,7 +51,7 @@ class Comparer:
             reader = self._readers[at] if at >= 0 else None
             reading = read_unrouted(pair) if reader is None else reader.read(pair)
             part.append(_Row(pair, at, reader, reading))
-            items += sum(len(ranking.ids) for ranking in reading.rankings.values() if ranking is not None)
+            items += sum(len(found.ranking.ids) for found in reading.answers.values() if found.ranking is not None)
             if items >= _ITEMS:
                 yield part
                 part, items = [], 0
@@ -91,10 +93,13 @@ def _compare(part: Sequence[_Row]) -> Columns:
         total={side: times(total[side], failed[side]) for side in SIDES},
         unlabelled=tuple(_unlabelled(part)),
     )
-    for route in np.unique(columns.route):
+    tables: list[Table] = []
+    for route in np.unique(columns.route).tolist():
         rows = np.flatnonzero(columns.route == route)
-        _fill(columns, rows, _view(part[rows[0]].reader, [readings[row] for row in rows], columns, rows))
-    return columns
+        view = _view(part[rows[0]].reader, [readings[row] for row in rows], columns, rows)
+        _fill(columns, rows, view)
+        tables += (Table(route, counts._replace(pair=rows[counts.pair])) for some in TABLES for counts in some(view))
+    return replace(columns, tables=tuple(tables))
 
 
 def _joined(parts: Sequence[Columns]) -> Columns:
@@ -112,8 +117,17 @@ def _joined(parts: Sequence[Columns]) -> Columns:
         failure={side: tuple(chain.from_iterable(part.failure[side] for part in parts)) for side in SIDES},
         ttfb=by_side("ttfb"),
         total=by_side("total"),
+        tables=tuple(_tables(parts)),
         unlabelled=tuple(chain.from_iterable(part.unlabelled for part in parts)),
     )
+
+
+def _tables(parts: Sequence[Columns]) -> Iterator[Table]:
+    before = 0
+    for part in parts:
+        for route, counts in part.tables:
+            yield Table(route, counts._replace(pair=counts.pair + before))
+        before += len(part)
 
 
 def _unlabelled(part: Sequence[_Row]) -> Iterator[Unlabelled]:
@@ -128,7 +142,7 @@ def _unlabelled(part: Sequence[_Row]) -> Iterator[Unlabelled]:
             k=row.reader.route.k,
             comparable=row.reading.comparable,
             failed={side: bool(row.reading.failure[side]) for side in SIDES},
-            rankings=row.reading.rankings,
+            rankings={side: row.reading.answers[side].ranking for side in SIDES},
             by_score=row.reader.by_score,
             cohorts=row.reading.cohorts,
         )
@@ -136,8 +150,9 @@ def _unlabelled(part: Sequence[_Row]) -> Iterator[Unlabelled]:
 
 def _view(reader: RouteReader | None, readings: Sequence[Reading], columns: Columns, rows: Ints) -> View:
     lists = truth = None
-    if reader is not None and reader.route.ids is not None:
-        rankings = {side: [reading.rankings[side] for reading in readings] for side in SIDES}
+    answers = {side: [reading.answers.get(side, NOTHING) for reading in readings] for side in Side}
+    if reader is not None and "ids" in reader.route.offers:
+        rankings = {side: [found.ranking for found in answers[side]] for side in SIDES}
         lists = align(rankings)
         if reader.route.truth is not None:
             truths = [reading.truth for reading in readings]
@@ -148,8 +163,11 @@ def _view(reader: RouteReader | None, readings: Sequence[Reading], columns: Colu
         ttfb={side: columns.ttfb[side][rows] for side in SIDES},
         total={side: columns.total[side][rows] for side in SIDES},
         comparable=np.array([reading.comparable for reading in readings], np.bool_),
+        answers=answers,
+        true_labels=[reading.true_labels for reading in readings],
         lists=lists,
         truth=truth,
+        route=route,
         slow=None if route is None else route.slow,
         k=10 if route is None else route.k,
         rbo_p=0.9 if route is None else route.rbo_p,

@@ -14,22 +14,23 @@ from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import parse_qsl
 
-from shadowproxy.compare.bodies import BodyError, decode
+from shadowproxy.compare.bodies import BodyError, Decode, decode
 from shadowproxy.compare.routes import request_path
 from shadowproxy.model import Exchange, Pair, Request, headers
 
 
-def request_document(pair: Pair, reads: Collection[str]) -> dict[str, Any]:
+def request_document(pair: Pair, reads: Collection[str], read_body: Decode = decode) -> dict[str, Any]:
     """The part of the document that all upstreams share: no `response` in it. Never raises."""
-    document: dict[str, Any] = {
-        "request": {part: build(pair.request) for part, build in _REQUEST.items() if f"request.{part}" in reads}
-    }
+    request = {part: build(pair.request) for part, build in _REQUEST.items() if f"request.{part}" in reads}
+    if "request.body" in reads:
+        request["body"] = _body(pair.request, read_body)
+    document: dict[str, Any] = {"request": request}
     if "annotations" in reads:
         document["annotations"] = _lenient(b"", pair.annotations)
     return document
 
 
-def response_document(exchange: Exchange, reads: Collection[str]) -> dict[str, Any]:
+def response_document(exchange: Exchange, reads: Collection[str], read_body: Decode = decode) -> dict[str, Any]:
     """The `response` of one upstream. Raises BodyError where its body is read and can't be."""
     response: dict[str, Any] = {}
     if "response.status" in reads:
@@ -39,7 +40,7 @@ def response_document(exchange: Exchange, reads: Collection[str]) -> dict[str, A
     if "response.body" in reads:
         if exchange.truncated:
             raise BodyError("truncated_capture")
-        response["body"] = decode(exchange.head, exchange.body)
+        response["body"] = read_body(exchange.head, exchange.body)
     return response
 
 
@@ -57,15 +58,15 @@ def _query(request: Request) -> dict[str, str]:
     return first
 
 
-def _body(request: Request) -> Any:
+def _body(request: Request, read_body: Decode) -> Any:
     if not request.body or request.body_size > len(request.body):
         return None
-    return _lenient(request.head, request.body)
+    return _lenient(request.head, request.body, read_body)
 
 
-def _lenient(head: bytes, body: bytes) -> Any:
+def _lenient(head: bytes, body: bytes, read_body: Decode = decode) -> Any:
     try:
-        return decode(head, body) if body else None
+        return read_body(head, body) if body else None
     except BodyError:
         return None
 
@@ -75,5 +76,4 @@ _REQUEST: dict[str, Callable[[Request], Any]] = {
     "path": lambda request: request_path(request.target),
     "query": _query,
     "headers": lambda request: _headers(request.head),
-    "body": _body,
 }

@@ -1,4 +1,4 @@
-"""The families of metrics, in one table. A new family is a file with a function, and a line here."""
+"""The families of metrics, in one table. A new family is a file with a function or two, and a line here for each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from shadowproxy.compare.latency import latency
 from shadowproxy.compare.quality import quality
 from shadowproxy.compare.ranking import ranking
 from shadowproxy.compare.scores import scores
-from shadowproxy.compare.view import Family
+from shadowproxy.compare.view import Family, Tabulate
 
 FAMILIES: tuple[Family, ...] = (failures, latency, ranking, scores, quality)
+
+TABLES: tuple[Tabulate, ...] = ()

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from shadowproxy.compare.align import SIDES, Ranking, align, hits
+from shadowproxy.compare.align import SIDES, align, hits
+from shadowproxy.compare.answer import Ranking
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.quality import NAMES, quality
 from shadowproxy.compare.unlabelled import Unlabelled

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shadowproxy.compare.align import SIDES, Ranking
+from shadowproxy.compare.align import SIDES
+from shadowproxy.compare.answer import NOTHING, Answer, Ranking
 from shadowproxy.compare.bodies import BodyError
 from shadowproxy.compare.documents import request_document, response_document
 from shadowproxy.compare.extract import Expression, ExtractError
 from shadowproxy.compare.failures import comparable, kinds
-from shadowproxy.compare.readings import account_of, cohorts_of, ids_of, ranking_of, scores_of, truth_of
+from shadowproxy.compare.presets import preset_of
+from shadowproxy.compare.readings import (
+    account_of,
+    cohorts_of,
+    ids_of,
+    labels_of,
+    probabilities_of,
+    ranking_of,
+    scores_of,
+    text_of,
+    truth_of,
+)
 from shadowproxy.config import Route
 from shadowproxy.model import Exchange, Pair, Side
 
@@ -23,18 +35,21 @@ class Reading:
     comparable: bool
     failure: Mapping[Side, str]
     """Kind of failure by side; empty where it did not fail."""
-    rankings: Mapping[Side, Ranking | None]
+    answers: Mapping[Side, Answer]
+    """What was found on either side, and in the replica's answer where something needs it."""
     truth: Mapping[str, float] | None = None
+    true_labels: Sequence[str | None] | None = None
+    """The right label of each instance, where the route compares labels or probabilities."""
     cohorts: tuple[str, ...] = ()
     account: int = 0
 
 
-_NO_RANKINGS: Mapping[Side, Ranking | None] = dict.fromkeys(SIDES)
+_NO_ANSWERS: Mapping[Side, Answer] = dict.fromkeys(SIDES, NOTHING)
 
 
 def read_unrouted(pair: Pair) -> Reading:
     """As `RouteReader.read`, for a pair of no route: there is nothing to look for in it but failures."""
-    return Reading(comparable(pair), dict(zip(SIDES, kinds(pair), strict=True)), _NO_RANKINGS)
+    return Reading(comparable(pair), dict(zip(SIDES, kinds(pair), strict=True)), _NO_ANSWERS)
 
 
 class RouteReader:
@@ -47,35 +62,45 @@ class RouteReader:
 
     def __init__(self, route: Route) -> None:
         self.route = route
-        self._ids = None if route.ids is None else Expression(route.ids, aligned=True)
-        self._scores = None if route.scores is None else Expression(route.scores, aligned=True)
-        self._truth = None if route.truth is None else Expression(route.truth)
-        self._account = None if route.account is None else Expression(route.account)
+        self._preset = preset_of(route.preset)
+        self._ids = _compiled(route.ids, aligned=True)
+        self._scores = _compiled(route.scores, aligned=True)
+        self._label = _compiled(route.label, aligned=True)
+        self._probabilities = _compiled(route.probabilities, aligned=True)
+        self._text = _compiled(route.text)
+        self._finish = _compiled(route.finish)
+        self._truth = _compiled(route.truth, aligned=True)
+        self._account = _compiled(route.account)
         self._cohorts = {dimension: Expression(text) for dimension, text in route.cohorts.items()}
-        lists = [expression for expression in (self._ids, self._scores) if expression is not None]
-        labels = [expression for expression in (self._truth, self._account) if expression is not None]
-        everything = [*lists, *labels, *self._cohorts.values()]
+        found = (self._ids, self._scores, self._label, self._probabilities, self._text, self._finish)
+        of_answers = [expression for expression in found if expression is not None]
+        of_requests = [expression for expression in (self._truth, self._account) if expression is not None]
+        everything = [*of_answers, *of_requests, *self._cohorts.values()]
         self._shared_reads = frozenset().union(*(expression.reads for expression in everything))
-        self._side_reads = frozenset().union(*(filter(_is_response, expression.reads) for expression in lists))
+        self._side_reads = frozenset().union(*(filter(_is_response, expression.reads) for expression in of_answers))
+        self._by_label = self._label is not None or self._probabilities is not None
+        self._has_lists = self._ids is not None or self._scores is not None
         self._ids_in_response = _in_response(self._ids)
         self.by_score = not self._ids_in_response and _in_response(self._scores)
 
     def read(self, pair: Pair) -> Reading:
         """Read one pair. Never raises."""
-        shared = request_document(pair, self._shared_reads)
+        shared = request_document(pair, self._shared_reads, self._preset.request)
         content = comparable(pair)
         failure = dict(zip(SIDES, kinds(pair), strict=True))
-        rankings = dict(_NO_RANKINGS)
-        ids = self._shared_ids(shared)
-        if content and (ids is not None or self._ids_in_response):
+        answers = dict(_NO_ANSWERS)
+        if content and self._side_reads:
+            ids = self._shared_ids(shared)
             for side, exchange in ((Side.BASELINE, pair.baseline), (Side.CANDIDATE, pair.candidate)):
                 if not failure[side]:
-                    rankings[side], failure[side] = self._answer(shared, ids, exchange)
+                    answers[side], failure[side] = self._answer(shared, ids, exchange)
+        truth = _lenient(self._truth, shared)
         return Reading(
             comparable=content,
             failure=failure,
-            rankings=rankings,
-            truth=truth_of(_lenient(self._truth, shared)),
+            answers=answers,
+            truth=truth_of(truth) if self._has_lists else None,
+            true_labels=_labels(truth) if self._by_label else None,
             cohorts=cohorts_of({name: _lenient(expression, shared) for name, expression in self._cohorts.items()}),
             account=account_of(_lenient(self._account, shared)),
         )
@@ -89,25 +114,49 @@ class RouteReader:
         except (BodyError, ExtractError):
             return None
 
-    def _answer(
-        self, shared: Mapping[str, Any], ids: list[str] | None, exchange: Exchange
-    ) -> tuple[Ranking | None, str]:
-        """(ranking, kind of failure) of one side, with the ids that both share, if they do."""
+    def _answer(self, shared: Mapping[str, Any], ids: list[str] | None, exchange: Exchange) -> tuple[Answer, str]:
+        """(what was found, kind of failure) of one side, with the ids that both share, if they do."""
         try:
-            document = {**shared, "response": response_document(exchange, self._side_reads)}
-            if ids is None and self._ids is not None:
-                ids = ids_of(self._ids(document))
-            names = ids or []
-            scores = None if self._scores is None else scores_of(self._scores(document), len(names))
-            return ranking_of(names, scores, by_score=self.by_score), ""
+            document = {**shared, "response": response_document(exchange, self._side_reads, self._preset.response)}
+            return Answer(
+                ranking=self._ranking(document, ids) if self._has_lists else None,
+                labels=None if self._label is None else labels_of(self._label(document)),
+                probabilities=None if self._probabilities is None else probabilities_of(self._probabilities(document)),
+                text=None if self._text is None else text_of(self._text(document)),
+                finish=None if self._finish is None else text_of(self._finish(document)),
+            ), ""
         except BodyError as error:
-            return None, error.kind if self._side_reads else ""
+            return NOTHING, error.kind
         except ExtractError:
-            return None, "bad_body" if self._side_reads else ""
+            return NOTHING, "bad_body"
+
+    def _ranking(self, document: dict[str, Any], ids: list[str] | None) -> Ranking | None:
+        """None where the ids should stand in the request, and don't: that is neither side's fault."""
+        scores = None if self._scores is None else self._scores(document)
+        if self._ids_in_response and self._ids is not None:
+            ids = ids_of(self._ids(document))
+        elif self._ids is None and isinstance(scores, list):
+            ids = list(map(str, range(len(scores))))
+        if ids is None:
+            if self._ids is None:
+                raise BodyError("bad_body")
+            return None
+        return ranking_of(ids, None if self._scores is None else scores_of(scores, len(ids)), by_score=self.by_score)
+
+
+def _compiled(text: str | None, *, aligned: bool = False) -> Expression | None:
+    return None if text is None else Expression(text, aligned=aligned)
 
 
 def _in_response(expression: Expression | None) -> bool:
     return expression is not None and any(map(_is_response, expression.reads))
+
+
+def _labels(value: Any) -> list[str | None] | None:
+    try:
+        return labels_of(value)
+    except BodyError:
+        return None
 
 
 def _is_response(read: str) -> bool:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from shadowproxy.compare.align import Ranking
+from shadowproxy.compare.answer import Ranking
 from shadowproxy.compare.bodies import BodyError
 
 LONGEST = 100_000
@@ -128,6 +128,65 @@ def truth_of(value: Any) -> dict[str, float] | None:
     entries = value if isinstance(value, list) else [value]
     names = {name: 1.0 for entry in entries if (name := canonical(entry)) is not None}
     return names or None
+
+
+def labels_of(value: Any) -> list[str | None]:
+    """The labels in an answer: one, or a list of them for several instances; None for what is no label.
+
+    A label is a string, an integer (or a float that holds one) or a boolean, in its canonical form.
+    Raises BodyError: `bad_body` where there is nothing, `too_large` past `LONGEST`.
+
+    >>> labels_of("spam"), labels_of([1, 2.0, True, None, 0.5])
+    (['spam'], ['1', '2', 'true', None, None])
+    """
+    if value is None:
+        raise BodyError("bad_body")
+    values = value if isinstance(value, list) else [value]
+    if len(values) > LONGEST:
+        raise BodyError("too_large")
+    return [str(one).lower() if isinstance(one, bool) else canonical(one) for one in values]
+
+
+def probabilities_of(value: Any) -> list[dict[str, float]]:
+    """The probabilities in an answer, by label, for each instance; what is no finite number is left out.
+
+    An object is by label; a list of numbers by class number (0, 1, …); a list of such is of several instances; one
+    number is the probability of class 1 of two. Raises BodyError: `bad_body` for anything else, `too_large` past
+    `LONGEST` numbers.
+
+    >>> probabilities_of([0.9, 0.1]), probabilities_of([{"a": 1, "b": None}]), probabilities_of(0.25)
+    ([{'0': 0.9, '1': 0.1}], [{'a': 1.0}], [{'0': 0.75, '1': 0.25}])
+    """
+    several = isinstance(value, list) and bool(value) and all(isinstance(row, list | dict) for row in value)
+    rows = value if several else [value]
+    if len(rows) > LONGEST or sum(len(row) for row in rows if isinstance(row, list | dict)) > LONGEST:
+        raise BodyError("too_large")
+    return [_distribution(row) for row in rows]
+
+
+def _distribution(row: Any) -> dict[str, float]:
+    if isinstance(row, list):
+        row = dict(zip(map(str, range(len(row))), row, strict=True))
+    elif not isinstance(row, dict):
+        one = _number(row)
+        row = {} if math.isnan(one) else {"0": 1 - one, "1": one}
+    found = {name: number for name, given in row.items() if not math.isnan(number := _number(given))}
+    if not found:
+        raise BodyError("bad_body")
+    return found
+
+
+def text_of(value: Any) -> str | None:
+    """The text in an answer; of a list of parts, the strings among them (and their `text`), joined. None for no text.
+
+    >>> text_of("a"), text_of([{"type": "text", "text": "a"}, "b"]), text_of(None), text_of({"a": 1})
+    ('a', 'ab', None, None)
+    """
+    if isinstance(value, list):
+        parts = (part.get("text") if isinstance(part, dict) else part for part in value)
+        found = [part for part in parts if isinstance(part, str)]
+        return "".join(found) if found else None
+    return value if isinstance(value, str) else None
 
 
 def cohorts_of(values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from shadowproxy.compare.align import Ranking
+from shadowproxy.compare.answer import Ranking
 from shadowproxy.errors import PayloadError
 from shadowproxy.model import Side
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from shadowproxy.compare.align import Hits, Lists
-from shadowproxy.compare.ragged import Bools, Floats
+from shadowproxy.compare.answer import Answer
+from shadowproxy.compare.ragged import Bools, Floats, Ints
+from shadowproxy.config import Route
 from shadowproxy.model import Side
 
 
@@ -32,8 +34,13 @@ class View:
     total: Mapping[Side, Floats]
     comparable: Bools
     """Whether the answers' content is to be compared (see `failures.comparable`)."""
+    answers: Mapping[Side, Sequence[Answer]] = field(default_factory=dict)
+    """What was found in them; of the replica too, where something needs it."""
+    true_labels: Sequence[Sequence[str | None] | None] = ()
     lists: Lists | None = None
     truth: Truth | None = None
+    route: Route | None = None
+    """None for pairs of no route, and where only labels that came later are looked at."""
     slow: float | None = None
     k: int = 10
     rbo_p: float = 0.9
@@ -47,6 +54,19 @@ class View:
         return self.failed[Side.BASELINE] | self.failed[Side.CANDIDATE]
 
 
+class Counts(NamedTuple):
+    """Additions to one table beside the values: row i of them adds 1 in column `column[i]`, for the pair `pair[i]`."""
+
+    table: str
+    """A name of `catalogue.TABLES`."""
+    key: str
+    """Which row of the table. Any text; only so many of a table are told apart, the rest counts as `other`."""
+    pair: Ints
+    column: Ints
+    width: int
+    """Columns of the table."""
+
+
 class Values(NamedTuple):
     """One metric on n pairs: its values (NaN where undefined) and whether each pair should have one."""
 
@@ -56,3 +76,6 @@ class Values(NamedTuple):
 
 Family = Callable[[View], Mapping[str, Values]]
 """A family of metrics: by name in the catalogue, those that the view has the means for."""
+
+Tabulate = Callable[[View], Iterable[Counts]]
+"""What is counted beside the values: which labels were confused, which rules broken, which fields differ."""

@@ -49,11 +49,20 @@ class Metric:
         return min(ends), max(ends)
 
 
-_LISTS = frozenset({"ids"})
-_SCORES = frozenset({"ids", "scores"})
-_TRUTH = frozenset({"ids", "truth"})
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is counted beside the values of metrics, reported and not decided on: so many of each column by key."""
 
-_ALL = (
+    name: str
+    title: str
+    columns: tuple[str, ...]
+
+
+_OF_LISTS = frozenset({"ids"})
+_OF_SCORES = frozenset({"ids", "scores"})
+_OF_TRUTH = frozenset({"ids", "truth"})
+
+_FAILURES: tuple[Metric, ...] = (
     Metric(
         "failures.difference",
         "failures, candidate less baseline",
@@ -65,6 +74,8 @@ _ALL = (
         0.01,
         default=True,
     ),
+)
+_LATENCY: tuple[Metric, ...] = (
     Metric(
         "latency.total_log2",
         "time to the last byte, candidate over baseline (log2, clipped to ±1)",
@@ -98,6 +109,8 @@ _ALL = (
         needs=frozenset({"slow"}),
         default=True,
     ),
+)
+_RANKING: tuple[Metric, ...] = (
     Metric(
         "ranking.rbo",
         "rank-biased overlap of the two lists",
@@ -107,7 +120,7 @@ _ALL = (
         1,
         ("lower",),
         0.2,
-        needs=_LISTS,
+        needs=_OF_LISTS,
         default=True,
     ),
     Metric(
@@ -119,7 +132,7 @@ _ALL = (
         1,
         ("lower",),
         0.2,
-        needs=_LISTS,
+        needs=_OF_LISTS,
     ),
     Metric(
         "ranking.top1",
@@ -130,7 +143,7 @@ _ALL = (
         1,
         ("lower",),
         0.2,
-        needs=_LISTS,
+        needs=_OF_LISTS,
     ),
     Metric(
         "ranking.kendall",
@@ -141,7 +154,7 @@ _ALL = (
         1,
         ("lower",),
         0.2,
-        needs=_LISTS,
+        needs=_OF_LISTS,
     ),
     Metric(
         "ranking.spearman",
@@ -152,7 +165,7 @@ _ALL = (
         1,
         ("lower",),
         0.2,
-        needs=_LISTS,
+        needs=_OF_LISTS,
     ),
     Metric(
         "ranking.length",
@@ -163,9 +176,11 @@ _ALL = (
         0,
         ("lower", "higher"),
         0.05,
-        needs=_LISTS,
+        needs=_OF_LISTS,
         default=True,
     ),
+)
+_SCORES: tuple[Metric, ...] = (
     Metric(
         "scores.relative_delta",
         "scores of common items, (candidate − baseline) / (|candidate| + |baseline|)",
@@ -175,9 +190,15 @@ _ALL = (
         0,
         ("lower", "higher"),
         0.02,
-        needs=_SCORES,
+        needs=_OF_SCORES,
         default=True,
     ),
+)
+_LABELS: tuple[Metric, ...] = ()
+_TEXT: tuple[Metric, ...] = ()
+_FIELDS: tuple[Metric, ...] = ()
+_VALIDITY: tuple[Metric, ...] = ()
+_QUALITY: tuple[Metric, ...] = (
     Metric(
         "quality.ndcg",
         "NDCG@k against the truth, candidate less baseline",
@@ -187,7 +208,7 @@ _ALL = (
         0,
         ("lower",),
         0.02,
-        needs=_TRUTH,
+        needs=_OF_TRUTH,
         default=True,
     ),
     Metric(
@@ -199,7 +220,7 @@ _ALL = (
         0,
         ("lower",),
         0.02,
-        needs=_TRUTH,
+        needs=_OF_TRUTH,
     ),
     Metric(
         "quality.reciprocal_rank",
@@ -210,8 +231,14 @@ _ALL = (
         0,
         ("lower",),
         0.02,
-        needs=_TRUTH,
+        needs=_OF_TRUTH,
     ),
 )
 
+_ALL = (*_FAILURES, *_LATENCY, *_RANKING, *_SCORES, *_LABELS, *_TEXT, *_FIELDS, *_VALIDITY, *_QUALITY)
+
 CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
+
+_TABLES: tuple[Table, ...] = ()
+
+TABLES: Mapping[str, Table] = MappingProxyType({table.name: table for table in _TABLES})

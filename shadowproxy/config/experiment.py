@@ -11,6 +11,7 @@ import orjson
 from pydantic import ValidationError
 
 from shadowproxy.config.catalogue import CATALOGUE
+from shadowproxy.config.presets import EXTRACTED
 from shadowproxy.config.redaction import KEY_LENGTH
 from shadowproxy.config.settings import Guardrail, Route, Settings, Upstream
 from shadowproxy.config.shaping import encode_json
@@ -60,9 +61,15 @@ def _catalogue() -> dict[str, list[Any]]:
     }
 
 
+_LATER = ("labels", "preset", "label", "probabilities", "text", "finish")
+"""Keys that routes have not always had."""
+
+
 def _route(route: Route) -> dict[str, Any]:
     # Left out where it isn't used: an experiment from before there was such a thing goes on under its id.
-    return route.model_dump(mode="json", exclude={"labels"} if route.labels is None else None)
+    # Of a preset's keys null is a word of its own: it switches off.
+    unused = {key for key in _LATER if getattr(route, key) is None and not (route.preset and key in EXTRACTED)}
+    return route.model_dump(mode="json", exclude=unused)
 
 
 def _shape(upstream: Upstream) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pydantic import (
 
 from shadowproxy.config.catalogue import CATALOGUE, Direction
 from shadowproxy.config.headers import HeaderName
+from shadowproxy.config.presets import EXTRACTED, PRESETS, with_preset
 from shadowproxy.config.redaction import Redact
 from shadowproxy.config.section import Section
 from shadowproxy.config.shaping import Credentials, CredentialsOrWord, HeaderEdits, Host, JsonFields, Rewrite
@@ -368,9 +369,30 @@ class Route(Section):
         pattern=r"^/",
         description="glob over the request's path: `*` within a segment, `**` or a final `/*` across",
     )
+    preset: str | None = Field(
+        None,
+        description="the protocol that the services speak: how bodies are read, and what is looked for where the route "
+        "doesn't say",
+    )
     ids: Expression | None = Field(None, description="the ranked items' ids, best first")
-    scores: Expression | None = Field(None, description="their scores, in the same order")
-    truth: Expression | None = Field(None, description="the ids (or {id: gain}) that a right answer holds")
+    scores: Expression | None = Field(
+        None,
+        description="their scores, in the same order; without `ids` the items are the places (0, 1, …), as with a "
+        "service that scores the instances it is sent",
+    )
+    label: Expression | None = Field(
+        None, description="the predicted class; a list of them where a request holds several instances"
+    )
+    probabilities: Expression | None = Field(
+        None,
+        description="{label: probability}, or a list of them by class number; a list of either where a request holds "
+        "several instances",
+    )
+    text: Expression | None = Field(None, description="the text that was generated")
+    finish: Expression | None = Field(None, description="why the text ends, such as `stop` or `length`")
+    truth: Expression | None = Field(
+        None, description="the ids (or {id: gain}) that a right answer holds, or the right label (or labels)"
+    )
     labels: Duration | None = Field(
         None,
         gt=0,
@@ -387,20 +409,49 @@ class Route(Section):
     slow: Duration | None = Field(None, gt=0, description="an answer later than this is slow (latency.total_slow)")
 
     # Field validators, not one for the whole: each names its own key, and still runs when another key is at fault.
-    @field_validator("scores", "truth", "labels")
+    @model_validator(mode="before")
     @classmethod
-    def _need_ids(cls, given: str | float | None, info: ValidationInfo) -> str | float | None:
-        if given is not None and info.data.get("ids", ...) is None:
-            raise ValueError(f"`{info.field_name}` needs `ids`: it is matched to them item by item")
-        return given
+    def _filled(cls, given: Any) -> Any:
+        return with_preset(given) if isinstance(given, Mapping) else given
 
-    @field_validator("scores")
+    @field_validator("preset")
     @classmethod
-    def _depends_on_the_answer(cls, scores: str | None, info: ValidationInfo) -> str | None:
+    def _known_preset(cls, preset: str | None) -> str | None:
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+        return preset
+
+    @field_validator("truth")
+    @classmethod
+    def _compared_with(cls, truth: str | None, info: ValidationInfo) -> str | None:
+        keys = ("ids", "scores", "label", "probabilities")
+        if truth is not None and all(info.data.get(key, ...) is None for key in keys):
+            raise ValueError(f"`truth` needs one of {', '.join(f'`{key}`' for key in keys)} to be compared with")
+        return truth
+
+    @field_validator("labels")
+    @classmethod
+    def _need_ids(cls, labels: float | None, info: ValidationInfo) -> float | None:
+        if labels is not None and info.data.get("ids", ...) is None:
+            raise ValueError("`labels` needs `ids`: what comes later is matched to them item by item")
+        return labels
+
+    @field_validator("scores", "label", "probabilities", "text", "finish")
+    @classmethod
+    def _depends_on_the_answer(cls, found: str | None, info: ValidationInfo) -> str | None:
         ids = info.data.get("ids")
-        if ids is not None and not any(_reads_response(expression) for expression in (ids, scores)):
+        if info.field_name != "scores" and found is not None and not _reads_response(found):
+            raise ValueError("it doesn't read the response: both sides would always have the same")
+        if info.field_name == "scores" and (ids or found) and not any(map(_reads_response, (ids, found))):
             raise ValueError("neither `ids` nor `scores` reads the response: the rankings would always agree")
-        return scores
+        return found
+
+    @field_validator("finish")
+    @classmethod
+    def _ends_a_text(cls, finish: str | None, info: ValidationInfo) -> str | None:
+        if finish is not None and info.data.get("text", ...) is None:
+            raise ValueError("`finish` needs `text`: it says why that ends")
+        return finish
 
     @field_validator("cohorts")
     @classmethod
@@ -413,8 +464,12 @@ class Route(Section):
     @property
     def offers(self) -> frozenset[str]:
         """What the route extracts, in the words of `Metric.needs`."""
-        given = frozenset(what for what in ("ids", "scores", "truth", "slow") if getattr(self, what) is not None)
-        return given if self.labels is None else given | {"truth"}
+        given = {what for what in (*EXTRACTED, "truth", "slow") if getattr(self, what) is not None}
+        if self.scores is not None:
+            given.add("ids")
+        if self.labels is not None:
+            given.add("truth")
+        return frozenset(given)
 
 
 class Comparator(Section):

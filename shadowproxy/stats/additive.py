@@ -54,6 +54,13 @@ class Grouping:
         flat = self.group[counted] * width + chosen[counted]
         return np.bincount(flat, minlength=self.groups * width).reshape(self.groups, width).astype(np.int64, copy=False)
 
+    def table(self, value: IntArray, column: IntArray, width: int) -> IntArray:
+        """By group, how often each column in [0, width) occurs: entry i is of the value `value[i]`; of any one value
+        there may be several entries, or none. (m,), (m,) → (groups, width)."""
+        ones = np.ones(len(value), np.int64)
+        entries = sparse.csr_array((ones, (value, column)), shape=(self.values, width))
+        return np.asarray((self._matrix @ entries).todense(), np.int64)
+
 
 class Additive(abc.ABC):
     """One statistic. Its state for s slots is an array (s, width) of `dtype`, the sum of what `fold` gave."""

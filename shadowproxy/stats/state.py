@@ -138,6 +138,11 @@ class State:
         return sum(bucket.pairs for bucket in self.open.values())
 
     @property
+    def names(self) -> frozenset[str]:
+        """Of all sums that it holds."""
+        return frozenset(self.total).union(*(bucket.tally for bucket in self.open.values()))
+
+    @property
     def most_open(self) -> int:
         """Most buckets that are kept open: several times what a clock that is right ever needs."""
         return 256 + 4 * math.ceil(self.settle / self.width)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from shadowproxy.compare import failures
 from shadowproxy.compare.columns import Columns
+from shadowproxy.compare.view import Counts
 from shadowproxy.config.catalogue import CATALOGUE
 from shadowproxy.config.settings import Settings
 from shadowproxy.model import Side
@@ -35,6 +36,7 @@ from shadowproxy.verdict.record import (
     Verdict,
 )
 from shadowproxy.verdict.rules import Rule, rules
+from shadowproxy.verdict.tables import Tables
 
 FAILURES: tuple[str, ...] = (*failures.KINDS, "other")
 """The kinds of failure that are told apart; `other` for a kind that a newer version counted."""
@@ -77,6 +79,7 @@ class Plan:
         self.settings = settings
         self.rules: tuple[Rule, ...] = rules(settings)
         self.other_slot = settings.verdict.max_cohorts + 1
+        self._tables = Tables([route.name for route in settings.routes])
         self._grids = {rule.name: _grids(rule) for rule in self.rules}
         self._routes = {rule.name: _indices(rule, settings) for rule in self.rules}
         self._dimensions = {rule.name: _dimensions(rule, settings) for rule in self.rules}
@@ -89,11 +92,14 @@ class Plan:
         policy = self.settings.verdict
         return State(width=policy.bucket, settle=self.settings.longest_deadline + policy.settle)
 
-    def tally(self, columns: Columns, slots: Mapping[str, int]) -> dict[int, tuple[Tally, int]]:
+    def tally(
+        self, columns: Columns, slots: Mapping[str, int], counted: Collection[str] = ()
+    ) -> dict[int, tuple[Tally, int]]:
         """The sums of a batch by start-time bucket, each with its number of pairs; for `State.with_added`.
 
         `slots` gives each cohort's slot, 1 to `max_cohorts`; a cohort without one is pooled in `other_slot`, where a
-        pair counts once however many such cohorts it has. Raises ValueError for a slot out of range.
+        pair counts once however many such cohorts it has. `counted` are the names of the state that this is added to:
+        they bound the rows of tables. Raises ValueError for a slot out of range.
         """
         if not len(columns):
             return {}
@@ -103,11 +109,12 @@ class Plan:
         buckets = np.floor(np.clip(started, -(2.0**52), 2.0**52)).astype(np.int64)
         found = np.unique(buckets)
         pairs, slot = self._membership(columns.cohorts, slots)
+        tables = tuple(self._tables.gathered(columns.tables, counted))
         most = max(1, _MOST_GROUPS // (int(slot.max(initial=0)) + 1))
         tallies: dict[int, tuple[Tally, int]] = {}
         for first in range(0, len(found), most):
             part = found[first : first + most]
-            tallies |= self._tally_part(columns, buckets, part, pairs, slot)
+            tallies |= self._tally_part(columns, buckets, part, pairs, slot, tables)
         return tallies
 
     def tally_labelled(self, columns: Columns, slots: Mapping[str, int]) -> dict[int, tuple[Tally, int]]:
@@ -164,6 +171,7 @@ class Plan:
             failures=_failures(total),
             summaries=tuple(self._summaries(total, places)),
             latencies=tuple(self._latencies(total, places)),
+            tables=tuple(self._tables.rows(total)),
             evidence_rollback=decision.evidence,
             notes=facts.notes,
             versions=dict(facts.versions),
@@ -184,7 +192,13 @@ class Plan:
         return np.repeat(np.arange(len(each)), lengths), slot
 
     def _tally_part(
-        self, columns: Columns, buckets: IntArray, part: IntArray, pairs: IntArray, slot: IntArray
+        self,
+        columns: Columns,
+        buckets: IntArray,
+        part: IntArray,
+        pairs: IntArray,
+        slot: IntArray,
+        tables: Sequence[tuple[str, Counts]],
     ) -> dict[int, tuple[Tally, int]]:
         batch = _batch(columns, buckets, part, pairs, slot)
         sums: dict[str, NDArray[Any]] = {"pairs": _pair_counts(batch)}
@@ -195,6 +209,8 @@ class Plan:
         sums |= _moments(batch)
         sums |= _latency_counts(batch)
         sums |= _failure_counts(batch)
+        for name, counts in tables:
+            sums[name] = batch.overall.table(counts.pair, counts.column, counts.width)
         return {
             int(bucket): (Tally({name: array[at].copy() for name, array in sums.items()}), int(sums["pairs"][at, 0]))
             for at, bucket in enumerate(batch.buckets)

@@ -87,6 +87,17 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     deviation: float | None
 
 
+class TableRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of a table that is counted beside the metrics, over all pairs of a route; reported, not decided on."""
+
+    table: str
+    """A name of `catalogue.TABLES`, whose columns `counts` has."""
+    route: str
+    key: str
+    """`other` where more were met than are told apart."""
+    counts: dict[str, int]
+
+
 class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
     """Latency of one upstream in one cohort, seconds; None where it lies among the failures (+∞) or there are none."""
 
@@ -182,3 +193,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     `verdict.version_header`."""
     labels: Labels | None = None
     """What became of labels that came later; None where no route waits for any."""
+    tables: tuple[TableRow, ...] = ()
+    """By table, route and key; within a table the largest first."""

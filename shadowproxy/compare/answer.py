@@ -1,0 +1,34 @@
+"""What was found in one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Ranking(NamedTuple):
+    """What one side answered: unique ids, best first, and their scores (NaN where undefined), if the route has any."""
+
+    ids: list[str]
+    scores: list[float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the route's expressions found in one side's answer. Each is None where the route doesn't look for it."""
+
+    ranking: Ranking | None = None
+    labels: Sequence[str | None] | None = None
+    """One per instance of the request, None for what is no label; most requests have one instance."""
+    probabilities: Sequence[Mapping[str, float]] | None = None
+    """One per instance: by label, finite and as sent (they need not sum to 1)."""
+    text: str | None = None
+    finish: str | None = None
+    """Why the text ends, such as `stop` or `length`."""
+    document: Mapping[str, Any] | None = None
+    """What expressions see, with this side's `response`; kept only where something looks at the answer as a whole."""
+
+
+NOTHING = Answer()
+"""Of a side that failed, or in which nothing is looked for."""

@@ -1,0 +1,26 @@
+"""What each protocol's preset looks for where a route doesn't say: expressions by key of the route.
+
+A preset also says how bodies are read (see `compare.presets`); the names of the two tables are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+EXTRACTED = ("ids", "scores", "label", "probabilities", "text", "finish")
+"""The keys of a route that say what to find in an answer."""
+
+PRESETS: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+"""By preset: the expressions that its protocol defines, by key among `EXTRACTED`."""
+
+
+def with_preset(route: Mapping[str, Any]) -> dict[str, Any]:
+    """A route as it stands in a configuration, with its preset's expressions where it has none of its own.
+
+    A key that is given wins, `null` included: that switches it off.
+    """
+    preset = route.get("preset")
+    found = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+    return {**found, **route}
