@@ -41,12 +41,22 @@ def decode(head: bytes, body: bytes, *, limit: int = DECODED_LIMIT) -> Any:
     >>> decode(b"", b'{"ids": [1]}')
     {'ids': [1]}
     """
+    return parsed(undone(head, body, limit=limit))
+
+
+def undone(head: bytes, body: bytes, *, limit: int = DECODED_LIMIT) -> bytes:
+    """`body` without the content codings that stand in `head`. Raises BodyError where it isn't whole without them."""
     try:
         data, complete = decoded(head, body, limit=limit)
     except EncodingError as error:
         raise BodyError(error.kind) from None
     if not complete:
         raise BodyError("bad_encoding")
+    return data
+
+
+def parsed(data: bytes) -> Any:
+    """The JSON value in `data`, a byte order mark skipped. Raises BodyError (`bad_body`)."""
     try:
         return orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
     except (orjson.JSONDecodeError, RecursionError):

@@ -12,7 +12,23 @@ from typing import Any
 EXTRACTED = ("ids", "scores", "label", "probabilities", "text", "finish")
 """The keys of a route that say what to find in an answer."""
 
-PRESETS: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+_PREDICTIONS = MappingProxyType({"scores": "response.body.predictions"})
+
+PRESETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "kserve-v1": _PREDICTIONS,
+        "open-inference": {},
+        "seldon": {},
+        # By row, by column, and of `:regress`. Not `||`, to which an empty list is none.
+        "tf-serving": {"scores": "not_null(response.body.predictions, response.body.outputs, response.body.results)"},
+        "vertex": _PREDICTIONS,
+        "torchserve": {},
+        "sagemaker": {},
+        "ray-serve": {},
+        "bentoml": {},
+        "litserve": {"scores": "to_array(response.body.output)"},
+    }
+)
 """By preset: the expressions that its protocol defines, by key among `EXTRACTED`."""
 
 

@@ -5,23 +5,45 @@ What is looked for in them by default stands in `config.presets`, under the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from shadowproxy.compare.bodies import Decode, decode
+from shadowproxy.compare.presets import frameworks, open_inference, predictions, sagemaker, seldon, servers
+from shadowproxy.compare.presets.sample import Sample
+
+
+def _undetected(_sample: Sample) -> str | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """How one protocol's bodies are read."""
+    """How one protocol's bodies are read, and what tells that a sample is of it."""
 
     request: Decode = decode
     response: Decode = decode
+    detect: Callable[[Sample], str | None] = _undetected
+    """From a sample to what in it is the protocol's, in a few words; None where nothing is. Never raises."""
 
 
 _JSON = Preset()
 
-PRESETS: Mapping[str, Preset] = {}
+_base64 = servers.read_json_with_base64
+_text = servers.read_json_or_text
+
+PRESETS: Mapping[str, Preset] = {
+    "kserve-v1": Preset(_base64, _base64, predictions.detect_kserve_v1),
+    "open-inference": Preset(open_inference.read_request, open_inference.read_response, open_inference.detect),
+    "seldon": Preset(seldon.read, seldon.read, seldon.detect),
+    "tf-serving": Preset(_base64, _base64, predictions.detect_tf_serving),
+    "vertex": Preset(_base64, _base64, predictions.detect_vertex),
+    "torchserve": Preset(_text, _text, predictions.detect_torchserve),
+    "sagemaker": Preset(sagemaker.read, sagemaker.read, sagemaker.detect),
+    "ray-serve": Preset(_text, _text),
+    "bentoml": Preset(_text, _text, frameworks.detect_bentoml),
+    "litserve": Preset(_text, _text, frameworks.detect_litserve),
+}
 
 
 def preset_of(name: str | None) -> Preset:
