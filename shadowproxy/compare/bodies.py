@@ -41,12 +41,21 @@ def decode(head: bytes, body: bytes, *, limit: int = DECODED_LIMIT) -> Any:
     >>> decode(b"", b'{"ids": [1]}')
     {'ids': [1]}
     """
+    return decode_with(_parsed, head, body, limit=limit)
+
+
+def decode_with(read: Callable[[bytes], Any], head: bytes, body: bytes, *, limit: int = DECODED_LIMIT) -> Any:
+    """What `read` makes of `body` without the content codings that stand in `head`. Raises BodyError, as `read` may."""
     try:
         data, complete = decoded(head, body, limit=limit)
     except EncodingError as error:
         raise BodyError(error.kind) from None
     if not complete:
         raise BodyError("bad_encoding")
+    return read(data)
+
+
+def _parsed(data: bytes) -> Any:
     try:
         return orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
     except (orjson.JSONDecodeError, RecursionError):

@@ -12,7 +12,22 @@ from typing import Any
 EXTRACTED = ("ids", "scores", "label", "probabilities", "text", "finish")
 """The keys of a route that say what to find in an answer."""
 
-PRESETS: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+PRESETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "elasticsearch": {"ids": "response.body.hits.hits[*]._id", "scores": "response.body.hits.hits[*]._score"},
+        "solr": {"ids": "response.body.response.docs[*].id", "scores": "response.body.response.docs[*].score"},
+        "openai-chat": {
+            # What is called is part of what is said: an answer may be nothing else.
+            "text": "response.body.choices[0].message"
+            ".[content, refusal, tool_calls[].function.[name, arguments][]][]",
+            "finish": "response.body.choices[0].finish_reason",
+        },
+        "openai-completions": {
+            "text": "response.body.choices[0].text",
+            "finish": "response.body.choices[0].finish_reason",
+        },
+    }
+)
 """By preset: the expressions that its protocol defines, by key among `EXTRACTED`."""
 
 

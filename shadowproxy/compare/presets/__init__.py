@@ -6,22 +6,18 @@ What is looked for in them by default stands in `config.presets`, under the same
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from shadowproxy.compare.bodies import Decode, decode
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """How one protocol's bodies are read."""
-
-    request: Decode = decode
-    response: Decode = decode
-
+from shadowproxy.compare.presets import elasticsearch, openai, solr
+from shadowproxy.compare.presets.preset import Preset
 
 _JSON = Preset()
 
-PRESETS: Mapping[str, Preset] = {}
+PRESETS: Mapping[str, Preset] = {
+    "elasticsearch": elasticsearch.PRESET,
+    "solr": solr.PRESET,
+    "openai-chat": openai.CHAT,
+    "openai-completions": openai.COMPLETIONS,
+}
 
 
 def preset_of(name: str | None) -> Preset:
