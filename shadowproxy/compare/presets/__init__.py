@@ -5,18 +5,35 @@ What is looked for in them by default stands in `config.presets`, under the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
+from shadowproxy.compare.bodies import Decode, decode
 from shadowproxy.compare.presets import elasticsearch, openai, solr
-from shadowproxy.compare.presets.preset import Preset
+from shadowproxy.compare.presets.sample import Sample
+
+
+def _undetected(_sample: Sample) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How one protocol's bodies are read, and what tells them from others."""
+
+    request: Decode = decode
+    response: Decode = decode
+    detect: Callable[[Sample], str | None] = _undetected
+    """A short reason why a sample is of the protocol, in words; None where it is not."""
+
 
 _JSON = Preset()
 
 PRESETS: Mapping[str, Preset] = {
-    "elasticsearch": elasticsearch.PRESET,
-    "solr": solr.PRESET,
-    "openai-chat": openai.CHAT,
-    "openai-completions": openai.COMPLETIONS,
+    "elasticsearch": Preset(detect=elasticsearch.detect),
+    "solr": Preset(detect=solr.detect),
+    "openai-chat": Preset(response=openai.response, detect=openai.detect_chat),
+    "openai-completions": Preset(response=openai.response, detect=openai.detect_completions),
 }
 
 

@@ -13,7 +13,6 @@ https://docs.opensearch.org/latest/api-reference/search-apis/search/.
 
 from __future__ import annotations
 
-from shadowproxy.compare.presets.preset import Preset
 from shadowproxy.compare.presets.sample import Sample
 
 
@@ -27,6 +26,3 @@ def detect(sample: Sample) -> str | None:
     if not hits:
         return "`hits.hits` (empty) beside `_shards`" if "_shards" in answer else None
     return "`hits.hits` with `_id`" if all(isinstance(hit, dict) and "_id" in hit for hit in hits) else None
-
-
-PRESET = Preset(detect=detect)

@@ -12,8 +12,7 @@ and a service that streams may be compared with one that doesn't:
   empty in the first. `object` loses its `.chunk`, and `obfuscation` (padding against eavesdroppers) is left out.
 
 A stream is whole with `[DONE]`, or once every choice has a `finish_reason` (some servers end there). One that breaks
-off before, or that carries an `error`, is no answer: BodyError (`bad_body`). So is an unstreamed body with neither
-`choices` nor anything else of an object. `text` is the first choice's: what it says, refuses, and calls, as
+off before, or that carries an `error`, is no answer: BodyError (`bad_body`). `text` is the first choice's: what it says, refuses, and calls, as
 `name{arguments}`.
 
 The older completions (`/v1/completions`) are the same with `text` in the choices.
@@ -24,7 +23,6 @@ Source: https://platform.openai.com/docs/api-reference/chat, …/chat-streaming,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import orjson
@@ -32,17 +30,18 @@ import orjson
 from shadowproxy.compare.bodies import BodyError, decode_with
 from shadowproxy.compare.presets.events import event_data
 from shadowproxy.compare.presets.joining import finished, join
-from shadowproxy.compare.presets.preset import Preset
 from shadowproxy.compare.presets.sample import Sample
 
 _DONE = b"[DONE]"
 
 
-def read(data: bytes) -> Any:
-    """The document in a body without content codings, streamed or not. Raises BodyError.
+def response(head: bytes, body: bytes) -> Any:
+    """The document in a body, streamed or not. Raises BodyError."""
+    return decode_with(_read, head, body)
 
-    The media type is not needed: no JSON document begins as an event stream does.
-    """
+
+def _read(data: bytes) -> Any:
+    # The media type is not needed: no JSON document begins as an event stream does.
     try:
         if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
             return orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
@@ -111,9 +110,11 @@ def _detect(sample: Sample, kind: str, within: str) -> str | None:
     return f'`object` is "{kind}"{streamed}' if not choices and answer.get("object") == kind else None
 
 
-CHAT = Preset(
-    response=partial(decode_with, read), detect=partial(_detect, kind="chat.completion", within="message")
-)
-COMPLETIONS = Preset(
-    response=partial(decode_with, read), detect=partial(_detect, kind="text_completion", within="text")
-)
+def detect_chat(sample: Sample) -> str | None:
+    """`choices` with `message`."""
+    return _detect(sample, "chat.completion", "message")
+
+
+def detect_completions(sample: Sample) -> str | None:
+    """`choices` with `text`."""
+    return _detect(sample, "text_completion", "text")

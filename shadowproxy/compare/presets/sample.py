@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class Sample(NamedTuple):
-    """One exchange, its bodies decoded by the preset's own readers; None where they are unreadable or not there."""
+    """One exchange. Header names are in lower case; bodies are decoded by the preset's own readers."""
 
     path: str
     request_headers: Mapping[str, str]
-    """By lower-case name."""
     request: Any | None
+    """None where it is unreadable or not there."""
     response_headers: Mapping[str, str]
-    """By lower-case name."""
     response: Any | None
+    """None where it is unreadable or not there."""
     status: int
-
-
-Detect = Callable[[Sample], str | None]
-"""A short reason why the sample is of the protocol, in words; None where it is not."""
-
-
-def undetected(_sample: Sample) -> str | None:
-    """Of a preset whose protocol can't be told from its bodies."""
-    return None

@@ -10,7 +10,6 @@ Source: https://solr.apache.org/guide/solr/latest/query-guide/response-writers.h
 
 from __future__ import annotations
 
-from shadowproxy.compare.presets.preset import Preset
 from shadowproxy.compare.presets.sample import Sample
 
 
@@ -20,6 +19,3 @@ def detect(sample: Sample) -> str | None:
     if isinstance(answer, dict) and isinstance(answer.get("docs"), list) and "numFound" in answer:
         return "`response.docs` beside `numFound`"
     return None
-
-
-PRESET = Preset(detect=detect)
