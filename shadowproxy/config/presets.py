@@ -18,8 +18,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "solr": {"ids": "response.body.response.docs[*].id", "scores": "response.body.response.docs[*].score"},
         "openai-chat": {
             # What is called is part of what is said: an answer may be nothing else.
-            "text": "response.body.choices[0].message"
-            ".[content, refusal, tool_calls[].function.[name, arguments][]][]",
+            "text": "response.body.choices[0].message.[content, refusal, tool_calls[].function.[name, arguments][]][]",
             "finish": "response.body.choices[0].finish_reason",
         },
         "openai-completions": {

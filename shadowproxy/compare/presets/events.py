@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+
 def event_data(body: bytes) -> Iterator[bytes]:
     """The data of each event, its lines joined by LF; comments, other fields and events without data are skipped.
 
-    Lines end in CRLF, LF or CR. The last event is given also where the blank line that completes it is not there, unlike
-    in the specification: some servers leave it out, and half an event is no JSON, so a reader notices.
+    Lines end in CRLF, LF or CR. The last event is given also without the blank line that completes it, unlike in the
+    specification: some servers leave that out, and half an event is no JSON, so a reader notices.
 
     >>> list(event_data(b": hello\\r\\n\\r\\ndata: a\\r\\ndata:b\\r\\n\\r\\nevent: x\\ndata: c\\n"))
     [b'a\\nb', b'c']

@@ -5,15 +5,16 @@ with `delta`s of the choices, and `[DONE]` at the end. Both give the same docume
 and a service that streams may be compared with one that doesn't:
 
 * `choices` in the order of their `index`; of each, `message` is its deltas joined: texts (`content`, `refusal`,
-  `reasoning_content` and the like, `arguments` of calls) one after another, `tool_calls` by their own `index`, which the
-  document then lacks; `role`, `type` and `id` are the first that was sent. `logprobs` are the lists joined. Of
-  everything else in a choice (`finish_reason`) the last that is not null counts.
+  `reasoning_content` and the like, the `arguments` of calls) one after another, `tool_calls` by their own `index`,
+  which the document then lacks; `role`, `type` and `id` are the first that was sent. `logprobs` are the lists joined.
+  Of everything else in a choice (`finish_reason`) the last that is not null counts.
 * Beside `choices` the last value that is not null or empty counts: `usage` stands in the last chunk, `model` may be
   empty in the first. `object` loses its `.chunk`, and `obfuscation` (padding against eavesdroppers) is left out.
 
 A stream is whole with `[DONE]`, or once every choice has a `finish_reason` (some servers end there). One that breaks
-off before, or that carries an `error`, is no answer: BodyError (`bad_body`). `text` is the first choice's: what it says, refuses, and calls, as
-`name{arguments}`.
+off before, or that carries an `error`, is no answer: BodyError (`bad_body`).
+
+`text` is the first choice's: what it says, refuses, and calls, as `name{arguments}`.
 
 The older completions (`/v1/completions`) are the same with `text` in the choices.
 
