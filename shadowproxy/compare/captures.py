@@ -61,8 +61,9 @@ def request_of(data: bytes, method: str = "POST", target: str = "/") -> Request:
 
 
 def pair_of(request: Request | None, exchange: Exchange) -> Pair:
-    """A pair with this answer on both sides."""
-    return Pair("inspected", 0.0, _NONE if request is None else request, exchange, exchange)
+    """A pair with this answer on both sides. Its id is empty where the request, and so the path, is not known."""
+    known = request is not None and request.target != "/"
+    return Pair("inspected" if known else "", 0.0, request or _NONE, exchange, exchange)
 
 
 def body_alone(body: bytes) -> Exchange:
@@ -125,7 +126,8 @@ def _is_text(body: bytes) -> bool:
 
 def _dechunked(data: bytes) -> bytes:
     """A chunked body put together (RFC 9112, section 7.1); as it is where it is none, or breaks off."""
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         end = data.find(b"\r\n", at)
         size = re.fullmatch(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?", data[at:end]) if end >= 0 else None

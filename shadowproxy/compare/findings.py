@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -104,6 +105,11 @@ def _text(value: Any) -> str | None:
     return None if text is None else f"{_counted(len(text), 'character')}: {brief(text, 60)}"
 
 
+def _finish(value: Any) -> str | None:
+    text = text_of(value)
+    return None if text is None else brief(text)
+
+
 def _truth(value: Any) -> str | None:
     gains = truth_of(value)
     return None if gains is None else f"{_counted(len(gains), 'id or label')}: {_listed(list(gains))}"
@@ -123,7 +129,7 @@ _SAY: Final[Mapping[str, Callable[[Any], str | None]]] = {
     "label": _labels,
     "probabilities": _probabilities,
     "text": _text,
-    "finish": _text,
+    "finish": _finish,
     "truth": _truth,
     "account": _account,
     "cohorts": _cohort,
@@ -155,10 +161,24 @@ def _why_nothing(expression: str, document: Mapping[str, Any]) -> str:
         if value is None:
             there = way(steps[:at])
             if isinstance(parent, dict) and not steps[at - 1].startswith("["):
-                return f"`{there}` is not there, or null; `{way(steps[: at - 1]) or '@'}` has {_listed(list(parent))}"
+                key = _key(steps[at - 1])
+                if key in parent:
+                    return f"`{there}` is null"
+                has = _listed(list(parent)) if parent else "nothing"
+                return f"`{there}` is not there; there {'are' if len(parent) > 1 else 'is'} {has}"
             return f"`{there}`: `{way(steps[: at - 1])}` is {kind_of(parent)} {brief(parent, 24)}"
         parent = value
     return "it is null"
+
+
+def _key(step: str) -> str:
+    """The key that a step of a path names.
+
+    >>> _key(".id"), _key('."gr\\u00f6\\u00dfe"')
+    ('id', 'größe')
+    """
+    name = step.removeprefix(".")
+    return str(json.loads(name)) if name.startswith('"') else name
 
 
 def _evaluated(expression: str, document: Mapping[str, Any]) -> Any:

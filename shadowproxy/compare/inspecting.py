@@ -76,7 +76,7 @@ def inspect(answers: Sequence[tuple[Pair, Side]], route: Route | None = None) ->
     """
     pair, side = next(((pair, side) for pair, side in answers if exchange_of(pair, side).body), answers[0])
     exchange = exchange_of(pair, side)
-    detected = () if route is not None else detect(pair, exchange)
+    detected = detect(pair, exchange)
     if route is None:
         route = _proposed(pair, exchange, detected)
     preset = preset_of(None if route is None else route.preset)
@@ -206,11 +206,11 @@ def _coverage(route: Route, answers: Sequence[tuple[Pair, Side]]) -> tuple[int, 
         alone = Pair(pair.id, pair.started, pair.request, exchange, exchange, annotations=pair.annotations)
         reading = reader.read(alone)
         answer = reading.answers[Side.BASELINE]
-        parts = (answer.ranking, answer.labels, answer.probabilities, answer.text)
+        parts = (answer.ranking and answer.ranking.ids, answer.labels, answer.probabilities, answer.text)
         if reading.failure[Side.BASELINE]:
             failed[reading.failure[Side.BASELINE]] += 1
-        elif any(part is not None for part in parts):
+        elif any(parts):
             found += 1
         else:
-            failed["nothing" if reading.comparable else "not_compared"] += 1
+            failed["empty" if reading.comparable else "not_compared"] += 1
     return found, failed

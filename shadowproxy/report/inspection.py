@@ -1,4 +1,4 @@
-"""An inspection for the terminal, and as JSON. All that comes from an answer is printed as printable characters only."""
+"""An inspection for the terminal, and as JSON. What comes from an answer reaches the terminal printable only."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FAULTS = {
 }
 
 
-def inspection_view(found: Inspection, *, proposal: str, known_status: bool) -> RenderableType:
-    """What was found, with the configuration that is proposed; `known_status`: whether the status was seen."""
+def inspection_view(found: Inspection, *, known_status: bool) -> RenderableType:
+    """What was found; `known_status`: whether the status was seen."""
     parts: list[RenderableType] = [*_facts(found, known_status)]
     if found.fault:
         parts += [Text(f"body: {FAULTS.get(found.fault, found.fault)} ({found.fault})", style="yellow")]
@@ -37,8 +37,6 @@ def inspection_view(found: Inspection, *, proposal: str, known_status: bool) -> 
         parts += [Text(), Text(f"what the route {plain(found.route.name)} finds", style="bold")]
         parts += _findings(found)
         parts += [Text(line) for line in _coverage(found)]
-    if proposal:
-        parts += [Text(), Text("proposed configuration", style="bold"), Text(proposal)]
     return Group(*parts)
 
 
