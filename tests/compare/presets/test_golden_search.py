@@ -33,7 +33,7 @@ def exchange_of(case: dict[str, Any], *, packed: bool = False) -> Exchange:
     head = f"Content-Type: {'text/event-stream; charset=utf-8' if 'stream' in case else 'application/json'}".encode()
     if packed:
         head, body = head + b"\r\nContent-Encoding: gzip", gzip.compress(body)
-    return Exchange(Outcome.OK, 200, head, body, len(body), 0.01, 0.02)
+    return Exchange(Outcome.OK, 200, head, body, len(body), ttfb=0.01, total=0.02)
 
 
 def pair_of(case: dict[str, Any], *, packed: bool = False) -> Pair:
