@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -340,9 +341,26 @@ def test_a_service_that_does_not_answer(service: Any) -> None:
     done = inspect(f"{service[0]}/hang", "--timeout", "0.2")
     assert done.returncode == 4
     assert "within 0.2 s" in done.stderr
-    done = inspect("http://127.0.0.1:1/")
+    done = inspect("http://me:secret@127.0.0.1:1/")
     assert done.returncode == 4
-    assert done.stderr.startswith("shadowproxy: http://127.0.0.1:1/: ")
+    assert done.stderr.startswith("shadowproxy: http://***@127.0.0.1:1/: ")
+
+
+def test_what_is_no_http_is_said_in_printable_characters() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as client:
+                client.recv(1)
+                client.sendall(b"\x1b[31m\x9bgone\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = inspect(f"http://127.0.0.1:{server.getsockname()[1]}/", "--timeout", "10")
+        thread.join()
+    assert done.returncode == 4
+    assert done.stderr.endswith("; is an HTTP service running there?\n")
+    assert done.stderr[:-1].isprintable()
 
 
 def test_in_a_process_of_its_own_from_standard_input() -> None:

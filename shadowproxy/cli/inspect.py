@@ -145,13 +145,13 @@ def _fetched(
     """The pair, and the origin that answered."""
     from shadowproxy.compare.captures import pair_of, request_of
     from shadowproxy.model import Side
-    from shadowproxy.traffic.ask import ask, url_of
+    from shadowproxy.traffic.ask import ask, origin_of
 
     if url.partition("://")[0].lower() in _STORES:
         fail(
             "a store holds pairs, not answers: write some into a file with `shadowproxy pairs export`, and inspect that"
         )
-    where = url_of(url)
+    origin = origin_of(url)
     if asked is not None and data is not None:
         fail("--request and --data are two ways to say the same; leave one out")
     body = b"" if data is None else _read(data[1:]) if data.startswith("@") else data.encode()
@@ -164,13 +164,13 @@ def _fetched(
         fail(f"--method: {method!r} is no method, such as GET or POST")
 
     async def work() -> tuple[Request, Exchange]:
-        return await ask(where, method=method.upper(), headers=headers, body=body, patience=timeout)
+        return await ask(url, method=method.upper(), headers=headers, body=body, patience=timeout)
 
     try:
         request, exchange = run_loop(work())
     except StartError as error:
         fail(str(error), EXIT_UNREACHABLE)
-    return (pair_of(request, exchange), Side.BASELINE), str(where.origin())
+    return (pair_of(request, exchange), Side.BASELINE), origin
 
 
 def _header(line: str) -> tuple[str, str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 import aiohttp
-from yarl import URL
 
 from shadowproxy.config.units import without_passwords
 from shadowproxy.encodings import DECODED_LIMIT
@@ -14,7 +14,7 @@ from shadowproxy.model import Exchange, Outcome, Request
 
 
 async def ask(
-    url: URL, *, method: str, headers: Iterable[tuple[str, str]], body: bytes, patience: float
+    url: str, *, method: str, headers: Iterable[tuple[str, str]], body: bytes, patience: float
 ) -> tuple[Request, Exchange]:
     """Send one request; redirects are not followed, and content codings are left as they are.
 
@@ -24,7 +24,7 @@ async def ask(
     sent = {"accept": "application/json, text/event-stream, */*", "accept-encoding": "gzip, deflate"}
     sent |= {"content-type": "application/json"} if body else {}
     sent |= {name.lower(): value for name, value in headers}
-    shown = without_passwords(str(url))
+    shown = without_passwords(url)
     try:
         async with (
             aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(patience)) as session,
@@ -37,23 +37,31 @@ async def ask(
                     break
             raw = response.raw_headers
             status = response.status
+            target = response.request_info.url.raw_path_qs
     except TimeoutError:
         raise StartError(f"{shown}: no whole answer within {patience:g} s; wait longer with --timeout") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise StartError(f"{shown}: {str(error) or type(error).__name__}; is the service running there?") from None
+        # What was no HTTP is part of what is said of it.
+        why = without_passwords(" ".join(ascii(str(error) or type(error).__name__)[1:-1].replace("\\n", " ").split()))
+        raise StartError(f"{shown}: {why:.200}; is an HTTP service running there?") from None
     head = b"\r\n".join(name + b": " + value for name, value in raw)
     kept = bytes(captured[:DECODED_LIMIT])
     request_head = "\r\n".join(f"{name}: {value}" for name, value in sent.items()).encode("latin-1", "replace")
-    request = Request(method, url.raw_path_qs, request_head, body, len(body))
+    request = Request(method, target, request_head, body, len(body))
     return request, Exchange(Outcome.OK, status, head, kept, len(captured), ttfb=0.0, total=0.0)
 
 
-def url_of(text: str) -> URL:
-    """Raises StartError where it is none that can be asked."""
+def origin_of(url: str) -> str:
+    """Scheme, host and port, without a user. Raises StartError where it is no URL that can be asked.
+
+    >>> origin_of("http://me:secret@host:80/a?b")
+    'http://host:80'
+    """
     try:
-        url = URL(text)
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise StartError(f"{without_passwords(text)}: is no URL: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise StartError(f"{without_passwords(text)}: is no http:// or https:// URL")
-    return url
+        raise StartError(f"{without_passwords(url)}: is no URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise StartError(f"{without_passwords(url)}: is no http:// or https:// URL")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
