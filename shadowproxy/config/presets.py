@@ -27,6 +27,17 @@ PRESETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "ray-serve": {},
         "bentoml": {},
         "litserve": {"scores": "to_array(response.body.output)"},
+        "elasticsearch": {"ids": "response.body.hits.hits[*]._id", "scores": "response.body.hits.hits[*]._score"},
+        "solr": {"ids": "response.body.response.docs[*].id", "scores": "response.body.response.docs[*].score"},
+        "openai-chat": {
+            # What is called is part of what is said: an answer may be nothing else.
+            "text": "response.body.choices[0].message.[content, refusal, tool_calls[].function.[name, arguments][]][]",
+            "finish": "response.body.choices[0].finish_reason",
+        },
+        "openai-completions": {
+            "text": "response.body.choices[0].text",
+            "finish": "response.body.choices[0].finish_reason",
+        },
     }
 )
 """By preset: the expressions that its protocol defines, by key among `EXTRACTED`."""

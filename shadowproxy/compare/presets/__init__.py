@@ -9,7 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from shadowproxy.compare.bodies import Decode, decode
-from shadowproxy.compare.presets import frameworks, open_inference, predictions, sagemaker, seldon, servers
+from shadowproxy.compare.presets import (
+    elasticsearch,
+    frameworks,
+    open_inference,
+    openai,
+    predictions,
+    sagemaker,
+    seldon,
+    servers,
+    solr,
+)
 from shadowproxy.compare.presets.sample import Sample
 
 
@@ -43,6 +53,10 @@ PRESETS: Mapping[str, Preset] = {
     "ray-serve": Preset(_text, _text),
     "bentoml": Preset(_text, _text, frameworks.detect_bentoml),
     "litserve": Preset(_text, _text, frameworks.detect_litserve),
+    "elasticsearch": Preset(detect=elasticsearch.detect),
+    "solr": Preset(detect=solr.detect),
+    "openai-chat": Preset(response=openai.response, detect=openai.detect_chat),
+    "openai-completions": Preset(response=openai.response, detect=openai.detect_completions),
 }
 
 
