@@ -99,7 +99,7 @@ class RouteReader:
             comparable=content,
             failure=failure,
             answers=answers,
-            truth=truth_of(truth) if self._has_lists else None,
+            truth=truth_of(truth) if self._has_lists and (isinstance(truth, dict) or not self._by_label) else None,
             true_labels=_labels(truth) if self._by_label else None,
             cohorts=cohorts_of({name: _lenient(expression, shared) for name, expression in self._cohorts.items()}),
             account=account_of(_lenient(self._account, shared)),
