@@ -48,6 +48,8 @@ class Columns:
     """Seconds to the last byte; +inf for a failed exchange."""
     tables: tuple[Table, ...] = ()
     """What is counted beside the values; the same row of a table may stand in it several times."""
+    weight: NDArray[np.float64] | None = None
+    """How much each pair counts, in [0, 1]; None where no route says, and every pair counts as 1."""
     unlabelled: tuple[Unlabelled, ...] = ()
     """What is kept of those pairs whose truth may yet come, in their order; their quality is not applicable till then.
     """

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shadowproxy.compare.align import SIDES, align
-from shadowproxy.compare.answer import NOTHING
+from shadowproxy.compare.answer import NOTHING, Answer
 from shadowproxy.compare.columns import Columns, Table
 from shadowproxy.compare.families import FAMILIES, TABLES
 from shadowproxy.compare.latency import times
@@ -36,10 +36,11 @@ class Comparer:
     def __init__(self, routes: Sequence[Route]) -> None:
         self._router = Router([route.path for route in routes])
         self._readers = tuple(RouteReader(route) for route in routes)
+        self._weighted = any(route.weight is not None for route in routes)
 
     def __call__(self, pairs: Sequence[Pair]) -> Columns:
         """Compare a batch, of any size. Every metric of the catalogue has its column, in the pairs' order."""
-        parts = [_compare(part) for part in self._read(pairs)]
+        parts = [_compare(part, weighted=self._weighted) for part in self._read(pairs)]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
     def _read(self, pairs: Sequence[Pair]) -> Iterator[Sequence[_Row]]:
@@ -51,7 +52,7 @@ class Comparer:
             reader = self._readers[at] if at >= 0 else None
             reading = read_unrouted(pair) if reader is None else reader.read(pair)
             part.append(_Row(pair, at, reader, reading))
-            items += sum(len(found.ranking.ids) for found in reading.answers.values() if found.ranking is not None)
+            items += sum(map(_items, reading.answers.values()))
             if items >= _ITEMS:
                 yield part
                 part, items = [], 0
@@ -60,8 +61,8 @@ class Comparer:
 
 
 _ITEMS = 50_000
-"""Items of lists that are compared at once: enough to forget the price of a numpy call, little enough for the cache,
-and a bound on memory however long the lists are."""
+"""Items of lists, labels and probabilities that are compared at once: enough to forget the price of a numpy call,
+little enough for the cache, and a bound on memory however long the lists are."""
 
 
 class _Row(NamedTuple):
@@ -71,7 +72,12 @@ class _Row(NamedTuple):
     reading: Reading
 
 
-def _compare(part: Sequence[_Row]) -> Columns:
+def _items(found: Answer) -> int:
+    ranked = 0 if found.ranking is None else len(found.ranking.ids)
+    return ranked + len(found.labels or ()) + sum(map(len, found.probabilities or ()))
+
+
+def _compare(part: Sequence[_Row], *, weighted: bool) -> Columns:
     readings = [row.reading for row in part]
     failed = {side: np.array([bool(reading.failure[side]) for reading in readings], np.bool_) for side in SIDES}
     exchanges = {
@@ -91,6 +97,7 @@ def _compare(part: Sequence[_Row]) -> Columns:
         failure={side: tuple(reading.failure[side] for reading in readings) for side in SIDES},
         ttfb={side: times(ttfb[side], failed[side]) for side in SIDES},
         total={side: times(total[side], failed[side]) for side in SIDES},
+        weight=np.array([reading.weight for reading in readings], np.float64) if weighted else None,
         unlabelled=tuple(_unlabelled(part)),
     )
     tables: list[Table] = []
@@ -106,6 +113,7 @@ def _joined(parts: Sequence[Columns]) -> Columns:
     def by_side(name: str) -> dict[Side, NDArray[Any]]:
         return {side: np.concatenate([getattr(part, name)[side] for part in parts]) for side in SIDES}
 
+    weights = [part.weight for part in parts if part.weight is not None]
     return Columns(
         started=np.concatenate([part.started for part in parts]),
         route=np.concatenate([part.route for part in parts]),
@@ -118,6 +126,7 @@ def _joined(parts: Sequence[Columns]) -> Columns:
         ttfb=by_side("ttfb"),
         total=by_side("total"),
         tables=tuple(_tables(parts)),
+        weight=None if not weights else np.concatenate(weights),
         unlabelled=tuple(chain.from_iterable(part.unlabelled for part in parts)),
     )
 
@@ -145,6 +154,7 @@ def _unlabelled(part: Sequence[_Row]) -> Iterator[Unlabelled]:
             rankings={side: row.reading.answers[side].ranking for side in SIDES},
             by_score=row.reader.by_score,
             cohorts=row.reading.cohorts,
+            weight=row.reading.weight,
         )
 
 

@@ -60,6 +60,7 @@ def labelled(pairs: Sequence[Unlabelled], truths: Sequence[Mapping[str, float]])
         failure={},
         ttfb={},
         total={},
+        weight=np.array([pair.weight for pair in pairs], np.float64),
     )
 
 

@@ -16,6 +16,9 @@ mean discount, or the mean share of the top k, over the places that its group ta
 mean of its ranks as its rank.
 
 Where neither side failed but there is no list, since the request that should hold it doesn't: undefined.
+
+Of classifiers see `quality_labels`. Where a route has labels or probabilities beside its lists, a truth that is an
+object (id → gain) is of the lists, any other of the labels; the metrics of the other are not applicable to that pair.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from shadowproxy.compare.align import SIDES, Hits
+from shadowproxy.compare.quality_labels import quality_of_labels
 from shadowproxy.compare.ragged import Floats, Ints, sums
 from shadowproxy.compare.view import Truth, Values, View
 from shadowproxy.model import Side
@@ -32,6 +36,10 @@ from shadowproxy.model import Side
 
 def quality(view: View) -> Mapping[str, Values]:
     """The family `quality`; nothing where the route has no truth."""
+    return {**_quality_of_lists(view), **quality_of_labels(view)}
+
+
+def _quality_of_lists(view: View) -> Mapping[str, Values]:
     truth, lists = view.truth, view.lists
     if truth is None or lists is None:
         return {}
@@ -78,7 +86,7 @@ _MEASURES: Mapping[str, Callable[[Truth, Hits, int], Floats]] = {
 }
 
 NAMES = tuple(_MEASURES)
-"""The metrics of the family."""
+"""Those of the family that lists have."""
 
 
 def _deepest(truth: Truth, hits: Hits) -> int:

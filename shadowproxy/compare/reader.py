@@ -23,6 +23,7 @@ from shadowproxy.compare.readings import (
     scores_of,
     text_of,
     truth_of,
+    weight_of,
 )
 from shadowproxy.config import Route
 from shadowproxy.model import Exchange, Pair, Side
@@ -42,6 +43,8 @@ class Reading:
     """The right label of each instance, where the route compares labels or probabilities."""
     cohorts: tuple[str, ...] = ()
     account: int = 0
+    weight: float = 1.0
+    """How much the pair counts, in [0, 1]."""
 
 
 _NO_ANSWERS: Mapping[Side, Answer] = dict.fromkeys(SIDES, NOTHING)
@@ -71,10 +74,13 @@ class RouteReader:
         self._finish = _compiled(route.finish)
         self._truth = _compiled(route.truth, aligned=True)
         self._account = _compiled(route.account)
+        self._weight = _compiled(route.weight)
         self._cohorts = {dimension: Expression(text) for dimension, text in route.cohorts.items()}
         found = (self._ids, self._scores, self._label, self._probabilities, self._text, self._finish)
         of_answers = [expression for expression in found if expression is not None]
-        of_requests = [expression for expression in (self._truth, self._account) if expression is not None]
+        of_requests = [
+            expression for expression in (self._truth, self._account, self._weight) if expression is not None
+        ]
         everything = [*of_answers, *of_requests, *self._cohorts.values()]
         self._shared_reads = frozenset().union(*(expression.reads for expression in everything))
         self._side_reads = frozenset().union(*(filter(_is_response, expression.reads) for expression in of_answers))
@@ -99,10 +105,11 @@ class RouteReader:
             comparable=content,
             failure=failure,
             answers=answers,
-            truth=truth_of(truth) if self._has_lists else None,
+            truth=truth_of(truth) if self._has_lists and (isinstance(truth, dict) or not self._by_label) else None,
             true_labels=_labels(truth) if self._by_label else None,
             cohorts=cohorts_of({name: _lenient(expression, shared) for name, expression in self._cohorts.items()}),
             account=account_of(_lenient(self._account, shared)),
+            weight=1.0 if self._weight is None else weight_of(_lenient(self._weight, shared)),
         )
 
     def _shared_ids(self, shared: dict[str, Any]) -> list[str] | None:

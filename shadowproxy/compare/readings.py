@@ -189,6 +189,16 @@ def text_of(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def weight_of(value: Any) -> float:
+    """How much a pair counts: a number, held to [0, 1]; 1 for anything else.
+
+    >>> weight_of(0.25), weight_of(-1), weight_of(7), weight_of("0.5"), weight_of(None), weight_of(False)
+    (0.25, 0.0, 1.0, 1.0, 1.0, 1.0)
+    """
+    number = _number(value)
+    return 1.0 if math.isnan(number) else min(max(number, 0.0), 1.0)
+
+
 def cohorts_of(values: Mapping[str, Any]) -> tuple[str, ...]:
     """`dimension=value` where the value is a string, integer or boolean; any other is in no cohort.
 

@@ -38,10 +38,13 @@ class Unlabelled(msgspec.Struct, frozen=True, array_like=True):
     """None where that side has no list."""
     candidate: _Items | None
     cohorts: tuple[str, ...]
+    weight: float = 1.0
+    """How much the pair counts; its place is the last, and empty where it is 1."""
 
     def to_bytes(self) -> bytes:
         """As a versioned msgpack array."""
-        return msgspec.msgpack.encode(self)
+        fields = msgspec.structs.astuple(self)
+        return msgspec.msgpack.encode(fields[:-1] if self.weight == 1 else fields)
 
 
 class _Version(msgspec.Struct, array_like=True):
@@ -60,6 +63,7 @@ def unlabelled(
     rankings: Mapping[Side, Ranking | None],
     by_score: bool,
     cohorts: tuple[str, ...],
+    weight: float = 1.0,
 ) -> Unlabelled:
     """What to keep of a pair (see `Unlabelled`); `by_score` as in `hits`."""
 
@@ -82,6 +86,7 @@ def unlabelled(
         baseline=items(rankings[Side.BASELINE]),
         candidate=items(rankings[Side.CANDIDATE]),
         cohorts=cohorts,
+        weight=weight,
     )
 
 

@@ -37,6 +37,12 @@ class Metric:
     needs: frozenset[str] = frozenset()
     default: bool = False
     """Whether a configuration without guardrails of its own gets one on this metric."""
+    unless: frozenset[str] = frozenset()
+    """What a route may extract that makes it no default there."""
+
+    def by_default(self, offers: frozenset[str]) -> bool:
+        """Whether a route that offers this gives reason for a guardrail on it, if it is a default."""
+        return self.needs <= offers and not self.unless & offers
 
     def loss(self, worse: Direction) -> tuple[float, float]:
         """The affine map value → loss for one direction, as (intercept, slope): loss = intercept + slope·value."""
@@ -61,6 +67,10 @@ class Table:
 _OF_LISTS = frozenset({"ids"})
 _OF_SCORES = frozenset({"ids", "scores"})
 _OF_TRUTH = frozenset({"ids", "truth"})
+_LABELLED = frozenset({"label", "probabilities"})
+
+LEAST_PROBABILITY = 0.0001
+"""What a probability counts as at the least, where its logarithm is a loss: the loss must have a bound."""
 
 _FAILURES: tuple[Metric, ...] = (
     Metric(
@@ -194,8 +204,81 @@ _SCORES: tuple[Metric, ...] = (
         default=True,
     ),
 )
-_LABELS: tuple[Metric, ...] = ()
-_TEXT: tuple[Metric, ...] = ()
+_LABELS: tuple[Metric, ...] = (
+    Metric(
+        "labels.agreement",
+        "share of instances with the same label",
+        "share of instances",
+        0,
+        1,
+        1,
+        ("lower",),
+        0.1,
+        needs=frozenset({"label"}),
+        default=True,
+    ),
+    Metric(
+        "labels.probability_shift",
+        "total variation distance of the two distributions over the labels",
+        "probability",
+        0,
+        1,
+        0,
+        ("higher",),
+        0.1,
+        needs=frozenset({"probabilities"}),
+        default=True,
+    ),
+)
+_TEXT: tuple[Metric, ...] = (
+    Metric(
+        "text.exact",
+        "whether both texts are the same, white space aside",
+        "share of requests",
+        0,
+        1,
+        1,
+        ("lower",),
+        0.2,
+        needs=frozenset({"text"}),
+    ),
+    Metric(
+        "text.token_f1",
+        "F1 of the tokens that the two texts have in common",
+        "F1",
+        0,
+        1,
+        1,
+        ("lower",),
+        0.5,
+        needs=frozenset({"text"}),
+        default=True,
+    ),
+    Metric(
+        "text.length",
+        "text length, candidate less baseline",
+        "share of the text",
+        -1,
+        1,
+        0,
+        ("lower", "higher"),
+        0.2,
+        needs=frozenset({"text"}),
+        default=True,
+    ),
+    Metric(
+        "text.finish",
+        "whether both texts end for the same reason",
+        "share of requests",
+        0,
+        1,
+        1,
+        ("lower",),
+        0.1,
+        needs=frozenset({"text", "finish"}),
+        default=True,
+    ),
+)
 _FIELDS: tuple[Metric, ...] = ()
 _VALIDITY: tuple[Metric, ...] = ()
 _QUALITY: tuple[Metric, ...] = (
@@ -210,6 +293,7 @@ _QUALITY: tuple[Metric, ...] = (
         0.02,
         needs=_OF_TRUTH,
         default=True,
+        unless=_LABELLED,
     ),
     Metric(
         "quality.recall",
@@ -233,12 +317,47 @@ _QUALITY: tuple[Metric, ...] = (
         0.02,
         needs=_OF_TRUTH,
     ),
+    Metric(
+        "quality.accuracy",
+        "accuracy against the true labels, candidate less baseline",
+        "share of instances",
+        -1,
+        1,
+        0,
+        ("lower",),
+        0.02,
+        needs=frozenset({"label", "truth"}),
+        default=True,
+    ),
+    Metric(
+        "quality.brier",
+        "Brier score (half of it) against the true labels, candidate less baseline",
+        "Brier score",
+        -1,
+        1,
+        0,
+        ("higher",),
+        0.02,
+        needs=frozenset({"probabilities", "truth"}),
+        default=True,
+    ),
+    Metric(
+        "quality.log_loss",
+        "log loss against the true labels (probabilities below 0.0001 as that), candidate less baseline",
+        "nats",
+        math.log(LEAST_PROBABILITY),
+        -math.log(LEAST_PROBABILITY),
+        0,
+        ("higher",),
+        0.05,
+        needs=frozenset({"probabilities", "truth"}),
+    ),
 )
 
 _ALL = (*_FAILURES, *_LATENCY, *_RANKING, *_SCORES, *_LABELS, *_TEXT, *_FIELDS, *_VALIDITY, *_QUALITY)
 
 CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
 
-_TABLES: tuple[Table, ...] = ()
+_TABLES: tuple[Table, ...] = (Table("labels", "labels, baseline → candidate", ("pairs", "instances")),)
 
 TABLES: Mapping[str, Table] = MappingProxyType({table.name: table for table in _TABLES})

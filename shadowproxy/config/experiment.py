@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from shadowproxy.config.catalogue import CATALOGUE
+from shadowproxy.config.catalogue import CATALOGUE, Metric
 from shadowproxy.config.presets import EXTRACTED
 from shadowproxy.config.redaction import KEY_LENGTH
 from shadowproxy.config.settings import Guardrail, Route, Settings, Upstream
@@ -61,7 +61,7 @@ def _catalogue() -> dict[str, list[Any]]:
     }
 
 
-_LATER = ("labels", "preset", "label", "probabilities", "text", "finish")
+_LATER = ("labels", "preset", "label", "probabilities", "text", "finish", "weight")
 """Keys that routes have not always had."""
 
 
@@ -172,12 +172,12 @@ def _judged(settings: Settings, catalogue: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: row
         for name, row in catalogue.items()
-        if row[_DEFAULT] and (name not in CATALOGUE or _offered(CATALOGUE[name].needs, settings))
+        if row[_DEFAULT] and (name not in CATALOGUE or _offered(CATALOGUE[name], settings))
     }
 
 
-def _offered(needs: frozenset[str], settings: Settings) -> bool:
-    return not needs or any(needs <= route.offers for route in settings.routes)
+def _offered(metric: Metric, settings: Settings) -> bool:
+    return not metric.needs or any(metric.by_default(route.offers) for route in settings.routes)
 
 
 def _with_guardrails(settings: Settings, judged: Mapping[str, Any]) -> Settings:

@@ -404,6 +404,11 @@ class Route(Section):
         default_factory=dict,
         description="dimension: expression over the request or the annotations, never the response",
     )
+    weight: Expression | None = Field(
+        None,
+        description="how much a pair counts, a number from 0 (not at all) to 1; over the request or the annotations, "
+        "never the response; 1 where it is no number",
+    )
     k: Count = Field(10, description="depth of overlap@k, NDCG@k and recall@k")
     rbo_p: Probability = Field(0.9, description="persistence of rank-biased overlap")
     slow: Duration | None = Field(None, gt=0, description="an answer later than this is slow (latency.total_slow)")
@@ -460,6 +465,13 @@ class Route(Section):
             if _reads_response(expression):
                 raise ValueError(f"{name!r} reads the response: a cohort must not depend on the outcome")
         return cohorts
+
+    @field_validator("weight")
+    @classmethod
+    def _known_before(cls, weight: str | None) -> str | None:
+        if weight is not None and _reads_response(weight):
+            raise ValueError("it reads the response: how much a pair counts must not depend on the outcome")
+        return weight
 
     @property
     def offers(self) -> frozenset[str]:

@@ -9,6 +9,12 @@ the null, which is what makes the guarantee hold for streams that drift; with be
 argument fails, and false rejections with it become all but certain. For the same reason only the current E counts,
 never its running maximum.
 
+A loss may have a weight w in [0, 1], known before it. It is bet on as D′ = d + w(D − d), the loss moved towards the
+margin: it lies in [lo, hi] as D does, and Σ(D′ − d) = Σ w(D − d). So the running mean of the conditional means of D′ is
+on that side of d on which the *weighted* running mean of those of D is, Σwμ / Σw. The bets are constant, so nothing
+else in the argument changes, and E bounds the error on the weighted mean, through drift of losses and weights alike.
+Where w is 0 the capital stays as it is: the pair might as well not have come.
+
 Sources: Ville 1939; Waudby-Smith & Ramdas 2024, Estimating means of bounded random variables by betting.
 """
 
@@ -23,7 +29,7 @@ from scipy.special import logsumexp
 from shadowproxy.stats.additive import Additive, FloatArray, Grouping, State
 
 COUNT, UNDEFINED, SUM, SQUARES, FIRST_LOG = range(5)
-"""Columns of a state row: defined losses, undefined ones, ΣD, ΣD², then the log-capitals."""
+"""Columns of a state row: defined losses, undefined ones, ΣwD, Σ(wD)², then the log-capitals; without weights w = 1."""
 
 _STAKE = 0.95
 """Largest share of what could be lost in one step that any bet puts at stake."""
@@ -35,7 +41,7 @@ class MeanGrid(Additive):
     """The two e-processes of one guardrail, for any number of slots.
 
     `size` pads the grid to so many bets a side (λ = 0 of weight 0), so that grids of different margins share a shape.
-    A state row is [n, undefined, ΣD, ΣD², L_ni × J, L_harm × J].
+    A state row is [n, undefined, ΣwD, Σ(wD)², L_ni × J, L_harm × J].
 
     Raises ValueError unless lo < margin < hi, all finite.
 
@@ -76,21 +82,31 @@ class MeanGrid(Additive):
         """Length of a state row, 4 + 2J."""
         return FIRST_LOG + 2 * self.size
 
-    def increments(self, losses: FloatArray) -> FloatArray:
-        """What each loss adds to the log-capitals: (n,) → (n, 2J). NaN adds nothing; losses are held to [lo, hi]."""
+    def increments(self, losses: FloatArray, weights: FloatArray | None = None) -> FloatArray:
+        """What each loss adds to the log-capitals: (n,) → (n, 2J). NaN adds nothing; losses are held to [lo, hi].
+
+        `weights` (n,) in [0, 1]: none for 1 each.
+        """
         excess = np.where(np.isnan(losses), 0.0, np.clip(losses, self.lo, self.hi) - self.margin)
+        if weights is not None:
+            excess *= weights
         return np.log1p(np.multiply.outer(excess, self.bets))
 
-    def rows(self, losses: FloatArray) -> FloatArray:
-        """What each loss adds to a state: (n,) → (n, width). NaN is an undefined loss, and counted as such."""
+    def rows(self, losses: FloatArray, weights: FloatArray | None = None) -> FloatArray:
+        """What each loss adds to a state: (n,) → (n, width). NaN is an undefined loss, and counted as such.
+
+        `weights` as in `increments`; a loss of weight 0 counts as one all the same, leave it out.
+        """
         undefined = np.isnan(losses)
         known = np.where(undefined, 0.0, np.clip(losses, self.lo, self.hi))
+        if weights is not None:
+            known *= weights
         rows = np.empty((len(losses), self.width))
         rows[:, COUNT] = ~undefined
         rows[:, UNDEFINED] = undefined
         rows[:, SUM] = known
         np.square(known, out=rows[:, SQUARES])
-        rows[:, FIRST_LOG:] = self.increments(losses)
+        rows[:, FIRST_LOG:] = self.increments(losses, weights)
         return rows
 
     def fold(self, values: FloatArray, grouping: Grouping) -> State:

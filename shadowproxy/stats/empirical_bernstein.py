@@ -5,6 +5,9 @@ the gamma-exponential mixture boundary (their Proposition 9). The theorem allows
 makes the variance process V = Σ(D − c)² a sum, at the price of an interval that is wider where the mean is far from c.
 With c = 0, no loss, V is the ΣD² that the e-processes keep anyway. Valid at every moment together, and for drifting
 streams it covers the running mean of the conditional means.
+
+Where losses have weights w in [0, 1], known before them, the wD are as bounded as the D, so the sequence holds for
+Σ w(D − μ) with V = Σ(wD)²; divided by Σw it is an interval of the weighted mean Σwμ / Σw.
 """
 
 from __future__ import annotations
@@ -87,13 +90,15 @@ def interval(
 ) -> tuple[FloatArray, FloatArray]:
     """Two-sided interval of the mean at level 1 − alpha, by slot, from n, ΣD and ΣD²: (...) → (lower, upper).
 
+    With weights from Σw, ΣwD and Σ(wD)².
+
     [lo, hi] where there is no data. `alpha` is split evenly between the sides. Zero must lie in [lo, hi].
 
     >>> lower, upper = interval(np.array(1000.0), np.array(10.0), np.array(10.0), -1, 1, 0.05)
     >>> round(float(lower), 3), round(float(upper), 3)
     (-0.007, 0.027)
     """
-    seen = np.maximum(n, 1)
+    seen = np.where(n > 0, n, 1.0)
     mean = total / seen
     radius = boundary(squares, alpha / 2, hi - lo) / seen
     lower = np.where(n > 0, np.clip(mean - radius, lo, hi), lo)

@@ -63,6 +63,10 @@ class _Batch:
     """By bucket and cohort slot; None where no pair has a cohort."""
     every: Grouping
     """By bucket and slot, slot 0 included."""
+    arrived: IntArray
+    """Pairs by bucket, those of weight 0 included, which are in no group."""
+    weight: FloatArray | None
+    """By pair; None where no route weighs any."""
 
     def by_bucket(self, sums: NDArray[Any]) -> NDArray[Any]:
         """(buckets · slots, w) → (buckets, slots, w)."""
@@ -80,6 +84,7 @@ class Plan:
         self.rules: tuple[Rule, ...] = rules(settings)
         self.other_slot = settings.verdict.max_cohorts + 1
         self._tables = Tables([route.name for route in settings.routes])
+        self._weighted = any(route.weight is not None for route in settings.routes)
         self._grids = {rule.name: _grids(rule) for rule in self.rules}
         self._routes = {rule.name: _indices(rule, settings) for rule in self.rules}
         self._dimensions = {rule.name: _dimensions(rule, settings) for rule in self.rules}
@@ -99,7 +104,8 @@ class Plan:
 
         `slots` gives each cohort's slot, 1 to `max_cohorts`; a cohort without one is pooled in `other_slot`, where a
         pair counts once however many such cohorts it has. `counted` are the names of the state that this is added to:
-        they bound the rows of tables. Raises ValueError for a slot out of range.
+        they bound the rows of tables. A pair of weight 0 is in no sum, only in the number of pairs. Raises ValueError
+        for a slot out of range.
         """
         if not len(columns):
             return {}
@@ -200,19 +206,19 @@ class Plan:
         slot: IntArray,
         tables: Sequence[tuple[str, Counts]],
     ) -> dict[int, tuple[Tally, int]]:
-        batch = _batch(columns, buckets, part, pairs, slot)
+        batch = _batch(columns, buckets, part, pairs, slot, self._weights(columns))
         sums: dict[str, NDArray[Any]] = {"pairs": _pair_counts(batch)}
         for rule in self.rules:
             counted = self._counted(rule, columns)
             if counted.any():
-                sums[f"guardrail/{rule.name}"] = self._guardrail(rule, counted, batch)
+                sums |= self._guardrail(rule, counted, batch)
         sums |= _moments(batch)
         sums |= _latency_counts(batch)
         sums |= _failure_counts(batch)
         for name, counts in tables:
             sums[name] = batch.overall.table(counts.pair, counts.column, counts.width)
         return {
-            int(bucket): (Tally({name: array[at].copy() for name, array in sums.items()}), int(sums["pairs"][at, 0]))
+            int(bucket): (Tally({name: array[at].copy() for name, array in sums.items()}), int(batch.arrived[at]))
             for at, bucket in enumerate(batch.buckets)
         }
 
@@ -222,17 +228,27 @@ class Plan:
             return np.zeros(len(columns), np.bool_)
         return applicable & np.isin(columns.route, self._routes[rule.name]) if rule.routes else applicable
 
-    def _guardrail(self, rule: Rule, counted: NDArray[np.bool_], batch: _Batch) -> FloatArray:
+    def _weights(self, columns: Columns) -> FloatArray | None:
+        if not self._weighted:
+            return None
+        return np.ones(len(columns)) if columns.weight is None else columns.weight
+
+    def _guardrail(self, rule: Rule, counted: NDArray[np.bool_], batch: _Batch) -> dict[str, FloatArray]:
         values = batch.columns.values.get(rule.metric.name)
         losses = np.full(len(counted), np.nan) if values is None else rule.losses(values)
         overall, cohort = self._grids[rule.name]
         sums = np.zeros((len(batch.buckets), batch.slots, overall.width))
         for grid, grouping, place in ((overall, batch.overall, slice(0, 1)), (cohort, batch.cohorts, slice(1, None))):
             if grouping is not None:
-                rows = grid.rows(losses)
+                rows = grid.rows(losses, batch.weight)
                 rows[~counted] = 0.0
                 sums[:, place] = grouping.sum(rows).reshape(len(batch.buckets), -1, grid.width)
-        return sums
+        found = {f"guardrail/{rule.name}": sums}
+        if batch.weight is not None:
+            # Beside the rows, not in them: without weights a state stays what it was, to the byte.
+            known = np.where(counted & ~np.isnan(losses), batch.weight, 0.0)
+            found[f"weight/{rule.name}"] = batch.by_bucket(batch.every.sum(known[:, np.newaxis]))
+        return found
 
     def _rows(self, total: Tally, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         """An array of the total with a row for every slot there can be."""
@@ -258,8 +274,11 @@ class Plan:
         ]
         e_promote, e_rollback = (np.exp(np.minimum(log, math.log(CAP))) for log in logs)
         n = state[:, betting.COUNT]
+        weights = n
+        if f"weight/{rule.name}" in total:
+            weights = self._rows(total, f"weight/{rule.name}", (1,))[list(places.values()), 0]
         lower, upper = interval(
-            n, state[:, betting.SUM], state[:, betting.SQUARES], rule.lo, rule.hi, policy.alpha_rollback
+            weights, state[:, betting.SUM], state[:, betting.SQUARES], rule.lo, rule.hi, policy.alpha_rollback
         )
         for at, name in enumerate(places):
             pairs, undefined = int(n[at]), int(state[at, betting.UNDEFINED])
@@ -275,7 +294,7 @@ class Plan:
                 margin=margin,
                 pairs=pairs,
                 undefined=undefined,
-                estimate=float(state[at, betting.SUM]) / pairs if pairs else None,
+                estimate=float(state[at, betting.SUM] / weights[at]) if pairs else None,
                 interval=(float(lower[at]), float(upper[at])) if pairs else None,
                 e_promote=float(e_promote[at]),
                 e_rollback=float(e_rollback[at]),
@@ -371,10 +390,18 @@ def _dimensions(rule: Rule, settings: Settings) -> frozenset[str]:
     )
 
 
-def _batch(columns: Columns, buckets: IntArray, part: IntArray, pairs: IntArray, slot: IntArray) -> _Batch:
+def _batch(
+    columns: Columns,
+    buckets: IntArray,
+    part: IntArray,
+    pairs: IntArray,
+    slot: IntArray,
+    weight: FloatArray | None,
+) -> _Batch:
     n, slots = len(columns), int(slot.max(initial=0)) + 1
     at = np.searchsorted(part, buckets)
-    chosen = np.flatnonzero((at < len(part)) & (part[np.minimum(at, len(part) - 1)] == buckets))
+    there = (at < len(part)) & (part[np.minimum(at, len(part) - 1)] == buckets)
+    chosen = np.flatnonzero(there if weight is None else there & (weight > 0))
     inside = np.isin(pairs, chosen) if len(chosen) < n else slice(None)
     pairs, slot = pairs[inside], slot[inside]
     cohorts = None
@@ -389,6 +416,8 @@ def _batch(columns: Columns, buckets: IntArray, part: IntArray, pairs: IntArray,
         overall=Grouping(chosen, at[chosen], n, len(part)),
         cohorts=cohorts,
         every=Grouping(members, groups, n, len(part) * slots),
+        arrived=np.bincount(at[there], minlength=len(part)),
+        weight=weight,
     )
 
 

@@ -36,7 +36,10 @@ class Finding(enum.StrEnum):
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """One guardrail × one cohort. `estimate` and `interval` are of the mean *loss* (larger = worse), in `unit`."""
+    """One guardrail × one cohort. `estimate` and `interval` are of the mean *loss* (larger = worse), in `unit`.
+
+    Where routes have a `weight` the mean is the weighted one; what else is counted or summarised is each pair once.
+    """
 
     guardrail: str
     """Name: the metric, with `.lower` or `.higher` behind it where the metric can be worse both ways."""
@@ -171,7 +174,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     experiment: str
     at: float
     pairs: int
-    """Pairs counted: those in closed start-time buckets."""
+    """Pairs counted: those in closed start-time buckets, without those of weight 0."""
     open_pairs: int
     late_pairs: int
     guardrails: tuple[Cell, ...]

@@ -98,7 +98,7 @@ def _defaults(settings: Settings) -> tuple[Guardrail, ...]:
     return tuple(
         Guardrail(metric=metric.name, margin=metric.margin)
         for metric in CATALOGUE.values()
-        if metric.default and (not metric.needs or any(metric.needs <= route.offers for route in settings.routes))
+        if metric.default and (not metric.needs or any(metric.by_default(route.offers) for route in settings.routes))
     )
 
 

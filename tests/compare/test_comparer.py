@@ -31,6 +31,15 @@ ROUTES = (
         cohorts={"region": "request.query.region", "kind": "annotations.kind"},
         k=3,
     ),
+    Route(
+        name="classified",
+        path="/classified",
+        label="response.body.ids",
+        probabilities="response.body.scores || response.body",
+        text="response.body.ids[0] || response.body.id",
+        finish="response.body.truth[0]",
+        truth="annotations.truth || request.body.ids",
+    ),
     Route(name="grouped", path="/grouped", ids="response.body.groups[].items[].id", rbo_p=0.5, slow=0.1),
     Route(
         name="lists",
@@ -101,7 +110,18 @@ pairs_of_any_kind = st.builds(
     st.floats(),
     st.sampled_from(["GET", "HEAD", "POST", ""]),
     st.sampled_from(
-        ["/scored?region=us", "/scored?region=%00%ff&a", "/grouped", "/", "", "*", "http://h/x", "\x00?\udcff"]
+        [
+            "/scored?region=us",
+            "/scored?region=%00%ff&a",
+            "/grouped",
+            "/classified",
+            "/classified",
+            "/",
+            "",
+            "*",
+            "http://h/x",
+            "\x00?\udcff",
+        ]
     ),
     heads,
     bodies,
@@ -165,6 +185,7 @@ def test_any_content_is_compared_and_changes_no_other_row(pairs: list[Pair], rng
 def test_values_are_in_the_catalogues_range_and_undefined_only_where_they_may_be(made: Pair) -> None:
     columns = COMPARER([made])
     may_be_undefined = {"ranking.kendall", "ranking.spearman", "scores.relative_delta"}
+    may_be_undefined |= {"labels.agreement", "labels.probability_shift"}
     shared_ids = columns.route[0] == 0
     for name, metric in CATALOGUE.items():
         found = columns.values[name][0]
@@ -181,7 +202,9 @@ def test_values_are_in_the_catalogues_range_and_undefined_only_where_they_may_be
             assert column[0] == math.inf or not columns.failed[side][0]
 
 
-SYMMETRIC = {"ranking.rbo", "ranking.top1", "ranking.kendall", "ranking.spearman"}
+SYMMETRIC = {"ranking.rbo", "ranking.top1", "ranking.kendall", "ranking.spearman"} | {
+    name for name in CATALOGUE if name.startswith(("labels.", "text."))
+} - {"text.length"}
 ANTISYMMETRIC = set(CATALOGUE) - SYMMETRIC - {"ranking.overlap"}
 
 
@@ -209,7 +232,7 @@ def test_the_batch_can_be_large_and_mixed() -> None:
         sides = [answer(items(names, [rng.random() for _ in names])) for names in (a, b)]
         if rng.random() < 0.1:
             sides[rng.randrange(2)] = failure()
-        target = rng.choice(["/scored", "/grouped", "/lists"])
+        target = rng.choice(["/scored", "/grouped", "/lists", "/classified"])
         made.append(pair(*sides, target=target, annotations={"truth": rng.sample(pool, 3)}))
     whole = COMPARER(made)
     for at in rng.sample(range(3000), 200):

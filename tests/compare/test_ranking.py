@@ -16,7 +16,7 @@ from shadowproxy.compare.align import Ranking, align
 from shadowproxy.compare.comparer import Comparer
 from shadowproxy.compare.ragged import inversions, ranks
 from shadowproxy.compare.ranking import correlations, overlap, rbo, top1
-from shadowproxy.config import Route
+from shadowproxy.config import CATALOGUE, Route
 from shadowproxy.model import Exchange, Outcome
 
 Pairs = list[tuple[Ranking, Ranking]]
@@ -207,6 +207,6 @@ def test_ids_missing_from_the_request_are_nobodys_failure_and_leave_the_metrics_
     columns = Comparer([route])([made])
     assert columns.failure == {A: ("",), B: ("",)}
     for name, applicable in columns.applicable.items():
-        if name.split(".")[0] in ("ranking", "scores", "quality"):
+        if CATALOGUE[name].needs and CATALOGUE[name].needs <= route.offers:
             assert applicable[0]
             assert math.isnan(columns.values[name][0])
