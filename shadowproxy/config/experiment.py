@@ -61,7 +61,7 @@ def _catalogue() -> dict[str, list[Any]]:
     }
 
 
-_LATER = ("labels", "preset", "label", "probabilities", "text", "finish")
+_LATER = ("labels", "preset", "label", "probabilities", "text", "finish", "fields", "valid")
 """Keys that routes have not always had."""
 
 
