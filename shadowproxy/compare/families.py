@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from shadowproxy.compare.failures import failures
+from shadowproxy.compare.fields import field_table, fields
 from shadowproxy.compare.latency import latency
 from shadowproxy.compare.quality import quality
 from shadowproxy.compare.ranking import ranking
 from shadowproxy.compare.scores import scores
+from shadowproxy.compare.validity import rule_table, validity
 from shadowproxy.compare.view import Family, Tabulate
 
-FAMILIES: tuple[Family, ...] = (failures, latency, ranking, scores, quality)
+FAMILIES: tuple[Family, ...] = (failures, latency, ranking, scores, quality, fields, validity)
 
-TABLES: tuple[Tabulate, ...] = ()
+TABLES: tuple[Tabulate, ...] = (field_table, rule_table)

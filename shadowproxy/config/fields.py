@@ -38,7 +38,7 @@ class Fields(Section):
     )
     unordered: tuple[JsonPattern, ...] = Field(
         (),
-        description="lists whose order says nothing: what differs are the items that only one side has; `**` is all lists",
+        description="lists whose order says nothing: what differs are items that only one side has; `**`: all lists",
     )
     matched: dict[JsonPattern, JsonField] = Field(
         default_factory=dict,
@@ -53,5 +53,6 @@ class Fields(Section):
         "and the lists that hold the ids are compared item by item, on the items that both sides have",
     )
     max_leaves: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        10_000, description="values of an answer; a pair in which one has more (or is nested over 100 deep) is undefined"
+        10_000,
+        description="values of an answer; a pair in which one has more (or is nested over 100 deep) is undefined",
     )

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import ConfigDict, Field, PlainValidator, ValidationInfo, field_validator, model_serializer, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from shadowproxy.config.expressions import Expression, expression
 from shadowproxy.config.headers import HeaderName
@@ -69,8 +77,8 @@ class Rule(Section):
     schema_: dict[str, Any] | bool | None = Field(
         None,
         alias="schema",
-        description="the body is valid by this JSON Schema (2020-12 unless `$schema` says otherwise), or by that in a file "
-        "of JSON, named from the configuration's folder; other resources are never fetched",
+        description="the body is valid by this JSON Schema (2020-12 unless `$schema` says otherwise), or by that in a "
+        "file of JSON, named from the configuration's folder; other resources are never fetched",
         json_schema_extra={"anyOf": [{"type": "object"}, {"type": "boolean"}, {"type": "string"}, {"type": "null"}]},
     )
     length: Bounds | None = Field(None, description="how many ids there are, or items, names or characters in `of`")
