@@ -115,23 +115,19 @@ class _Walk:
                 continue
             if depth >= DEEPEST:
                 raise TooLarge
-            for child, beneath, inner in self._below(place, wheres, values, depth):
+            for child, beneath, inner in self._below(place, wheres, values, kinds, depth):
                 stack.append((child, beneath, inner, depth + 1))
 
-    def _below(self, place: Place, wheres: list[Where], values: list[Any], depth: int) -> Iterator[_Level]:
+    def _below(
+        self, place: Place, wheres: list[Where], values: list[Any], kinds: set[type], depth: int
+    ) -> Iterator[_Level]:
         """What the containers among the values hold, by place; the leaves among them are added."""
-        objects: tuple[list[Where], list[Any]] = ([], [])
-        lists: tuple[list[Where], list[Any]] = ([], [])
-        leaves: tuple[list[Where], list[Any]] = ([], [])
-        for where, value in zip(wheres, values, strict=True):
-            if isinstance(value, dict):
-                kind = objects if value else leaves
-            elif isinstance(value, list):
-                kind = lists if value else leaves
-            else:
-                kind = leaves
-            kind[0].append(where)
-            kind[1].append(value)
+        none: _Some = ([], [])
+        objects, lists, leaves = none, none, none
+        if len(kinds) == 1 and all(values):
+            objects, lists = ((wheres, values), none) if dict in kinds else (none, (wheres, values))
+        else:
+            objects, lists, leaves = _parted(wheres, values)
         if leaves[0]:
             self._add(place, *leaves, set(map(type, leaves[1])))
         if objects[0]:
@@ -182,7 +178,7 @@ class _Walk:
                 _Walk(part, self._most).walk(child, [()], [item], depth + 1)
                 self._found.size = part.size
                 parts.append(part)
-            for part, name in zip(parts, _numbered(map(_content, parts)), strict=True):
+            for part, name in zip(parts, _numbered(list(map(_content, parts))), strict=True):
                 self._merge(part, (*where, name))
 
     def _merge(self, part: Leaves, where: Where) -> None:
@@ -195,10 +191,27 @@ class _Walk:
             self._found.items.setdefault(place, set()).update((*where, *rest) for rest in items)
 
 
+_Some = tuple[list[Where], list[Any]]
 _Level = tuple[Place, list[Where], list[Any]]
 _HELD = {str, int, type(None)}
 """Types whose values are leaves as they are."""
 _NUMBERS = {*_HELD, float}
+
+
+def _parted(wheres: list[Where], values: list[Any]) -> tuple[_Some, _Some, _Some]:
+    """The objects and the lists that hold something, and the leaves."""
+    objects: _Some = ([], [])
+    lists: _Some = ([], [])
+    leaves: _Some = ([], [])
+    for where, value in zip(wheres, values, strict=True):
+        kind = leaves
+        if value and isinstance(value, dict):
+            kind = objects
+        elif value and isinstance(value, list):
+            kind = lists
+        kind[0].append(where)
+        kind[1].append(value)
+    return objects, lists, leaves
 
 
 def _token(value: Any) -> Any:
@@ -254,21 +267,29 @@ def _content(part: Leaves) -> frozenset[Any]:
     )
 
 
-def _keys(items: list[Any], names: tuple[str, ...]) -> Iterator[str | None]:
-    for item in items:
-        value = item
-        for name in names:
-            value = value.get(name) if isinstance(value, dict) else None
-        yield canonical(value)
-
-
-def _numbered(names: Iterable[Hashable]) -> Iterator[tuple[Hashable, int]]:
-    """Each name with how often it stood before: several of one are told apart by that.
-
-    >>> list(_numbered(["a", "b", "a"]))
-    [('a', 0), ('b', 0), ('a', 1)]
-    """
-    before: Counter[Hashable] = Counter()
+def _keys(items: list[Any], names: tuple[str, ...]) -> list[str | None]:
+    """By item its canonical key, None where it has none."""
+    values = items
     for name in names:
-        yield name, before[name]
+        try:
+            values = list(map(itemgetter(name), values))
+        except (KeyError, TypeError, IndexError):
+            values = [value.get(name) if isinstance(value, dict) else None for value in values]
+    kinds = set(map(type, values))
+    return values if kinds <= {str} else list(map(canonical, values))
+
+
+def _numbered(names: list[Any]) -> list[Hashable]:
+    """The names, told apart: the second of one is `(name, 1)`, and so on.
+
+    >>> _numbered(["a", "b", "a"])
+    ['a', 'b', ('a', 1)]
+    """
+    if len(set(names)) == len(names):
+        return names
+    before: Counter[Hashable] = Counter()
+    found: list[Hashable] = []
+    for name in names:
+        found.append((name, before[name]) if before[name] else name)
         before[name] += 1
+    return found
