@@ -46,6 +46,7 @@ OWNERS = {
     "prometheus_client": {"metrics"},
     "typer": {"cli"},
     "yaml": {"config"},
+    "jsonschema_rs": {"compare", "config"},
     "pyarrow": {"pairs"},
     "deltalake": {"pairs"},
 }
@@ -130,7 +131,7 @@ def test_the_proxy_process_never_loads_numpy_or_scipy() -> None:
         "import sys\n"
         "import shadowproxy.cli, shadowproxy.processes, shadowproxy.workers\n"
         "import shadowproxy.pairs.recorder, shadowproxy.proxy.server, shadowproxy.serve.admin\n"
-        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'numpy', 'scipy'}))"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'numpy', 'scipy', 'jsonschema_rs'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

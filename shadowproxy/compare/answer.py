@@ -28,6 +28,8 @@ class Answer:
     """Why the text ends, such as `stop` or `length`."""
     document: Mapping[str, Any] | None = None
     """What expressions see, with this side's `response`; kept only where something looks at the answer as a whole."""
+    broken: Sequence[str] | None = None
+    """The names of the rules that it breaks; None where there are none, and of a side that failed."""
 
 
 NOTHING = Answer()

@@ -14,6 +14,7 @@ from shadowproxy.compare.align import SIDES, align
 from shadowproxy.compare.answer import NOTHING, Answer
 from shadowproxy.compare.columns import Columns, Table
 from shadowproxy.compare.families import FAMILIES, TABLES
+from shadowproxy.compare.fields import changes_of
 from shadowproxy.compare.latency import times
 from shadowproxy.compare.later import truths_of
 from shadowproxy.compare.ragged import Ints
@@ -30,7 +31,8 @@ class Comparer:
 
     It has no state between batches: a pair's row depends on that pair alone, whatever stands beside it. No content of
     a pair makes it raise: what can't be read is a failure of the side that sent it, or leaves values undefined.
-    `Columns` of the two sides carry baseline and candidate; a replica's exchange is not looked at.
+    `Columns` of the two sides carry baseline and candidate; a replica's answer is looked at where it tells what is
+    noise, or which rules it breaks.
     """
 
     def __init__(self, routes: Sequence[Route]) -> None:
@@ -168,6 +170,9 @@ def _view(reader: RouteReader | None, readings: Sequence[Reading], columns: Colu
             truths = [reading.truth for reading in readings]
             truth = truths_of(rankings, truths, by_score=reader.by_score)
     route = None if reader is None else reader.route
+    changes = None
+    if reader is not None and reader.places is not None and reader.route.fields is not None:
+        changes = changes_of(answers, reader.places, reader.route.fields.max_leaves)
     return View(
         failed={side: columns.failed[side][rows] for side in SIDES},
         ttfb={side: columns.ttfb[side][rows] for side in SIDES},
@@ -177,6 +182,7 @@ def _view(reader: RouteReader | None, readings: Sequence[Reading], columns: Colu
         true_labels=[reading.true_labels for reading in readings],
         lists=lists,
         truth=truth,
+        changes=changes,
         route=route,
         slow=None if route is None else route.slow,
         k=10 if route is None else route.k,

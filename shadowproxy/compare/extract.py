@@ -128,7 +128,7 @@ class _AlignedInterpreter(TreeInterpreter):
         base = self.visit(left, value)
         if not isinstance(base, list):
             return None
-        kept = [element for element in base if not _is_false(_STANDARD.visit(condition, element))]
+        kept = [element for element in base if not is_false(_STANDARD.visit(condition, element))]
         return [self.visit(right, element) for element in kept]
 
     def visit_comparator(self, node: Node, value: Any) -> Any:
@@ -200,12 +200,13 @@ def _or(node: Node, aligned: bool) -> Step:
 
     def run(value: Any) -> Any:
         result = first(value)
-        return second(value) if _is_false(result) else result
+        return second(value) if is_false(result) else result
 
     return run
 
 
-def _is_false(value: Any) -> bool:
+def is_false(value: Any) -> bool:
+    """Whether a value is false as JMESPath has it; 0 is not."""
     return value is None or value is False or (isinstance(value, str | list | dict) and not value)
 
 

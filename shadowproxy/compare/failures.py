@@ -49,6 +49,14 @@ def kinds(pair: Pair) -> tuple[str, str]:
     return baseline, candidate
 
 
+def kind_alone(exchange: Exchange) -> str:
+    """The kind of failure of a replica's exchange, as far as it shows without its body; empty where none does.
+
+    Where content is compared the others' answers are no 4xx, or have failed: it should not be one either.
+    """
+    return _alone(exchange) or ("http_4xx" if _refused(exchange) else "")
+
+
 def comparable(pair: Pair) -> bool:
     """Whether the content of the two answers is to be compared."""
     if _refused(pair.baseline) and _refused(pair.candidate):

@@ -9,9 +9,11 @@ from typing import Any
 from shadowproxy.compare.align import SIDES
 from shadowproxy.compare.answer import NOTHING, Answer, Ranking
 from shadowproxy.compare.bodies import BodyError
+from shadowproxy.compare.checks import Checks
 from shadowproxy.compare.documents import request_document, response_document
 from shadowproxy.compare.extract import Expression, ExtractError
-from shadowproxy.compare.failures import comparable, kinds
+from shadowproxy.compare.failures import comparable, kind_alone, kinds
+from shadowproxy.compare.places import places_of
 from shadowproxy.compare.presets import preset_of
 from shadowproxy.compare.readings import (
     account_of,
@@ -82,8 +84,16 @@ class RouteReader:
             expression for expression in (self._truth, self._account, self._weight) if expression is not None
         ]
         everything = [*of_answers, *of_requests, *self._cohorts.values()]
-        self._shared_reads = frozenset().union(*(expression.reads for expression in everything))
-        self._side_reads = frozenset().union(*(filter(_is_response, expression.reads) for expression in of_answers))
+        self._checks = Checks(route) if route.valid else None
+        self.places = None if route.fields is None else places_of(route, route.fields)
+        """Of its documents, where they are compared as a whole."""
+        whole = self._checks.reads if self._checks is not None else frozenset()
+        whole |= {"response.body"} if self.places is not None else set()
+        self._shared_reads = whole.union(*(expression.reads for expression in everything))
+        self._side_reads = frozenset().union(
+            filter(_is_response, whole), *(filter(_is_response, expression.reads) for expression in of_answers)
+        )
+        self._reads_replica = bool(whole)
         self._by_label = self._label is not None or self._probabilities is not None
         self._has_lists = self._ids is not None or self._scores is not None
         self._ids_in_response = _in_response(self._ids)
@@ -100,6 +110,8 @@ class RouteReader:
             for side, exchange in ((Side.BASELINE, pair.baseline), (Side.CANDIDATE, pair.candidate)):
                 if not failure[side]:
                     answers[side], failure[side] = self._answer(shared, ids, exchange)
+            if self._reads_replica and pair.replica is not None and not kind_alone(pair.replica):
+                answers[Side.REPLICA], _ = self._answer(shared, ids, pair.replica)
         truth = _lenient(self._truth, shared)
         return Reading(
             comparable=content,
@@ -131,6 +143,8 @@ class RouteReader:
                 probabilities=None if self._probabilities is None else probabilities_of(self._probabilities(document)),
                 text=None if self._text is None else text_of(self._text(document)),
                 finish=None if self._finish is None else text_of(self._finish(document)),
+                document=None if self.places is None else document,
+                broken=None if self._checks is None else self._checks(document),
             ), ""
         except BodyError as error:
             return NOTHING, error.kind

@@ -24,6 +24,33 @@ class Truth:
     hits: Mapping[Side, Hits]
 
 
+class Counts(NamedTuple):
+    """Additions to one table beside the values: row i of them adds 1 in column `column[i]`, for the pair `pair[i]`."""
+
+    table: str
+    """A name of `catalogue.TABLES`."""
+    key: str
+    """Which row of the table. Any text; only so many of a table are told apart, the rest counts as `other`."""
+    pair: Ints
+    column: Ints
+    width: int
+    """Columns of the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How the bodies of n pairs differ."""
+
+    changed: Floats
+    """Shape (n,): share of fields in which the candidate differs from the baseline; NaN where it can't be said."""
+    excess: Floats
+    """Shape (n,): the same beyond the baseline's own noise; NaN without a replica's answer too."""
+    replicated: Bools
+    """Shape (n,): whether there is a replica's answer."""
+    counts: tuple[Counts, ...]
+    """Rows of the table `fields`."""
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """The pairs of a batch that belong to one route (or to none): n rows, in the batch's order."""
@@ -39,6 +66,7 @@ class View:
     true_labels: Sequence[Sequence[str | None] | None] = ()
     lists: Lists | None = None
     truth: Truth | None = None
+    changes: Changes | None = None
     route: Route | None = None
     """None for pairs of no route, and where only labels that came later are looked at."""
     slow: float | None = None
@@ -52,19 +80,6 @@ class View:
     def any_failed(self) -> Bools:
         """Whether either side failed."""
         return self.failed[Side.BASELINE] | self.failed[Side.CANDIDATE]
-
-
-class Counts(NamedTuple):
-    """Additions to one table beside the values: row i of them adds 1 in column `column[i]`, for the pair `pair[i]`."""
-
-    table: str
-    """A name of `catalogue.TABLES`."""
-    key: str
-    """Which row of the table. Any text; only so many of a table are told apart, the rest counts as `other`."""
-    pair: Ints
-    column: Ints
-    width: int
-    """Columns of the table."""
 
 
 class Values(NamedTuple):

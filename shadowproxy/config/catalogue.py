@@ -37,6 +37,8 @@ class Metric:
     needs: frozenset[str] = frozenset()
     default: bool = False
     """Whether a configuration without guardrails of its own gets one on this metric."""
+    replicated: bool = False
+    """Whether only pairs with a replica's answer have it: it is what differs beyond the baseline's own noise."""
     unless: frozenset[str] = frozenset()
     """What a route may extract that makes it no default there."""
 
@@ -279,8 +281,46 @@ _TEXT: tuple[Metric, ...] = (
         default=True,
     ),
 )
-_FIELDS: tuple[Metric, ...] = ()
-_VALIDITY: tuple[Metric, ...] = ()
+_OF_FIELDS = frozenset({"fields"})
+_FIELDS: tuple[Metric, ...] = (
+    Metric(
+        "fields.changed",
+        "share of the JSON's fields that differ",
+        "share of fields",
+        0,
+        1,
+        0,
+        ("higher",),
+        0.05,
+        needs=_OF_FIELDS,
+    ),
+    Metric(
+        "fields.excess",
+        "share of the JSON's fields that differ, less what differs between baseline and replica",
+        "share of fields",
+        -1,
+        1,
+        0,
+        ("higher",),
+        0.02,
+        needs=_OF_FIELDS,
+        replicated=True,
+    ),
+)
+_VALIDITY: tuple[Metric, ...] = (
+    Metric(
+        "validity.violations",
+        "answers that break a rule, candidate less baseline",
+        "share of requests",
+        -1,
+        1,
+        0,
+        ("higher",),
+        0.01,
+        needs=frozenset({"valid"}),
+        default=True,
+    ),
+)
 _QUALITY: tuple[Metric, ...] = (
     Metric(
         "quality.ndcg",
@@ -358,6 +398,14 @@ _ALL = (*_FAILURES, *_LATENCY, *_RANKING, *_SCORES, *_LABELS, *_TEXT, *_FIELDS, 
 
 CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
 
-_TABLES: tuple[Table, ...] = (Table("labels", "labels, baseline → candidate", ("pairs", "instances")),)
+_TABLES: tuple[Table, ...] = (
+    Table("labels", "labels, baseline → candidate", ("pairs", "instances")),
+    Table(
+        "fields",
+        "pairs in which a field was compared, and differed from the baseline's",
+        ("compared", "candidate", "with_replica", "replica", "added", "removed", "type", "value"),
+    ),
+    Table("validity", "answers that break a rule", ("baseline", "candidate", "replica")),
+)
 
 TABLES: Mapping[str, Table] = MappingProxyType({table.name: table for table in _TABLES})

@@ -61,7 +61,7 @@ def _catalogue() -> dict[str, list[Any]]:
     }
 
 
-_LATER = ("labels", "preset", "label", "probabilities", "text", "finish", "weight")
+_LATER = ("labels", "preset", "label", "probabilities", "text", "finish", "weight", "fields", "valid")
 """Keys that routes have not always had."""
 
 

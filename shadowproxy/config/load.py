@@ -58,11 +58,18 @@ def load(path: Path, environ: Mapping[str, str] | None = None) -> Settings:
         raise ConfigError(str(path), [Fault("$", "there is no such file")]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [Fault("$", f"can't be read: {error}")]) from None
-    return loads(text, source=str(path), environ=os.environ if environ is None else environ)
+    return loads(text, source=str(path), environ=os.environ if environ is None else environ, folder=path.parent)
 
 
-def loads(text: str, *, source: str = "configuration", environ: Mapping[str, str] | None = None) -> Settings:
-    """As `load`, from text."""
+def loads(
+    text: str,
+    *,
+    source: str = "configuration",
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """As `load`, from text. `folder` is where the files that it names are looked for; none: the working directory."""
+    context = {"folder": folder}
     unset: set[str] = set()
     try:
         data, faults = _parse(text)
@@ -77,12 +84,12 @@ def loads(text: str, *, source: str = "configuration", environ: Mapping[str, str
     except RecursionError:
         raise ConfigError(source, [Fault("$", "is nested too deeply, or holds an alias of itself")]) from None
     try:
-        settings = Settings.model_validate(data)
+        settings = Settings.model_validate(data, context=context)
     except ValidationError as error:
         # Contradictions between sections are looked for apart, so that one bad value doesn't hide them.
         details = [detail for detail in error.errors(include_url=False) if detail["loc"]]
         faults += [fault for fault in map(_fault, details) if fault.path not in unset]
-        faults += contradictions(_valid_sections(data))
+        faults += contradictions(_valid_sections(data, context))
     if faults:
         raise ConfigError(source, sorted(set(faults), key=lambda fault: fault.path))
     return settings
@@ -98,7 +105,7 @@ def _parse(text: str) -> tuple[Any, list[Fault]]:
     return {} if data is None else data, loader.duplicates
 
 
-def _valid_sections(data: Mapping[str, Any]) -> dict[str, Any]:
+def _valid_sections(data: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Any]:
     sections = {}
     types = get_type_hints(Settings, include_extras=True)
     for name, field in Settings.model_fields.items():
@@ -107,7 +114,7 @@ def _valid_sections(data: Mapping[str, Any]) -> dict[str, Any]:
                 sections[name] = field.get_default(call_default_factory=True, validated_data={})
             continue
         with contextlib.suppress(ValidationError):
-            sections[name] = TypeAdapter(types[name]).validate_python(data[name])
+            sections[name] = TypeAdapter(types[name]).validate_python(data[name], context=dict(context))
     return sections
 
 

@@ -17,12 +17,14 @@ class Each(enum.Enum):
     """Every item of a list. A value that is no list counts as a list of one."""
     CHILD = "*"
     """Every value of an object, every item of a list."""
+    DEEP = "**"
+    """Any number of steps, none included. Stands in patterns only."""
 
 
 Step = str | Each
 
 _STEP = re.compile(
-    r'(?P<item>\[\*\])|(?P<dot>\.)?(?:(?P<child>\*)|(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<name>[^."\[\]*]+))'
+    r'(?P<item>\[\*\])|(?P<dot>\.)?(?:(?P<child>\*\*?)|(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<name>[^."\[\]*]+))'
 )
 
 
@@ -31,6 +33,18 @@ def parse_path(text: Any) -> tuple[Step, ...]:
 
     >>> parse_path('user.email'), parse_path('items[*]."a.b"')
     (('user', 'email'), ('items', <Each.ITEM: '[*]'>, 'a.b'))
+    """
+    steps = parse_pattern(text)
+    if Each.DEEP in steps:
+        raise ValueError(f"{text!r} is not a path: `**` is not known here, write out the steps that it stands for")
+    return steps
+
+
+def parse_pattern(text: Any) -> tuple[Step, ...]:
+    """As `parse_path`, with `**` for any number of steps. Raises ValueError.
+
+    >>> parse_pattern('**.id'), parse_pattern('meta.**')
+    ((<Each.DEEP: '**'>, 'id'), ('meta', <Each.DEEP: '**'>))
     """
     if not isinstance(text, str):
         raise ValueError(f"{text!r} is not a path: write the names of fields with dots between, such as user.email")
@@ -53,7 +67,7 @@ def _step(match: re.Match[str]) -> Step:
     if match["item"] is not None:
         return Each.ITEM
     if match["child"] is not None:
-        return Each.CHILD
+        return Each(match["child"])
     try:
         return match["name"] or str(orjson.loads(match["quoted"]))
     except orjson.JSONDecodeError:
@@ -74,10 +88,16 @@ def _checked(text: Any) -> str:
     return str(text)
 
 
+def _checked_pattern(text: Any) -> str:
+    parse_pattern(text)
+    return str(text)
+
+
 def _checked_field(text: Any) -> str:
     parse_field(text)
     return str(text)
 
 
 JsonPath = Annotated[str, BeforeValidator(_checked), WithJsonSchema({"type": "string"})]
+JsonPattern = Annotated[str, BeforeValidator(_checked_pattern), WithJsonSchema({"type": "string"})]
 JsonField = Annotated[str, BeforeValidator(_checked_field), WithJsonSchema({"type": "string"})]

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import jmespath
-import jmespath.exceptions
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -19,6 +17,8 @@ from pydantic import (
 )
 
 from shadowproxy.config.catalogue import CATALOGUE, Direction
+from shadowproxy.config.expressions import Expression
+from shadowproxy.config.fields import Fields
 from shadowproxy.config.headers import HeaderName
 from shadowproxy.config.presets import EXTRACTED, PRESETS, with_preset
 from shadowproxy.config.redaction import Redact
@@ -26,6 +26,7 @@ from shadowproxy.config.section import Section
 from shadowproxy.config.shaping import Credentials, CredentialsOrWord, HeaderEdits, Host, JsonFields, Rewrite
 from shadowproxy.config.store_url import parse_store_url
 from shadowproxy.config.units import Address, Duration, HttpUrl, Listen, Size, Workers
+from shadowproxy.config.validity import Rule, named
 from shadowproxy.errors import Fault
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -36,19 +37,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 
 File = Annotated[str, Field(min_length=1)]
 """The path of a file, from the working directory."""
-
-
-def _expression(text: Any) -> Any:
-    if not isinstance(text, str):
-        raise ValueError("write a JMESPath expression as a string")
-    try:
-        jmespath.compile(text)
-    except jmespath.exceptions.JMESPathError as error:
-        raise ValueError(f"{text!r} is not a JMESPath expression: {' '.join(str(error).split())}") from None
-    return text
-
-
-Expression = Annotated[str, BeforeValidator(_expression)]
 
 
 def _reads_response(expression: str | None) -> bool:
@@ -412,6 +400,8 @@ class Route(Section):
     k: Count = Field(10, description="depth of overlap@k, NDCG@k and recall@k")
     rbo_p: Probability = Field(0.9, description="persistence of rank-biased overlap")
     slow: Duration | None = Field(None, gt=0, description="an answer later than this is slow (latency.total_slow)")
+    fields: Fields | None = Field(None, description="how the rest of the JSON is compared; none: it isn't")
+    valid: tuple[Rule, ...] | None = Field(None, description="what must hold of any single answer, whoever gave it")
 
     # Field validators, not one for the whole: each names its own key, and still runs when another key is at fault.
     @model_validator(mode="before")
@@ -458,6 +448,11 @@ class Route(Section):
             raise ValueError("`finish` needs `text`: it says why that ends")
         return finish
 
+    @field_validator("valid")
+    @classmethod
+    def _named(cls, rules: tuple[Rule, ...] | None) -> tuple[Rule, ...] | None:
+        return named(rules) if rules else None
+
     @field_validator("cohorts")
     @classmethod
     def _outcome_free(cls, cohorts: dict[str, str]) -> dict[str, str]:
@@ -476,7 +471,7 @@ class Route(Section):
     @property
     def offers(self) -> frozenset[str]:
         """What the route extracts, in the words of `Metric.needs`."""
-        given = {what for what in (*EXTRACTED, "truth", "slow") if getattr(self, what) is not None}
+        given = {what for what in (*EXTRACTED, "truth", "slow", "fields", "valid") if getattr(self, what) is not None}
         if self.scores is not None:
             given.add("ids")
         if self.labels is not None:
@@ -631,8 +626,10 @@ def contradictions(parts: Mapping[str, Any]) -> list[Fault]:
         for at, name in enumerate(names):
             if name in names[:at]:
                 faults.append(Fault(f"$.routes[{at}].name", f"the name {name!r} is taken by route {names.index(name)}"))
+        faults += _unfounded(parts["routes"])
         if "verdict" in parts:
             faults += _unmeasurable(parts["routes"], parts["verdict"].guardrails)
+            faults += _unreplicated(parts.get("replica"), parts["verdict"].guardrails)
     listeners = {
         f"$.{room}.{key}": getattr(parts[room], key)
         for room, key in (
@@ -683,3 +680,23 @@ def _unmeasurable(routes: Sequence[Route], guardrails: Sequence[Guardrail]) -> l
             what = " and ".join(f"`{need}`" for need in sorted(needs))
             faults.append(Fault(f"{path}.metric", f"{guardrail.metric} needs {what}, which no route of it gives"))
     return faults
+
+
+def _unfounded(routes: Sequence[Route]) -> list[Fault]:
+    return [
+        Fault(
+            f"$.routes[{at}].valid[{place}].{rule.kind}",
+            f"it is about the route's `{rule.needs}`, and there are none: give the route that key",
+        )
+        for at, route in enumerate(routes)
+        for place, rule in enumerate(route.valid or ())
+        if rule.needs is not None and getattr(route, rule.needs) is None
+    ]
+
+
+def _unreplicated(replica: Upstream | None, guardrails: Sequence[Guardrail]) -> list[Fault]:
+    return [
+        Fault(f"$.verdict.guardrails[{at}].metric", f"{guardrail.metric} needs a `replica`, and there is none")
+        for at, guardrail in enumerate(guardrails)
+        if replica is None and CATALOGUE[guardrail.metric].replicated
+    ]
