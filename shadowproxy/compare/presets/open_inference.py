@@ -17,8 +17,8 @@ shape), an element of BYTES that is cut short, a datatype that isn't known where
 are no counts or more than 64 of them. A datatype that isn't known, of data in JSON, hinders nobody from reading it.
 
 Sources: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md; the binary tensor
-data extension of Triton, docs/protocol/extension_binary_data.md; for SageMaker and Vertex AI Triton says the size of the
-JSON part in the media type (`application/vnd.sagemaker-triton.binary+json;json-header-size=N`).
+data extension of Triton, docs/protocol/extension_binary_data.md; for SageMaker and Vertex AI Triton says the size of
+the JSON part in the media type (`application/vnd.sagemaker-triton.binary+json;json-header-size=N`).
 """
 
 from __future__ import annotations

@@ -134,6 +134,8 @@ class Demo:
         return X / X.sum(axis=1, keepdims=True)
 """
 
+SELDON_PORTS = ("--http-port", "PORT", "--grpc-port", "18191", "--metrics-port", "18192")
+
 # With Triton's own client, so that whoever encodes is not who decodes.
 ENCODED = """
 import sys
@@ -182,8 +184,7 @@ SERVERS = {
     "seldon": Server(
         ("seldon-core", "setuptools<80"),
         SELDON,
-        ("{bin}/seldon-core-microservice", "program.Demo", "--service-type", "MODEL", "--http-port", "PORT")
-        + ("--grpc-port", "18191", "--metrics-port", "18192"),
+        ("{bin}/seldon-core-microservice", "program.Demo", "--service-type", "MODEL", *SELDON_PORTS),
     ),
     "mlserver": Server(
         ("mlserver",),
