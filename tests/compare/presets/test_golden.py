@@ -130,3 +130,13 @@ def test_bf16_and_json_tensors_stand_side_by_side() -> None:
     document = preset_of("open-inference").request(asked.head, asked.body)
     assert document["tensors"] == {"BF16": [1.5, -0.0078125, 3.0], "ids": [7, 8, 9]}
     assert document["inputs"][0] == {"name": "BF16", "shape": [3], "datatype": "BF16", "data": [1.5, -0.0078125, 3.0]}
+
+
+def test_predictions_that_are_no_scores_are_no_agreement() -> None:
+    answered = exchange("vertex-classes")
+    reading = RouteReader(Route(name="r", preset="vertex")).read(Pair("1", 0.0, request("vertex"), answered, answered))
+    assert reading.failure == {Side.BASELINE: "bad_body", Side.CANDIDATE: "bad_body"}
+    empty = Exchange(Outcome.OK, 200, b"", b'{"predictions": []}', 19, ttfb=0.01, total=0.02)
+    for preset in ("vertex", "tf-serving"):
+        reading = RouteReader(Route(name="r", preset=preset)).read(Pair("1", 0.0, request("vertex"), empty, empty))
+        assert reading.failure == {Side.BASELINE: "", Side.CANDIDATE: ""}
