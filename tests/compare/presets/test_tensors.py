@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowproxy.compare.bodies import BodyError
+from shadowproxy.compare.extract import Expression
 from shadowproxy.compare.presets import open_inference
 
 PACKED = {
@@ -225,3 +226,11 @@ def test_an_error_and_other_bodies_are_as_sent() -> None:
     # The outputs that a request asks for are no tensors.
     asked = {"inputs": [tensor([1], data=[1])], "outputs": [{"name": "scores", "parameters": {"binary_data": True}}]}
     assert open_inference.read_request(b"", json.dumps(asked).encode()) == {**asked, "tensors": {"x": [1]}}
+
+
+@pytest.mark.parametrize("shape", [[3], [1, 3], [3, 1]])
+def test_ways_to_name_a_tensor(shape: list[int]) -> None:
+    data = packed("FP32", [3, math.nan, 1])
+    document = {"response": {"body": read(tensor(shape, size=12), parts=(data,))}}
+    for text in ("response.body.outputs[?name=='x'].data | [0]", "response.body.tensors.x[]"):
+        assert Expression(text, aligned=True)(document) == [3, None, 1]
