@@ -99,8 +99,6 @@ def _read(head: bytes, body: bytes, key: str) -> Any:
     size = _json_size(head)
     if size is None:
         size = len(data)
-    if size > len(data):
-        raise BodyError("bad_body")
     document = parsed_json(data[:size])
     binary = _Rest(data, size)
     tensors = document.get(key) if isinstance(document, dict) else None
