@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -162,7 +163,11 @@ class RouteReader:
             if self._ids is None:
                 raise BodyError("bad_body")
             return None
-        return ranking_of(ids, None if self._scores is None else scores_of(scores, len(ids)), by_score=self.by_score)
+        values = None if self._scores is None else scores_of(scores, len(ids))
+        # Where the order is that of the scores, and there are none, both sides would seem to rank alike.
+        if self.by_score and values and all(map(math.isnan, values)):
+            raise BodyError("bad_body")
+        return ranking_of(ids, values, by_score=self.by_score)
 
 
 def _compiled(text: str | None, *, aligned: bool = False) -> Expression | None:

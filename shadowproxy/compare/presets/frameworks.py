@@ -15,9 +15,8 @@ def detect_bentoml(sample: Sample) -> str | None:
 
 def detect_litserve(sample: Sample) -> str | None:
     """The path, the input and the output are those of LitServe's tutorials; what others chose, nothing tells."""
-    bodies = (sample.request, sample.response)
-    if sample.path.endswith("/predict") and all(isinstance(body, dict) for body in bodies):
-        (request, response) = bodies
-        if request.keys() == {"input"} and response.keys() == {"output"}:
-            return "a path /predict, `input` and `output`"
-    return None
+    request, response = sample.request, sample.response
+    if not sample.path.endswith("/predict") or not isinstance(request, dict) or not isinstance(response, dict):
+        return None
+    theirs = request.keys() == {"input"} and response.keys() == {"output"}
+    return "a path /predict, `input` and `output`" if theirs else None

@@ -1,7 +1,7 @@
 """Who answers with predictions in JSON: KServe V1, TensorFlow Serving, Vertex AI, TorchServe; what tells them apart.
 
-KServe V1 took TensorFlow Serving's row form over (`instances`, `predictions`, a path `…:predict`), and Vertex AI too, so many
-answers could be either's; what is looked for in them by default is then the same.
+KServe V1 took TensorFlow Serving's row form over (`instances`, `predictions`, a path `…:predict`), as did Vertex AI: so
+many answers could be either's, and what is looked for in them by default is the same.
 
 Sources: https://kserve.github.io/website, data plane, V1 protocol; tensorflow/serving, g3doc/api_rest.md;
 https://cloud.google.com/vertex-ai/docs/reference/rest/v1/PredictResponse; pytorch/serve, docs/inference_api.md.

@@ -121,6 +121,21 @@ class Demo(MLModel):
         return InferenceResponse(model_name=self.name, model_version=self.version, outputs=outputs)
 """
 
+SELDON = """
+import numpy as np
+
+class Demo:
+    def class_names(self):
+        return ["ham", "spam"]
+    def predict(self, X, names, meta=None):
+        if isinstance(X, str | dict):
+            return X
+        X = np.asarray(X, float)
+        return X / X.sum(axis=1, keepdims=True)
+"""
+
+SELDON_PORTS = ("--http-port", "PORT", "--grpc-port", "18191", "--metrics-port", "18192")
+
 # With Triton's own client, so that whoever encodes is not who decodes.
 ENCODED = """
 import sys
@@ -134,13 +149,14 @@ def tensor(name, array, datatype=None, binary=True):
     made.set_data_from_numpy(array, binary_data=binary)
     return made
 
-whole = {"UINT8": "u1", "UINT16": "u2", "UINT32": "u4", "UINT64": "u8", "INT8": "i1", "INT16": "i2", "INT32": "i4", "INT64": "i8"}
-limits = {name: np.array([np.iinfo(kind).min, 1, np.iinfo(kind).max], kind) for name, kind in whole.items()}
+kinds = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
+limits = {kind.upper(): np.array([np.iinfo(kind).min, 1, np.iinfo(kind).max], kind) for kind in kinds}
 floats = {f"FP{8 * np.dtype(kind).itemsize}": np.array([[0.1, -2.5], [3, 1000]], kind) for kind in ("f2", "f4", "f8")}
+others = {"BOOL": np.array([True, False]), "BYTES": np.array(["é", "", "a,b"], dtype=object)}
+brain = np.array([1.5, -0.0078125, 3.0], ml_dtypes.bfloat16)
 sent = {
-    "all": [tensor(name, array) for name, array in (limits | floats).items()]
-    + [tensor("BOOL", np.array([True, False])), tensor("BYTES", np.array(["é", "", "a,b"], dtype=object))],
-    "bf16": [tensor("BF16", np.array([1.5, -0.0078125, 3.0], ml_dtypes.bfloat16), "BF16"), tensor("ids", np.array([7, 8, 9]), binary=False)],
+    "all": [tensor(name, array) for name, array in (limits | floats | others).items()],
+    "bf16": [tensor("BF16", brain, "BF16"), tensor("ids", np.array([7, 8, 9]), binary=False)],
     "features": [tensor("features", np.array([[1, 2], [3, 4.5]], "f4"))],
 }[sys.argv[1]]
 outputs = [client.InferRequestedOutput("scores")] if sys.argv[1] == "features" else None
@@ -165,6 +181,11 @@ SERVERS = {
     ),
     "ray": Server(("ray[serve]",), RAY),
     "kserve": Server(("kserve", "tritonclient[http]", "ml_dtypes"), KSERVE),
+    "seldon": Server(
+        ("seldon-core", "setuptools<80"),
+        SELDON,
+        ("{bin}/seldon-core-microservice", "program.Demo", "--service-type", "MODEL", *SELDON_PORTS),
+    ),
     "mlserver": Server(
         ("mlserver",),
         MLSERVER,
@@ -192,6 +213,15 @@ REQUESTS = (
     ("kserve", "kserve-v2-features", "/v2/models/demo/infer", "encoded:features"),
     ("kserve", "kserve-v2-all", "/v2/models/demo/infer", "encoded:all"),
     ("kserve", "kserve-v2-bf16", "/v2/models/demo/infer", "encoded:bf16"),
+    ("seldon", "seldon-ndarray", "/api/v1.0/predictions", '{"data": {"ndarray": [[1, 3]]}}'),
+    (
+        "seldon",
+        "seldon-tensor",
+        "/api/v1.0/predictions",
+        '{"data": {"tensor": {"shape": [2, 2], "values": [1, 1, 1, 3]}}}',
+    ),
+    ("seldon", "seldon-text", "/api/v1.0/predictions", '{"strData": "hi"}'),
+    ("seldon", "seldon-json", "/api/v1.0/predictions", '{"jsonData": {"label": "ham"}}'),
     ("mlserver", "mlserver", "/v2/models/demo/infer", FEATURES),
 )
 
