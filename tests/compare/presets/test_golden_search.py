@@ -86,6 +86,7 @@ def test_only_its_own_protocol_is_detected(name: str) -> None:
         {"hits": {"hits": []}},
         {"hits": {"hits": [{"id": 1}]}},
         {"hits": {"hits": [1]}},
+        {"hits": {"hits": [{"_id": "1"}, {}]}},
         {"responses": [{"hits": {"hits": [{"_id": "1"}]}, "_shards": {}}]},
         {"response": {"docs": []}},
         {"response": "text"},

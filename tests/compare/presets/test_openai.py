@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from shadowproxy.compare.bodies import BodyError
+from shadowproxy.compare.presets.events import event_data
 from shadowproxy.compare.presets.openai import response
 
 # What orjson can write: JSON has no lone surrogates.
@@ -179,6 +180,22 @@ def test_no_answers(body: bytes) -> None:
     with pytest.raises(BodyError) as caught:
         response(b"", body)
     assert caught.value.kind == "bad_body"
+
+
+def test_events_are_told_apart_as_the_specification_has_it() -> None:
+    body = b"\xef\xbb\xbfdata:  a\ndata\ndata: b\r\n: no\rother: c\n\n\ndata\n\ndata:c\r\rdata: d"
+    assert list(event_data(body)) == [b" a\n\nb", b"c", b"d"]
+
+
+def test_calls_stand_by_their_index_and_a_reason_is_not_taken_back() -> None:
+    def called(index: int, name: str) -> bytes:
+        calls = [{"index": index, "function": {"name": name, "arguments": "{}"}}]
+        return event(choices=[{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": None}])
+
+    body = called(1, "b") + said(None, "tool_calls") + called(0, "a") + DONE
+    choice = response(b"", body)["choices"][0]
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["a", "b"]
+    assert choice["finish_reason"] == "tool_calls"
 
 
 def test_parts_of_content_and_empty_lists() -> None:
