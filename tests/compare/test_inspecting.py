@@ -1,4 +1,4 @@
-"""What is found in answers of no known protocol, and how it is said: guesses hold, outlines are whole, nothing raises."""
+"""What is found in answers of no known protocol, and how it is said: guesses hold, outlines are whole."""
 
 from __future__ import annotations
 
