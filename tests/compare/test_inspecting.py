@@ -242,7 +242,7 @@ def test_any_file_is_looked_into(data: bytes) -> None:
 
 def test_a_body_that_only_begins_like_a_chunked_one_is_left() -> None:
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    for body in (b"5\r\nab\r\n0\r\n\r\n", b"zz\r\n{}", b"2\r\n{}\r\n", b"", b"2\r\n{}"):
+    for body in (b"5\r\nab\r\n0\r\n\r\n", b"zz\r\n{}", b"2\r\n{}\r\n", b"", b"2\r\n{}", b"2\r\n{}XX0\r\n\r\n"):
         assert capture(head + body).exchanges[0].body == body
     assert capture(head + b"2\r\n{}\r\n0\r\nTrailer: x\r\n\r\n").exchanges[0].body == b"{}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -234,6 +235,20 @@ def test_any_bytes_are_a_document_or_a_bad_body(body: bytes) -> None:
         except BodyError:
             continue
         assert orjson.loads(orjson.dumps(found)) == found
+
+
+def test_what_a_hostile_stream_may_cost_is_bounded() -> None:
+    with pytest.raises(BodyError) as caught:
+        response(b"", b"data:{}\n\n" * 100_001 + said("a", "stop"))
+    assert caught.value.kind == "too_large"
+    assert response(b"", b"data:{}\n\n" * 99_999 + said("a", "stop"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyError):
+            response(b"", b":\r" * 100_000)
+        assert tracemalloc.get_traced_memory()[1] < 1_500_000
+    finally:
+        tracemalloc.stop()
 
 
 CHUNKS = [
