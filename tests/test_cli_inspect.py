@@ -124,7 +124,10 @@ def test_a_known_protocol(name: str, preset: str, tmp_path: Path) -> None:
     done = inspect(saved(tmp_path, case["body"]))
     assert done.returncode == 0, done.stderr
     assert f"protocol: {preset}, by {case['detected']}" in done.stdout
-    assert route_of(done.stdout.partition(PASTED)[2]) == Route(name=preset, preset=preset)
+    proposal = done.stdout.partition(PASTED)[2]
+    assert route_of(proposal) == Route(name=preset, preset=preset)
+    # What the preset says need not be written down.
+    assert "response.body" not in proposal
 
 
 def test_an_event_stream() -> None:
@@ -368,3 +371,13 @@ def test_in_a_process_of_its_own_from_standard_input() -> None:
     assert done.returncode == 0, done.stderr
     assert b"ids: response.body.items[*].sku" in done.stdout
     assert elsewhere("inspect", "-", input=b"{}").returncode == 1
+
+
+def test_the_page_shows_what_is_printed(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "inspect.md").read_text()
+    body = {"model": "v7", "items": [{"sku": sku, "score": score} for sku, score in SKUS]}
+    shown = "\n".join(line.rstrip() for line in inspect(saved(tmp_path, json.dumps(body).encode())).stdout.split("\n"))
+    assert f"```text\n{shown}```" in page
+
+
+SKUS = (("B00X4", 0.98), ("B01Q2", 0.41), ("B07T9", None))

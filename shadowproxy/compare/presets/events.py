@@ -6,6 +6,7 @@ Source: WHATWG HTML, section 9.2.6 (https://html.spec.whatwg.org/multipage/serve
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 
 
 def event_data(body: bytes) -> Iterator[bytes]:
@@ -17,10 +18,14 @@ def event_data(body: bytes) -> Iterator[bytes]:
     >>> list(event_data(b": hello\\r\\n\\r\\ndata: a\\r\\ndata:b\\r\\n\\r\\nevent: x\\ndata: c\\n"))
     [b'a\\nb', b'c']
     """
+    body = body.removeprefix(b"\xef\xbb\xbf")
+    if b"\r" in body:
+        body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     lines: list[bytes] = []
-    for line in body.removeprefix(b"\xef\xbb\xbf").splitlines():
-        if line:
-            name, _, value = line.partition(b":")
+    # Line by line and not all at once: a body of nothing but line ends would fill many times its size.
+    for line in BytesIO(body):
+        if line != b"\n":
+            name, _, value = line.removesuffix(b"\n").partition(b":")
             if name == b"data":
                 lines.append(value.removeprefix(b" "))
         elif lines:

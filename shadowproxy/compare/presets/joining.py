@@ -37,7 +37,12 @@ def join(whole: Any, piece: Any) -> Any:
         if type(made) is not dict:
             raise BodyError("bad_body")
         for key, value in piece.items():
-            made[key] = _member(key, made.get(key), value)
+            known = made.get(key)
+            # What nearly every piece of a stream is: some more of a text.
+            if type(value) is str and type(known) is Parts and key != "name":
+                known.append(value)
+            else:
+                made[key] = _member(key, known, value)
         return made
     if isinstance(whole, list | dict):
         raise BodyError("bad_body")

@@ -12,7 +12,8 @@ and a service that streams may be compared with one that doesn't:
   empty in the first. `object` loses its `.chunk`, and `obfuscation` (padding against eavesdroppers) is left out.
 
 A stream is whole with `[DONE]`, or once every choice has a `finish_reason` (some servers end there). One that breaks
-off before, or that carries an `error`, is no answer: BodyError (`bad_body`).
+off before, or that carries an `error`, is no answer: BodyError (`bad_body`); nor is one of more than
+`readings.LONGEST` chunks (`too_large`).
 
 `text` is the first choice's: what it says, refuses, and calls, as `name{arguments}`.
 
@@ -32,8 +33,11 @@ from shadowproxy.compare.bodies import BodyError, undone
 from shadowproxy.compare.presets.events import event_data
 from shadowproxy.compare.presets.joining import finished, join
 from shadowproxy.compare.presets.sample import Sample
+from shadowproxy.compare.readings import LONGEST
 
 _DONE = b"[DONE]"
+_JOINED = frozenset({"text", "logprobs"})
+"""What comes in pieces beside the deltas."""
 
 
 def response(head: bytes, body: bytes) -> Any:
@@ -55,20 +59,24 @@ def joined(stream: bytes) -> dict[str, Any]:
     """The document that a stream's chunks make. Raises BodyError, and orjson's error for a chunk that is no JSON."""
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
-    done = any_chunk = False
-    for data in event_data(stream):
+    said: dict[str, Any] | None = None
+    done = False
+    for number, data in enumerate(event_data(stream)):
+        if number > LONGEST:
+            raise BodyError("too_large")
         if data.strip() == _DONE:
             done = True
             break
         chunk = orjson.loads(data)
         if not isinstance(chunk, dict) or chunk.get("error") is not None:
             raise BodyError("bad_body")
-        any_chunk = True
         chunk.pop("obfuscation", None)
         _add_choices(choices, chunk.pop("choices", None))
-        whole |= {key: value for key, value in chunk.items() if value is not None and value != ""}
+        if chunk != said:  # nearly all chunks of a stream say the same of the whole
+            whole |= {key: value for key, value in chunk.items() if value is not None and value != ""}
+            said = chunk
     ended = bool(choices) and all(choice.get("finish_reason") is not None for choice in choices.values())
-    if not any_chunk or not (done or ended):
+    if said is None or not (done or ended):
         raise BodyError("bad_body")
     if isinstance(whole.get("object"), str):
         whole["object"] = whole["object"].removesuffix(".chunk")
@@ -90,14 +98,16 @@ def _add_choices(choices: dict[int, dict[str, Any]], pieces: Any) -> None:
 
 def _add(choice: dict[str, Any], piece: Mapping[str, Any]) -> None:
     for key, value in piece.items():
+        if key == "index":
+            continue
         if key == "delta":
             if value is not None and not isinstance(value, dict):
                 raise BodyError("bad_body")
             choice["message"] = join(choice.get("message", {}), value)
-        elif key in ("text", "logprobs"):
-            choice[key] = join(choice.get(key), value)
-        elif key != "index" and (value is not None or key not in choice):
-            choice[key] = value
+        elif value is None:
+            choice.setdefault(key, None)
+        else:
+            choice[key] = join(choice.get(key), value) if key in _JOINED else value
 
 
 def _detect(sample: Sample, kind: str, within: str) -> str | None:

@@ -41,6 +41,14 @@ def pair_of(case: dict[str, Any], *, packed: bool = False) -> Pair:
     return Pair("id", 1e9, Request("POST", case["path"]), exchange, exchange)
 
 
+def test_the_page_has_every_expression() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "presets.md").read_text()
+    for preset in ("elasticsearch", "solr", "openai-chat"):
+        section = page.partition(f"`preset: {preset}`")[2].partition("\n## ")[0]
+        for key, expression in EXPRESSIONS[preset].items():
+            assert f"| `{key}` | `{expression}` |" in section
+
+
 def test_every_preset_has_one() -> None:
     assert {golden(name)["preset"] for name in NAMES} == set(OURS)
     assert set(OURS) <= PRESETS.keys() & EXPRESSIONS.keys()
@@ -86,6 +94,7 @@ def test_only_its_own_protocol_is_detected(name: str) -> None:
         {"hits": {"hits": []}},
         {"hits": {"hits": [{"id": 1}]}},
         {"hits": {"hits": [1]}},
+        {"hits": {"hits": [{"_id": "1"}, {}]}},
         {"responses": [{"hits": {"hits": [{"_id": "1"}]}, "_shards": {}}]},
         {"response": {"docs": []}},
         {"response": "text"},

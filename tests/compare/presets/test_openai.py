@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -13,6 +14,7 @@ from openai import AsyncOpenAI
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from shadowproxy.compare.bodies import BodyError
+from shadowproxy.compare.presets.events import event_data
 from shadowproxy.compare.presets.openai import response
 
 # What orjson can write: JSON has no lone surrogates.
@@ -181,6 +183,22 @@ def test_no_answers(body: bytes) -> None:
     assert caught.value.kind == "bad_body"
 
 
+def test_events_are_told_apart_as_the_specification_has_it() -> None:
+    body = b"\xef\xbb\xbfdata:  a\ndata\ndata: b\r\n: no\rother: c\n\n\ndata\n\ndata:c\r\rdata: d"
+    assert list(event_data(body)) == [b" a\n\nb", b"c", b"d"]
+
+
+def test_calls_stand_by_their_index_and_a_reason_is_not_taken_back() -> None:
+    def called(index: int, name: str) -> bytes:
+        calls = [{"index": index, "function": {"name": name, "arguments": "{}"}}]
+        return event(choices=[{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": None}])
+
+    body = called(1, "b") + said(None, "tool_calls") + called(0, "a") + DONE
+    choice = response(b"", body)["choices"][0]
+    assert [call["function"]["name"] for call in choice["message"]["tool_calls"]] == ["a", "b"]
+    assert choice["finish_reason"] == "tool_calls"
+
+
 def test_parts_of_content_and_empty_lists() -> None:
     body = said([]) + said([{"type": "text", "text": "a"}]) + said([{"type": "text", "text": "b"}], "stop")
     parts = response(b"", body)["choices"][0]["message"]["content"]
@@ -217,6 +235,20 @@ def test_any_bytes_are_a_document_or_a_bad_body(body: bytes) -> None:
         except BodyError:
             continue
         assert orjson.loads(orjson.dumps(found)) == found
+
+
+def test_what_a_hostile_stream_may_cost_is_bounded() -> None:
+    with pytest.raises(BodyError) as caught:
+        response(b"", b"data:{}\n\n" * 100_001 + said("a", "stop"))
+    assert caught.value.kind == "too_large"
+    assert response(b"", b"data:{}\n\n" * 99_999 + said("a", "stop"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyError):
+            response(b"", b":\r" * 100_000)
+        assert tracemalloc.get_traced_memory()[1] < 1_500_000
+    finally:
+        tracemalloc.stop()
 
 
 CHUNKS = [
