@@ -436,9 +436,9 @@ class Route(Section):
 
     @field_validator("labels")
     @classmethod
-    def _need_ids(cls, labels: float | None, info: ValidationInfo) -> float | None:
-        if labels is not None and info.data.get("ids", ...) is None:
-            raise ValueError("`labels` needs `ids`: what comes later is matched to them item by item")
+    def _need_answers(cls, labels: float | None, info: ValidationInfo) -> float | None:
+        if labels is not None and all(info.data.get(key, ...) is None for key in ("ids", "label", "probabilities")):
+            raise ValueError("`labels` needs `ids`, `label` or `probabilities` to be compared with")
         return labels
 
     @field_validator("scores", "label", "probabilities", "text", "finish")
