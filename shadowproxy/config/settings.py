@@ -391,7 +391,9 @@ class Route(Section):
     text: Expression | None = Field(None, description="the text that was generated")
     finish: Expression | None = Field(None, description="why the text ends, such as `stop` or `length`")
     truth: Expression | None = Field(
-        None, description="the ids (or {id: gain}) that a right answer holds, or the right label (or labels)"
+        None,
+        description="the ids (or {id: gain}) that a right answer holds, or the right label (or labels); of a "
+        "route with both lists and labels an object is of the lists, and anything else of the labels",
     )
     labels: Duration | None = Field(
         None,
