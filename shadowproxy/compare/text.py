@@ -12,9 +12,9 @@ space, none at the ends; so are texts measured, too. Case and punctuation count.
 
 *Tokens* are those of SQuAD's evaluation (Rajpurkar et al. 2016), so that figures can be compared: lower case, without
 punctuation, split at white space, without the articles a, an, the. As in MLQA's (Lewis et al. 2020), which is the same
-for more languages, punctuation is Unicode's (category P) as well as ASCII's, and a Chinese character or Japanese kana
-is a token of its own. Articles are whole tokens. No tokens at all on either side: 1 where the texts are the same, else
-0; on one side: 0.
+for more languages, punctuation is Unicode's (category P) as well as ASCII's, and a Chinese character is a token of its
+own; here Japanese kana are, too. Articles are whole tokens. Where only one side has any token: 0. Where neither has: 1
+if the texts are the same, else 0 (SQuAD says 1 of any two).
 
 *Bounds.* Tokens are of the first 100,000 characters of either text. A text with more than 30 combining marks in a row
 (normalising is quadratic in them; a stream-safe text, UAX #15, has no more) is not normalised. Everything else is
