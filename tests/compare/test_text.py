@@ -141,7 +141,7 @@ def test_only_the_beginning_of_an_enormous_text_is_split() -> None:
 
 
 def test_a_flood_of_marks_is_not_put_in_order() -> None:
-    flood = "e" + "\u0301\u0323" * 500_000
+    flood = "e" + "\u0301\u0323" * 10_000
     assert folded(flood) == flood
     assert folded("e" + "\u0301\u0323" * 15) != "e" + "\u0301\u0323" * 15
     assert token_f1(flood, flood + "x") == 1
