@@ -110,8 +110,12 @@ def comparisons_page() -> str:
         "",
         "What failed, ties, duplicates, empty and short lists: the definitions stand at the head of each family's file,",
         "[failures](../shadowproxy/compare/failures.py), [latency](../shadowproxy/compare/latency.py),",
-        "[ranking](../shadowproxy/compare/ranking.py), [scores](../shadowproxy/compare/scores.py) and",
-        "[quality](../shadowproxy/compare/quality.py).",
+        "[ranking](../shadowproxy/compare/ranking.py), [scores](../shadowproxy/compare/scores.py),",
+        "[labels](../shadowproxy/compare/labels.py), [text](../shadowproxy/compare/text.py),",
+        "[quality](../shadowproxy/compare/quality.py) and",
+        "[quality of labels](../shadowproxy/compare/quality_labels.py).",
+        "",
+        *_WEIGHT,
     ]
     return "\n".join(lines) + "\n"
 
@@ -124,6 +128,18 @@ def _row(metric: Comparison) -> str:
         f"| {', '.join(metric.worse)} | {needs} | {metric.margin:.3g} | {'yes' if metric.default else ''} |"
     )
 
+
+_WEIGHT = (
+    "## Weights",
+    "",
+    "`weight` of a route is an expression over the request or the annotations whose value, from 0 to 1, says how much a pair",
+    "counts: by the revenue of the customer, say, or 0 for traffic of one's own. (Query parameters and headers are strings:",
+    "write `to_number(request.query.w)`.) Below 0 counts as 0, above 1 as 1, and what is no number as 1. A guardrail is then",
+    "about the *weighted* mean of its losses: the estimate and the interval that are shown, and what is proven. A pair of",
+    "weight 0 is not counted at all. Pairs, failures by kind, latency quantiles, summaries and tables count every other pair",
+    "once. Light pairs prove little: with weights around 0.1 it takes some ten times as many pairs, so scale them such that the",
+    "heaviest have 1. A weight must not depend on an answer; one that does is refused.",
+)
 
 _TYPES = {
     "timestamp[us, tz=UTC]": "timestamp (µs, UTC)",

@@ -14,7 +14,7 @@ import msgspec
 
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.later import labelled
-from shadowproxy.compare.readings import truth_of
+from shadowproxy.compare.readings import true_labels_of, truth_of
 from shadowproxy.compare.unlabelled import Unlabelled, from_bytes
 from shadowproxy.errors import Fenced, PayloadError
 from shadowproxy.metrics import ComparatorMetrics
@@ -112,11 +112,11 @@ class Joiner:
 
 def _decide(
     labels: Sequence[Label], found: Mapping[str, Waiting]
-) -> tuple[list[tuple[Label, Fate]], list[Unlabelled], list[dict[str, float]]]:
+) -> tuple[list[tuple[Label, Fate]], list[Unlabelled], list[Any]]:
     """What is to be done with each label, and the pairs that are joined, each with its truth."""
     fates: list[tuple[Label, Fate]] = []
     pairs: list[Unlabelled] = []
-    truths: list[dict[str, float]] = []
+    truths: list[Any] = []
     joined: set[str] = set()
     for label in labels:
         waiting = found.get(label.id)
@@ -138,14 +138,13 @@ def _decide(
     return fates, pairs, truths
 
 
-def _readable(label: Label) -> dict[str, float]:
+def _readable(label: Label) -> Any:
     if label.deliveries > _MOST_DELIVERIES:
         raise PayloadError(f"it was given to workers {label.deliveries - 1} times and none of them was done with it")
     try:
         value: Any = msgspec.json.decode(label.truth)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PayloadError(f"the truth for request {label.id!r} is no JSON: {error}") from None
-    truth = truth_of(value)
-    if truth is None:
-        raise PayloadError(f"the truth for request {label.id!r} holds no id with a gain above 0")
-    return truth
+    if truth_of(value) is None and true_labels_of(value) is None:
+        raise PayloadError(f"the truth for request {label.id!r} holds no label, and no id with a gain above 0")
+    return value

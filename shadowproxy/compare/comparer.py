@@ -20,7 +20,7 @@ from shadowproxy.compare.later import truths_of
 from shadowproxy.compare.ragged import Ints
 from shadowproxy.compare.reader import Reading, RouteReader, read_unrouted
 from shadowproxy.compare.routes import Router, request_path
-from shadowproxy.compare.unlabelled import Unlabelled, unlabelled
+from shadowproxy.compare.unlabelled import Unlabelled, classes_of, unlabelled
 from shadowproxy.compare.view import View
 from shadowproxy.config import CATALOGUE, Route
 from shadowproxy.model import Pair, Side
@@ -143,7 +143,9 @@ def _tables(parts: Sequence[Columns]) -> Iterator[Table]:
 
 def _unlabelled(part: Sequence[_Row]) -> Iterator[Unlabelled]:
     for row in part:
-        if row.reader is None or row.reader.route.labels is None or row.reading.truth is not None:
+        if row.reader is None or row.reader.route.labels is None:
+            continue
+        if row.reading.truth is not None or row.reading.true_labels is not None:
             continue
         yield unlabelled(
             row.pair.id,
@@ -157,6 +159,7 @@ def _unlabelled(part: Sequence[_Row]) -> Iterator[Unlabelled]:
             by_score=row.reader.by_score,
             cohorts=row.reading.cohorts,
             weight=row.reading.weight,
+            classes=classes_of(row.reader.route, row.reading.answers),
         )
 
 

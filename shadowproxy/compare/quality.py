@@ -36,10 +36,16 @@ from shadowproxy.model import Side
 
 def quality(view: View) -> Mapping[str, Values]:
     """The family `quality`; nothing where the route has no truth."""
-    return {**_quality_of_lists(view), **quality_of_labels(view)}
+    found = quality_of_lists(view)
+    route = view.route
+    if route is None or route.truth is None:
+        return found
+    by = {"label": route.label is not None, "probabilities": route.probabilities is not None}
+    return {**found, **quality_of_labels(view, **by)}
 
 
-def _quality_of_lists(view: View) -> Mapping[str, Values]:
+def quality_of_lists(view: View) -> Mapping[str, Values]:
+    """Its metrics that need lists; nothing where there are none."""
     truth, lists = view.truth, view.lists
     if truth is None or lists is None:
         return {}

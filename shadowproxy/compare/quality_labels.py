@@ -38,24 +38,24 @@ from shadowproxy.model import Side
 _ALSO = {"true": "1", "1": "true", "false": "0", "0": "false"}
 _WORST = {"quality.accuracy": 0.0, "quality.brier": 1.0, "quality.log_loss": -math.log(LEAST_PROBABILITY)}
 
+NAMES = tuple(_WORST)
+"""Those of the family that labels and probabilities have."""
+
 _Truths = Sequence[Sequence[str | None] | None]
 _Distributions = Sequence[Mapping[str, float]]
 
 
-def quality_of_labels(view: View) -> Mapping[str, Values]:
-    """The metrics of the family `quality` that need labels or probabilities; nothing where the route has none."""
-    route = view.route
-    if route is None or route.truth is None:
-        return {}
+def quality_of_labels(view: View, *, label: bool, probabilities: bool) -> Mapping[str, Values]:
+    """The metrics of the family `quality` that need labels or probabilities, where the route has them."""
     truths = view.true_labels
-    known = np.array([truth is not None and any(map(_is_label, truth)) for truth in truths], np.bool_)
+    known = np.array([truth is not None for truth in truths], np.bool_)
     worths: dict[str, dict[Side, Floats]] = {}
     for side in SIDES:
         answers = view.answers[side]
-        if route.label is not None:
+        if label:
             found = {"quality.accuracy": accuracy([answer.labels for answer in answers], truths)}
             _add(worths, side, found)
-        if route.probabilities is not None:
+        if probabilities:
             brier, log_loss = losses([answer.probabilities for answer in answers], truths)
             _add(worths, side, {"quality.brier": brier, "quality.log_loss": log_loss})
     values = {}

@@ -25,6 +25,7 @@ from shadowproxy.compare.readings import (
     ranking_of,
     scores_of,
     text_of,
+    true_labels_of,
     truth_of,
     weight_of,
 )
@@ -119,7 +120,7 @@ class RouteReader:
             failure=failure,
             answers=answers,
             truth=truth_of(truth) if self._has_lists and (isinstance(truth, dict) or not self._by_label) else None,
-            true_labels=_labels(truth) if self._by_label else None,
+            true_labels=true_labels_of(truth) if self._by_label else None,
             cohorts=cohorts_of({name: _lenient(expression, shared) for name, expression in self._cohorts.items()}),
             account=account_of(_lenient(self._account, shared)),
             weight=1.0 if self._weight is None else weight_of(_lenient(self._weight, shared)),
@@ -176,13 +177,6 @@ def _compiled(text: str | None, *, aligned: bool = False) -> Expression | None:
 
 def _in_response(expression: Expression | None) -> bool:
     return expression is not None and any(map(_is_response, expression.reads))
-
-
-def _labels(value: Any) -> list[str | None] | None:
-    try:
-        return labels_of(value)
-    except BodyError:
-        return None
 
 
 def _is_response(read: str) -> bool:

@@ -147,6 +147,19 @@ def labels_of(value: Any) -> list[str | None]:
     return [str(one).lower() if isinstance(one, bool) else canonical(one) for one in values]
 
 
+def true_labels_of(value: Any) -> list[str | None] | None:
+    """As `labels_of`, of a truth; None where it names no label.
+
+    >>> true_labels_of(["a", None]), true_labels_of(1), true_labels_of({"a": 1}), true_labels_of([None])
+    (['a', None], ['1'], None, None)
+    """
+    try:
+        labels = labels_of(value)
+    except BodyError:
+        return None
+    return labels if any(label is not None for label in labels) else None
+
+
 def probabilities_of(value: Any) -> list[dict[str, float]]:
     """The probabilities in an answer, by label, for each instance; what is no finite number is left out.
 

@@ -8,16 +8,17 @@
 | `text.finish` | 1 where both say the same of why they end, else 0 | 1 | 0 |
 
 *The same*: after Unicode normalisation (NFC: é is é, in one code point or two) and with every run of white space as one
-space, none at the ends. Case and punctuation count.
+space, none at the ends; so are texts measured, too. Case and punctuation count.
 
 *Tokens* are those of SQuAD's evaluation (Rajpurkar et al. 2016), so that figures can be compared: lower case, without
 punctuation, split at white space, without the articles a, an, the. As in MLQA's (Lewis et al. 2020), which is the same
-for more languages, punctuation is Unicode's (category P) as well as ASCII's, and a Chinese character or Japanese kana
-is a token of its own. Articles are whole tokens. No tokens at all on either side: 1 where the texts are the same, else
-0; on one side: 0.
+for more languages, punctuation is Unicode's (category P) as well as ASCII's, and a Chinese character is a token of its
+own; here Japanese kana are, too. Articles are whole tokens. Where only one side has any token: 0. Where neither has: 1
+if the texts are the same, else 0 (SQuAD says 1 of any two).
 
-*Bounds.* Tokens are of the first 100,000 characters of either text. A text with more than 64 combining marks in a row
-(normalising is quadratic in them; no writing has as many) is not normalised. Everything else is linear in the text.
+*Bounds.* Tokens are of the first 100,000 characters of either text. A text with more than 30 combining marks in a row
+(normalising is quadratic in them; a stream-safe text, UAX #15, has no more) is not normalised. Everything else is
+linear in the text.
 
 *No text.* An answer without one (null, as where a model calls a tool) has an empty text. Where neither has one, nothing
 is applicable; the same for `text.finish` where neither says why.
@@ -45,7 +46,7 @@ LONGEST_TEXT = 100_000
 
 _ARTICLES = ("a", "an", "the")
 # All combining marks are among what is neither a letter, a digit nor white space.
-_MARKS = re.compile(r"[^\w\s\x00-\x7f]{65}")
+_MARKS = re.compile(r"[^\w\s\x00-\x7f]{31}")
 # Han with its extensions and compatibility forms, and kana: written without spaces.
 _ALONE = re.compile("([\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 _PUNCTUATION: Mapping[int, None] = dict.fromkeys(
@@ -60,13 +61,11 @@ def text(view: View) -> Mapping[str, Values]:
     baseline, candidate = ([answer.text for answer in view.answers[side]] for side in SIDES)
     texts = [(a or "", b or "") for a, b in zip(baseline, candidate, strict=True)]
     there = view.comparable & (view.any_failed | _either(baseline, candidate))
-    exact = np.array([same(a, b) for a, b in texts], np.float64)
-    f1 = np.array([token_f1(a, b) for a, b in texts], np.float64)
-    a, b = (np.array([len(one) for one in side], np.int64) for side in zip(*texts, strict=True))
+    exact, f1, longer = np.array([_compared(a, b) for a, b in texts], np.float64).T
     found = {
         "text.exact": _agreement(view, exact, there),
         "text.token_f1": _agreement(view, f1, there),
-        "text.length": Values((b - a) / np.maximum(np.maximum(a, b), 1), there & ~view.any_failed),
+        "text.length": Values(longer, there & ~view.any_failed),
     }
     if view.route.finish is not None:
         ends = [[answer.finish for answer in view.answers[side]] for side in SIDES]
@@ -75,23 +74,18 @@ def text(view: View) -> Mapping[str, Values]:
     return found
 
 
-def same(a: str, b: str) -> bool:
-    """Whether two texts are the same, white space and composition aside.
-
-    >>> same("caf\u00e9 \\n", "cafe\u0301"), same("a b", "ab")
-    (True, False)
-    """
-    return a == b or folded(a) == folded(b)
-
-
 def folded(text: str) -> str:
-    """A text in the form in which it is compared."""
+    """A text in the form in which it is compared.
+
+    >>> folded(" caf\u00e9 \\n") == folded("cafe\u0301"), folded("a \\t b")
+    (True, 'a b')
+    """
     one = " ".join(text.split())
     return one if one.isascii() or _MARKS.search(one) else unicodedata.normalize("NFC", one)
 
 
 def token_f1(a: str, b: str) -> float:
-    """F1 of the bags of tokens of two texts.
+    """F1 of the bags of tokens of two folded texts.
 
     >>> token_f1("The cat sat.", "a cat, SAT down")
     0.8
@@ -99,25 +93,31 @@ def token_f1(a: str, b: str) -> float:
     if a == b:
         return 1.0
     in_a, in_b = tokens(a), tokens(b)
-    total = in_a.total() + in_b.total()
-    if not in_a or not in_b:
-        return float(not total and same(a, b))
-    return 2 * (in_a & in_b).total() / total
+    common = sum(min(in_a[token], in_b[token]) for token in in_a.keys() & in_b.keys())
+    return 2 * common / max(1, in_a.total() + in_b.total())
 
 
 def tokens(text: str) -> Counter[str]:
-    """The bag of tokens of a text.
+    """The bag of tokens of a folded text.
 
     >>> sorted(tokens("The “cat” saw 東京.").elements())
     ['cat', 'saw', '京', '東']
     """
-    plain = folded(text[:LONGEST_TEXT]).lower().translate(_PUNCTUATION)
+    plain = text[:LONGEST_TEXT].lower().translate(_PUNCTUATION)
     if not plain.isascii():
         plain = _ALONE.sub(r" \1 ", plain)
     found = Counter(plain.split())
     for article in _ARTICLES:
         del found[article]
     return found
+
+
+def _compared(a: str, b: str) -> tuple[bool, float, float]:
+    """(whether they are the same, token F1, relative difference of the lengths) of two texts."""
+    if a == b:
+        return True, 1.0, 0.0
+    a, b = folded(a), folded(b)
+    return a == b, token_f1(a, b), (len(b) - len(a)) / max(len(a), len(b), 1)
 
 
 def _agreement(view: View, agreement: Floats, applicable: Bools) -> Values:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from shadowproxy.compare.answer import Ranking
+from shadowproxy.compare.answer import Answer, Ranking
+from shadowproxy.config import Route
 from shadowproxy.errors import PayloadError
 from shadowproxy.model import Side
 
 _VERSION = 1
+
+_Labels = Sequence[str | None] | None
+_Distributions = Sequence[Mapping[str, float]] | None
 
 
 class _Items(msgspec.Struct, frozen=True, array_like=True):
@@ -18,6 +22,16 @@ class _Items(msgspec.Struct, frozen=True, array_like=True):
 
     ids: list[str]
     scores: list[float] | None
+
+
+class Classes(msgspec.Struct, frozen=True, array_like=True):
+    """What was said of the instances of a request, (baseline's, candidate's); None of a side that failed."""
+
+    labels: tuple[_Labels, _Labels] | None
+    """None where the route has none."""
+    probabilities: tuple[_Distributions, _Distributions] | None
+    ranked: bool
+    """Whether the route has lists too."""
 
 
 class Unlabelled(msgspec.Struct, frozen=True, array_like=True):
@@ -39,12 +53,15 @@ class Unlabelled(msgspec.Struct, frozen=True, array_like=True):
     candidate: _Items | None
     cohorts: tuple[str, ...]
     weight: float = 1.0
-    """How much the pair counts; its place is the last, and empty where it is 1."""
+    """How much the pair counts."""
+    classes: Classes | None = None
+    """Where the route has labels or probabilities."""
 
     def to_bytes(self) -> bytes:
-        """As a versioned msgpack array."""
+        """As a versioned msgpack array, without its last places where they say nothing."""
         fields = msgspec.structs.astuple(self)
-        return msgspec.msgpack.encode(fields[:-1] if self.weight == 1 else fields)
+        used = len(fields) if self.classes is not None else len(fields) - (1 if self.weight != 1 else 2)
+        return msgspec.msgpack.encode(fields[:used])
 
 
 class _Version(msgspec.Struct, array_like=True):
@@ -64,6 +81,7 @@ def unlabelled(
     by_score: bool,
     cohorts: tuple[str, ...],
     weight: float = 1.0,
+    classes: Classes | None = None,
 ) -> Unlabelled:
     """What to keep of a pair (see `Unlabelled`); `by_score` as in `hits`."""
 
@@ -87,6 +105,19 @@ def unlabelled(
         candidate=items(rankings[Side.CANDIDATE]),
         cohorts=cohorts,
         weight=weight,
+        classes=classes,
+    )
+
+
+def classes_of(route: Route, answers: Mapping[Side, Answer]) -> Classes | None:
+    """What to keep of the answers to a classifier; None where the route is none."""
+    if route.label is None and route.probabilities is None:
+        return None
+    a, b = answers[Side.BASELINE], answers[Side.CANDIDATE]
+    return Classes(
+        labels=None if route.label is None else (a.labels, b.labels),
+        probabilities=None if route.probabilities is None else (a.probabilities, b.probabilities),
+        ranked="ids" in route.offers,
     )
 
 

@@ -379,7 +379,9 @@ class Route(Section):
     text: Expression | None = Field(None, description="the text that was generated")
     finish: Expression | None = Field(None, description="why the text ends, such as `stop` or `length`")
     truth: Expression | None = Field(
-        None, description="the ids (or {id: gain}) that a right answer holds, or the right label (or labels)"
+        None,
+        description="the ids (or {id: gain}) that a right answer holds, or the right label (or labels); of a "
+        "route with both lists and labels an object is of the lists, and anything else of the labels",
     )
     labels: Duration | None = Field(
         None,
@@ -426,9 +428,9 @@ class Route(Section):
 
     @field_validator("labels")
     @classmethod
-    def _need_ids(cls, labels: float | None, info: ValidationInfo) -> float | None:
-        if labels is not None and info.data.get("ids", ...) is None:
-            raise ValueError("`labels` needs `ids`: what comes later is matched to them item by item")
+    def _need_answers(cls, labels: float | None, info: ValidationInfo) -> float | None:
+        if labels is not None and all(info.data.get(key, ...) is None for key in ("ids", "label", "probabilities")):
+            raise ValueError("`labels` needs `ids`, `label` or `probabilities` to be compared with")
         return labels
 
     @field_validator("scores", "label", "probabilities", "text", "finish")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import orjson
 from aiohttp import web
 
-from shadowproxy.compare.readings import LONGEST, truth_of
+from shadowproxy.compare.readings import LONGEST, true_labels_of, truth_of
 from shadowproxy.errors import StoreUnavailable
 from shadowproxy.serve.admin import problem
 
@@ -122,9 +122,9 @@ def _label(where: str, value: Any) -> tuple[str, bytes]:
     name, truth = value["id"], value["truth"]
     if not isinstance(name, str) or not 1 <= len(name) <= _LONGEST_ID:
         raise ValueError(f"{where}.id: a request's id (X-Request-Id) is a string of 1 to {_LONGEST_ID} characters")
-    if not isinstance(truth, list | dict) or truth_of(truth) is None:
+    if not isinstance(truth, list | dict) or (truth_of(truth) is None and true_labels_of(truth) is None):
         raise ValueError(
-            f"{where}.truth: write a list of ids, or an object id: gain, with at least one gain above 0; "
+            f"{where}.truth: write a list of ids (or labels), or an object id: gain, with at least one gain above 0; "
             "leave out requests to which no answer was right"
         )
     if len(truth) > LONGEST:

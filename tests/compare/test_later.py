@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from compare.samples import LISTS, answer, failure, items, pair
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from verdict.synthetic import facts, settings
 
@@ -115,6 +116,52 @@ def test_a_batch_of_labels_is_as_good_as_each_alone(drawn: list[tuple[Pair, Any]
         for name, values in alone.values.items():
             np.testing.assert_allclose(together.values[name][at], values[0], atol=1e-12)
             assert together.applicable[name][at] == alone.applicable[name][0]
+
+
+CLASSIFIED = {
+    "name": "classes",
+    "label": "response.body.label",
+    "probabilities": "response.body.p",
+    "ids": "response.body.ids",
+    **COHORTS,
+}
+CLASSES = st.sampled_from(["a", "b", "c", 1, True, None])
+SAID = st.builds(
+    lambda label, p, ids: answer({"label": label, "p": p, "ids": ids}),
+    st.lists(CLASSES, max_size=3),
+    st.lists(
+        st.dictionaries(st.sampled_from("abc"), st.sampled_from([0, 0.5, 1, -1]), min_size=1), min_size=1, max_size=3
+    ),
+    st.lists(NAMES, max_size=3),
+)
+RIGHT = st.none() | st.lists(CLASSES, max_size=3) | st.dictionaries(NAMES, st.sampled_from([0, 1, 3]), max_size=3)
+
+
+@hypothesis_settings(max_examples=40)
+@given(st.lists(st.tuples(SAID | st.just(failure()), SAID | st.just(failure()), RIGHT), min_size=1, max_size=12))
+def test_nor_does_it_for_classifiers(drawn: list[tuple[Any, Any, Any]]) -> None:
+    for without in ((), ("ids",), ("ids", "label"), ("probabilities",)):
+        given_here = {key: part for key, part in CLASSIFIED.items() if key not in without}
+        made = [pair(a, b, annotations={"truth": truth}) for a, b, truth in drawn]
+        expected = Comparer([Route(**given_here, truth="annotations.truth")])(made)
+        first = Comparer([Route(**given_here, labels=60)])(made)
+        kept = [from_bytes(waiting.to_bytes()) for waiting in first.unlabelled]
+        assert len(kept) == len(made)
+        found = labelled(kept, [truth for _, _, truth in drawn])
+        names = {name for name in expected.values if name.startswith("quality.")}
+        assert names == set(found.values)
+        for name in names:
+            assert found.applicable[name].tolist() == expected.applicable[name].tolist(), name
+            np.testing.assert_allclose(found.values[name], expected.values[name], atol=1e-12)
+            assert not first.applicable[name].any()
+
+
+def test_a_label_in_the_request_waits_for_no_other() -> None:
+    route = Route(name="r", label="response.body", truth="annotations.truth", labels=60)
+    said = answer("a")
+    columns = Comparer([route])([pair(said, said, annotations={"truth": truth}) for truth in ("a", [None], None)])
+    assert columns.applicable["quality.accuracy"].tolist() == [True, False, False]
+    assert len(columns.unlabelled) == 2
 
 
 def test_a_truth_in_the_request_is_counted_at_once() -> None:

