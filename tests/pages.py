@@ -110,8 +110,10 @@ def comparisons_page() -> str:
         "",
         "What failed, ties, duplicates, empty and short lists: the definitions stand at the head of each family's file,",
         "[failures](../shadowproxy/compare/failures.py), [latency](../shadowproxy/compare/latency.py),",
-        "[ranking](../shadowproxy/compare/ranking.py), [scores](../shadowproxy/compare/scores.py) and",
-        "[quality](../shadowproxy/compare/quality.py).",
+        "[ranking](../shadowproxy/compare/ranking.py), [scores](../shadowproxy/compare/scores.py),",
+        "[quality](../shadowproxy/compare/quality.py), [fields](../shadowproxy/compare/fields.py) and",
+        "[validity](../shadowproxy/compare/validity.py). How to write the last two: [fields](fields.md),",
+        "[validity](validity.md).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,7 +22,7 @@ from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.comparer import Comparer
 from shadowproxy.compare.extracted import body_paths
 from shadowproxy.compare.places import Places, places_of
-from shadowproxy.config import Route
+from shadowproxy.config import Route, loads
 from shadowproxy.config.catalogue import TABLES
 from shadowproxy.config.fields import Fields
 from shadowproxy.config.paths import Each
@@ -504,3 +506,26 @@ def test_nothing_raises_and_the_sides_are_alike(a: bytes, b: bytes, c: bytes, ru
     assert x is None or np.isnan(x) or 0 <= x <= 1
     excess = value(one, "fields.excess")
     assert excess is None or np.isnan(excess) or -1 <= excess <= 1
+
+
+def test_the_example_of_the_page_loads_and_judges() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "fields.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    settings = loads(example)
+    assert settings.routes[0].fields is not None
+    noise = {"request_id": "1", "took": 3, "facets": ["a", "b"], "stock": {"x": 1}, "bundles": [{"id": 1}, {"id": 2}]}
+    other = {"request_id": "2", "took": 4, "facets": ["b", "a"], "stock": {"x": 1}, "bundles": [{"id": 2}, {"id": 1}]}
+    a = {**noise, "items": [{"id": 1, "score": 1, "price": 9.99, "distance": 1000, "tags": ["x", "y"]}]}
+    b = {**other, "items": [{"id": 1, "score": 2, "price": 9.98, "distance": 1001, "tags": ["y", "x"]}]}
+    whole = msgspec.structs.replace(pair(answer(a), answer(b), target="/search"), replica=answer(b))
+    columns = Comparer(settings.routes)([whole])
+    assert value(columns, "fields.changed") == 0
+    assert value(columns, "fields.excess") == 0
+    assert table(columns).keys() == {
+        "facets[*]",
+        "stock.*",
+        "bundles[*].id",
+        "items[*].price",
+        "items[*].distance",
+        "items[*].tags[*]",
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -337,3 +338,18 @@ def test_neither_section_leaves_the_experiment_as_it_was() -> None:
         found = loads(f"{TWO}routes: [{{name: r, {route}}}]")
         assert experiment_id(found) != experiment_id(plain)
         assert thawed(orjson.dumps(frozen(found)), experiment_id(found)).routes == found.routes
+
+
+def test_the_example_of_the_page_loads_and_judges() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "validity.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    settings = loads(example)
+    items = [{"id": "pinned-1", "score": 0.9, "shipping": 5}, {"id": 2, "score": 0.1, "shipping": 0}]
+    good = answer({"items": items, "total": 2}, head=b"content-type: application/json")
+    bad = answer(
+        {"items": [{"id": 3, "score": 0.1, "shipping": 99}, {"id": 3, "score": 7, "shipping": None}]}, status=201
+    )
+    columns = Comparer(settings.routes)([pair(good, bad, target="/recommend", body={"seen": [3]})])
+    assert value(columns, "validity.violations") == 1
+    names = {str(rule.name) for rule in settings.routes[0].valid or ()}
+    assert broken(columns) == {name: {"candidate": 1} for name in names - {"length"}}

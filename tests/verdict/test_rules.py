@@ -73,8 +73,10 @@ def test_a_cohorts_margin_is_twice_the_margin_but_inside_the_range(margin, given
 
 @pytest.mark.parametrize("metric", sorted(CATALOGUE))
 def test_every_metrics_losses_are_larger_where_it_is_worse(metric) -> None:
-    needs = {**LISTS, "truth": "annotations.truth", "slow": 1}
-    found = rules(settings(routes=[needs], verdict={"guardrails": [{"metric": metric, "margin": 0.01}]}))
+    needs = {**LISTS, "truth": "annotations.truth", "slow": 1, "fields": {}, "valid": [{"status": [200]}]}
+    found = rules(
+        settings(replica="http://c:1", routes=[needs], verdict={"guardrails": [{"metric": metric, "margin": 0.01}]})
+    )
     assert len(found) == len(CATALOGUE[metric].worse)
     for rule in found:
         one = CATALOGUE[metric]
