@@ -112,8 +112,9 @@ def comparisons_page() -> str:
         "[failures](../shadowproxy/compare/failures.py), [latency](../shadowproxy/compare/latency.py),",
         "[ranking](../shadowproxy/compare/ranking.py), [scores](../shadowproxy/compare/scores.py),",
         "[labels](../shadowproxy/compare/labels.py), [text](../shadowproxy/compare/text.py),",
-        "[quality](../shadowproxy/compare/quality.py) and",
-        "[quality of labels](../shadowproxy/compare/quality_labels.py).",
+        "[quality](../shadowproxy/compare/quality.py), [quality of labels](../shadowproxy/compare/quality_labels.py),",
+        "[fields](../shadowproxy/compare/fields.py) and [validity](../shadowproxy/compare/validity.py). How to write the",
+        "last two: [fields](fields.md), [validity](validity.md).",
         "",
         *_WEIGHT,
     ]

@@ -39,7 +39,7 @@ import numpy as np
 
 from shadowproxy.compare.answer import Answer
 from shadowproxy.compare.difference import ADDED, REMOVED, TYPE, VALUE, Difference, changed, differences
-from shadowproxy.compare.leaves import Leaves, TooLarge, leaves_of
+from shadowproxy.compare.leaves import Contents, Leaves, TooLarge, leaves_of
 from shadowproxy.compare.places import Place, Places
 from shadowproxy.compare.view import Changes, Counts, Values, View
 from shadowproxy.config.catalogue import TABLES
@@ -80,8 +80,8 @@ def changes_of(answers: Mapping[Side, Sequence[Answer]], places: Places, most: i
         if given[Side.BASELINE] is None or given[Side.CANDIDATE] is None:
             continue
         # One root for the pair: places are compared by identity.
-        root = places.root()
-        a, b, replica = (_leaves(given[side], root, most) for side in Side)
+        root, contents = places.root(), Contents()
+        a, b, replica = (_leaves(given[side], root, most, contents) for side in Side)
         if a is None or b is None:
             continue
         ours = differences(a, b)
@@ -94,12 +94,12 @@ def changes_of(answers: Mapping[Side, Sequence[Answer]], places: Places, most: i
     return Changes(direct, excess, replicated, tuple(tally.counts()))
 
 
-def _leaves(document: Mapping[str, object] | None, root: Place | None, most: int) -> Leaves | None:
+def _leaves(document: Mapping[str, object] | None, root: Place | None, most: int, contents: Contents) -> Leaves | None:
     if document is None:
         return None
     response = document.get("response")
     try:
-        return leaves_of(response.get("body") if isinstance(response, dict) else None, root, most)
+        return leaves_of(response.get("body") if isinstance(response, dict) else None, root, most, contents)
     except TooLarge:
         return None
 

@@ -88,11 +88,19 @@ def kind_of(leaf: Any) -> str:
     return "null" if leaf is None else "string" if isinstance(leaf, str) else "number"
 
 
-def leaves_of(document: Any, root: Place | None, most: int) -> Leaves:
-    """The leaves of a JSON value. Raises TooLarge past `most` of them, or `DEEPEST` levels."""
+Contents = dict[frozenset[Any], int]
+"""Numbers for all that has been found in items of unordered lists, so that what is in what is not compared over again
+at each level."""
+
+
+def leaves_of(document: Any, root: Place | None, most: int, contents: Contents) -> Leaves:
+    """The leaves of a JSON value. Raises TooLarge past `most` of them, or `DEEPEST` levels.
+
+    Documents that are to be compared share their root and `contents` (empty at first).
+    """
     found = Leaves()
     if root is not None:
-        _Walk(found, most).walk(root, [()], [document], 0)
+        _Walk(found, most, contents).walk(root, [()], [document], 0)
     return found
 
 
@@ -100,9 +108,10 @@ class _Walk:
     """Goes down level by level, with all values of one place at once: most of a large document are many items alike,
     and a list comprehension over a field of theirs costs a tenth of looking at each by itself."""
 
-    def __init__(self, found: Leaves, most: int) -> None:
+    def __init__(self, found: Leaves, most: int, contents: Contents) -> None:
         self._found = found
         self._most = most
+        self._contents = contents
 
     def walk(self, root: Place, wheres: list[Where], values: list[Any], depth: int) -> None:
         # A stack of its own: documents may be nested more deeply than Python's.
@@ -117,6 +126,8 @@ class _Walk:
                 raise TooLarge
             for child, beneath, inner in self._below(place, wheres, values, kinds, depth):
                 stack.append((child, beneath, inner, depth + 1))
+                if len(stack) > self._most:
+                    raise TooLarge
 
     def _below(
         self, place: Place, wheres: list[Where], values: list[Any], kinds: set[type], depth: int
@@ -175,10 +186,12 @@ class _Walk:
             parts = []
             for item in items:
                 part = Leaves(size=self._found.size)
-                _Walk(part, self._most).walk(child, [()], [item], depth + 1)
+                _Walk(part, self._most, self._contents).walk(child, [()], [item], depth + 1)
                 self._found.size = part.size
                 parts.append(part)
-            for part, name in zip(parts, _numbered(list(map(_content, parts))), strict=True):
+            contents = self._contents
+            numbers = [contents.setdefault(_content(part), len(contents)) for part in parts]
+            for part, name in zip(parts, _numbered(numbers), strict=True):
                 self._merge(part, (*where, name))
 
     def _merge(self, part: Leaves, where: Where) -> None:

@@ -50,6 +50,7 @@ class Place:
         "path",
         "several",
         "tolerance",
+        "tolerated",
         "unordered",
         "within",
     )
@@ -59,16 +60,20 @@ class Place:
         places: Places,
         path: str,
         state: _State,
-        tolerance: Tolerance | None = None,
+        tolerated: int | None = None,
         several: int = 0,
         within: tuple[tuple[Place, int], ...] = (),
     ) -> None:
         rules = places.rules
-        reached = [rules[at] for at, step in sorted(state) if step == len(rules[at].steps)]
+        found = sorted(at for at, step in state if step == len(rules[at].steps))
+        reached = [rules[at] for at in found]
         lists = next((rule for rule in reached if rule.unordered or rule.key), None)
         self.path = path
         """As it is written in `fields.ignore`; empty for the document itself. What is very long is cut."""
-        self.tolerance = tolerance or next((rule.tolerance for rule in reached if rule.tolerance), None)
+        fitting = [at for at in found if rules[at].tolerance is not None]
+        self.tolerated = min([*fitting, *(() if tolerated is None else (tolerated,))], default=None)
+        """The rule that says how much: the first of those for this path and for what is above."""
+        self.tolerance = None if self.tolerated is None else rules[self.tolerated].tolerance
         self.unordered = lists is not None and lists.unordered
         self.key = lists.key if lists is not None else ()
         """The names that lead from an item of this list to what it is matched by; empty where it isn't."""
@@ -114,12 +119,12 @@ class Places:
     def below(self, place: Place, state: _State, step: Step) -> Place | None:
         """The place one step below one, made anew; None where it is ignored."""
         reached = self._closed(self._moved(state, step))
+        self._met += 1
         if self._ignored(reached):
             return None
-        self._met += 1
         several = place.several + isinstance(step, Each)
         within = (*place.within, (place, several)) if place.common and step is Each.ITEM else place.within
-        return Place(self, _written(place.path, step), reached, place.tolerance, several, within)
+        return Place(self, _written(place.path, step), reached, place.tolerated, several, within)
 
     def _moved(self, state: _State, step: Step) -> Iterator[tuple[int, int]]:
         for rule, at in state:

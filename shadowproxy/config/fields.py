@@ -27,8 +27,8 @@ class Fields(Section):
     """How the JSON of the two answers is compared, value by value.
 
     Paths are as `items[*].price`, from the body on: names with dots between, `[*]` for the items of a list, `*` for all
-    of an object or list, `**` for any number of steps; a name with special characters stands in quotes. What is said of
-    a path holds for everything beneath it too.
+    of an object or list, `**` for any number of steps; a name with special characters stands in quotes; `$` is
+    the body itself. What is ignored or tolerated at a path is so everywhere beneath it.
     """
 
     ignore: tuple[JsonPattern, ...] = Field((), description="paths that are not compared")

@@ -34,18 +34,22 @@ def parse_path(text: Any) -> tuple[Step, ...]:
     >>> parse_path('user.email'), parse_path('items[*]."a.b"')
     (('user', 'email'), ('items', <Each.ITEM: '[*]'>, 'a.b'))
     """
-    steps = parse_pattern(text)
+    steps = _steps(text)
     if Each.DEEP in steps:
         raise ValueError(f"{text!r} is not a path: `**` is not known here, write out the steps that it stands for")
     return steps
 
 
 def parse_pattern(text: Any) -> tuple[Step, ...]:
-    """As `parse_path`, with `**` for any number of steps. Raises ValueError.
+    """As `parse_path`, with `**` for any number of steps, and `$` alone for the document itself. Raises ValueError.
 
-    >>> parse_pattern('**.id'), parse_pattern('meta.**')
-    ((<Each.DEEP: '**'>, 'id'), ('meta', <Each.DEEP: '**'>))
+    >>> parse_pattern('**.id'), parse_pattern('meta.**'), parse_pattern('$')
+    ((<Each.DEEP: '**'>, 'id'), ('meta', <Each.DEEP: '**'>), ())
     """
+    return () if text == "$" else _steps(text)
+
+
+def _steps(text: Any) -> tuple[Step, ...]:
     if not isinstance(text, str):
         raise ValueError(f"{text!r} is not a path: write the names of fields with dots between, such as user.email")
     steps: list[Step] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 from hypothesis import given
@@ -136,10 +137,13 @@ def test_the_files_that_ship_are_good(name: str) -> None:
 
 def keys(section: type[Section], prefix: str = "") -> set[str]:
     found = set()
-    for name, field in section.model_fields.items():
+    for field_name, field in section.model_fields.items():
+        name = field.alias or field_name
         found.add(prefix + name)
+        # Below a mapping of one's own names, as of paths, these stand for themselves.
+        below = f"{prefix}{name}.*." if get_origin(field.annotation) is dict else f"{prefix}{name}."
         for inner in _sections(field.annotation):
-            found |= keys(inner, f"{prefix}{name}.")
+            found |= keys(inner, below)
     return found
 
 
@@ -152,7 +156,9 @@ def _sections(annotation: object) -> list[type[Section]]:
 def written(value: object, prefix: str = "") -> set[str]:
     if isinstance(value, dict):
         return {prefix + key for key in value} | {
-            key for name, inner in value.items() for key in written(inner, f"{prefix}{name}.")
+            key
+            for name, inner in value.items()
+            for key in written(inner, f"{prefix}{name}.") | written(inner, f"{prefix}*.")
         }
     if isinstance(value, list):
         return {key for inner in value for key in written(inner, prefix)}

@@ -99,9 +99,11 @@ def test_a_cohorts_margin_is_twice_the_margin_but_inside_the_range(margin, given
 
 @pytest.mark.parametrize("metric", sorted(CATALOGUE))
 def test_every_metrics_losses_are_larger_where_it_is_worse(metric) -> None:
-    found = {key: f"response.body.{key}" for key in ("label", "probabilities", "text", "finish")}
-    needs = {**LISTS, **found, "truth": "annotations.truth", "slow": 1}
-    found = rules(settings(routes=[needs], verdict={"guardrails": [{"metric": metric, "margin": 0.01}]}))
+    expressions = {key: f"response.body.{key}" for key in ("label", "probabilities", "text", "finish")}
+    whole = {"fields": {}, "valid": [{"status": [200]}]}
+    needs = {**LISTS, **expressions, **whole, "truth": "annotations.truth", "slow": 1}
+    policy = {"guardrails": [{"metric": metric, "margin": 0.01}]}
+    found = rules(settings(replica="http://c:1", routes=[needs], verdict=policy))
     assert len(found) == len(CATALOGUE[metric].worse)
     for rule in found:
         one = CATALOGUE[metric]
