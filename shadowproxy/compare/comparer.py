@@ -153,7 +153,7 @@ def _view(reader: RouteReader | None, readings: Sequence[Reading], columns: Colu
     answers = {side: [reading.answers.get(side, NOTHING) for reading in readings] for side in Side}
     if reader is not None and "ids" in reader.route.offers:
         rankings = {side: [found.ranking for found in answers[side]] for side in SIDES}
-        lists = align(rankings)
+        lists = align(rankings, by_score=reader.by_score)
         if reader.route.truth is not None:
             truths = [reading.truth for reading in readings]
             truth = truths_of(rankings, truths, by_score=reader.by_score)

@@ -25,7 +25,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from shadowproxy.compare.align import SIDES, Hits
-from shadowproxy.compare.ragged import Floats, Ints, sums
+from shadowproxy.compare.gains import discounts, mean_over_places
+from shadowproxy.compare.ragged import Floats, sums
 from shadowproxy.compare.view import Truth, Values, View
 from shadowproxy.model import Side
 
@@ -48,9 +49,9 @@ def quality(view: View) -> Mapping[str, Values]:
 def ndcg(truth: Truth, hits: Hits, k: int) -> Floats:
     """NDCG@k of one side, by pair."""
     n = len(truth.known)
-    discounts = 1.0 / np.log2(np.arange(min(k, _deepest(truth, hits))) + 2.0)
-    gained = sums(hits.gain * _mean_over_places(discounts, hits), hits.pair, n)
-    ideal = np.array([np.dot(gains[: len(discounts)], discounts[: len(gains)]) for gains in truth.ideal])
+    weights = discounts(min(k, _deepest(truth, hits)))
+    gained = sums(hits.gain * mean_over_places(weights, hits.first, hits.last), hits.pair, n)
+    ideal = np.array([np.dot(gains[: len(weights)], weights[: len(gains)]) for gains in truth.ideal])
     value = np.zeros(n)
     np.divide(gained, ideal, out=value, where=truth.known)
     return value
@@ -59,7 +60,7 @@ def ndcg(truth: Truth, hits: Hits, k: int) -> Floats:
 def recall(truth: Truth, hits: Hits, k: int) -> Floats:
     """Recall@k of one side, by pair."""
     n = len(truth.known)
-    shown = _mean_over_places(np.ones(min(k, _deepest(truth, hits))), hits)
+    shown = mean_over_places(np.ones(min(k, _deepest(truth, hits))), hits.first, hits.last)
     size = np.array([len(gains) for gains in truth.ideal], np.int64)
     return sums(shown, hits.pair, n) / np.maximum(size, 1)
 
@@ -84,16 +85,3 @@ NAMES = tuple(_MEASURES)
 def _deepest(truth: Truth, hits: Hits) -> int:
     """How deep a table of weights must reach: k may be far beyond every list."""
     return max(int(hits.last.max(initial=-1)) + 1, *map(len, truth.ideal), 1)
-
-
-def _mean_over_places(weights: Floats, hits: Hits) -> Floats:
-    """By hit, the mean weight of the places it may take; places beyond `weights` weigh nothing."""
-    cumulated = np.concatenate(([0.0], np.cumsum(weights)))
-
-    def before(place: Ints) -> Floats:
-        return cumulated[np.minimum(place, len(weights))]
-
-    tied = hits.last > hits.first
-    if not tied.any():
-        return np.append(weights, 0.0)[np.minimum(hits.first, len(weights))]
-    return (before(hits.last + 1) - before(hits.first)) / (hits.last - hits.first + 1)

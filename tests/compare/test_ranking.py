@@ -14,8 +14,9 @@ from scipy import stats
 
 from shadowproxy.compare.align import Ranking, align
 from shadowproxy.compare.comparer import Comparer
+from shadowproxy.compare.correlation import correlations
+from shadowproxy.compare.overlap import overlap, rbo, top1
 from shadowproxy.compare.ragged import inversions, ranks
-from shadowproxy.compare.ranking import correlations, overlap, rbo, top1
 from shadowproxy.config import Route
 from shadowproxy.model import Exchange, Outcome
 
@@ -69,19 +70,19 @@ def test_rbo_keeps_its_bounds_on_long_lists() -> None:
 
 def test_kendall_is_scipys_with_ties() -> None:
     pairs = rankings(2, 2000)
-    tau, _ = correlations(aligned(pairs))
+    tau, _, _ = correlations(aligned(pairs))
     np.testing.assert_allclose(tau, [by_scipy(stats.kendalltau, a, b) for a, b in pairs], atol=1e-12, equal_nan=True)
 
 
 def test_spearman_is_scipys_with_ties() -> None:
     pairs = rankings(3, 2000)
-    _, rho = correlations(aligned(pairs))
+    _, rho, _ = correlations(aligned(pairs))
     np.testing.assert_allclose(rho, [by_scipy(stats.spearmanr, a, b) for a, b in pairs], atol=1e-12, equal_nan=True)
 
 
 def test_without_scores_the_correlations_go_by_places() -> None:
     pairs = rankings(4, 1000, scored=False)
-    tau, rho = correlations(aligned(pairs))
+    tau, rho, _ = correlations(aligned(pairs))
     expected = [by_scipy(stats.kendalltau, a, b) for a, b in pairs]
     np.testing.assert_allclose(tau, expected, atol=1e-12, equal_nan=True)
     expected = [by_scipy(stats.spearmanr, a, b) for a, b in pairs]
@@ -102,7 +103,7 @@ def test_long_lists_cost_no_quadratic_memory_and_agree_with_scipy() -> None:
     rng = random.Random(5)
     names = [str(at) for at in range(20_000)]
     a, b = (Ranking(names, [rng.randint(0, 500) / 7 for _ in names]) for _ in range(2))
-    tau, rho = correlations(aligned([(a, b)]))
+    tau, rho, _ = correlations(aligned([(a, b)]))
     assert tau[0] == pytest.approx(stats.kendalltau(a.scores, b.scores).statistic, abs=1e-12)
     assert rho[0] == pytest.approx(stats.spearmanr(a.scores, b.scores).statistic, abs=1e-12)
 
@@ -110,7 +111,7 @@ def test_long_lists_cost_no_quadratic_memory_and_agree_with_scipy() -> None:
 def test_one_undefined_score_among_the_common_items_makes_the_pair_go_by_places() -> None:
     a = Ranking(["x", "y", "z"], [3.0, 2.0, math.nan])
     b = Ranking(["x", "y", "z"], [1.0, 2.0, 3.0])
-    tau, _ = correlations(aligned([(a, b), (a, Ranking(["y", "x"], [5.0, 5.5]))]))
+    tau, _, _ = correlations(aligned([(a, b), (a, Ranking(["y", "x"], [5.0, 5.5]))]))
     assert tau[0] == pytest.approx(1.0)
     assert tau[1] == pytest.approx(1.0), "z is not common, so its score doesn't matter: both put x above y"
 
