@@ -2,10 +2,10 @@
 
 *Rank-biased overlap* is extrapolated: RBO_ext, eq. 32 of Webber, Moffat & Zobel 2010, for lists of uneven length. Where
 the lists are ordered by their scores, equal scores are ties, and it is RBO^w_ext of Corsi & Urbano 2024 ("The treatment
-of ties in rank-biased overlap", §3 and §4.1), which is RBO_ext where nothing is tied: the items of a group all stand at
-its first place, and the agreement at depth d is 2·X_d / (items of A at d + items of B at d). Of that paper's three
-variants it is the one for ties that mean "equally good", and lists that are alike, ties and all, are worth 1. RBO^a,
-the mean over all orders of the tied, would find a service with tied scores to disagree with itself.
+of ties in rank-biased overlap"), which is RBO_ext where nothing is tied: the items of a group all stand at its first
+place, and the agreement at depth d is 2·X_d / (items of A at d + items of B at d). Of that paper's three variants it is
+the one for ties that mean "equally good", and lists that are alike, ties and all, are worth 1. RBO^a, the mean over all
+orders of the tied, would find a service with tied scores to disagree with itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def rbo(lists: Lists, p: float) -> Floats:
     a, b = lists.length[Side.BASELINE], lists.length[Side.CANDIDATE]
     short, long = np.minimum(a, b), np.maximum(a, b)
     depth = np.arange(1, int(long.max(initial=0)) + 1)
-    powers = p ** (depth - 1.0)
+    powers = np.asarray(p ** (depth - 1.0), np.float64)
     harmonic = np.concatenate(([0.0], np.cumsum(powers / depth)))
     geometric = np.concatenate(([0.0], np.cumsum(powers)))
 

@@ -119,7 +119,7 @@ def groups(ranking: Ranking) -> list[list[str]]:
 
 
 def rbo_w(x: list[list[str]], y: list[list[str]], p: float) -> float:
-    """RBO^w_ext by sets, after §3 and §4.1 of Corsi & Urbano 2024; what lies beyond both lists as a geometric sum."""
+    """RBO^w_ext by sets, after Corsi & Urbano 2024; what lies beyond both lists as a geometric sum."""
     short, long = sorted((x, y), key=lambda one: sum(map(len, one)))
     s, l = (sum(map(len, one)) for one in (short, long))  # noqa: E741
     if l == 0:
