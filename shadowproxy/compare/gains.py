@@ -8,7 +8,11 @@ from shadowproxy.compare.ragged import Floats, Ints
 
 
 def discounts(depth: int) -> Floats:
-    """1 / log2(i + 2) for the places i = 0, 1, … below `depth` (Järvelin & Kekäläinen 2002, with b = 2 as is usual)."""
+    """1 / log2(i + 2) for the places i = 0, 1, … below `depth`.
+
+    As trec_eval and its like have it (Burges et al. 2005). Järvelin & Kekäläinen 2002 divide by log2 of the rank from
+    the second on, so that the first two places weigh the same: an exchange at the very top would cost nothing.
+    """
     weights: Floats = 1.0 / np.log2(np.arange(depth) + 2.0)
     return weights
 

@@ -4,7 +4,7 @@ The truth of a pair is the items that a right answer holds, each with a gain > 0
 request, the annotations or a label that came later. Without any the metrics are not applicable. With k of the route:
 
 * `quality.ndcg`: NDCG@k = Σ_{i<k} gain_i / log2(i + 2) over the list, divided by the same of the truth in its best
-  order (linear gain; Järvelin & Kekäläinen 2002);
+  order (linear gain; Järvelin & Kekäläinen 2002, with the discount of `gains`);
 * `quality.recall`: share of the true items that are in the list's top k (over all true items, however small k is);
 * `quality.reciprocal_rank`: 1 / the rank of the first true item, wherever it stands; 0 where none does.
 

@@ -112,7 +112,8 @@ class ScoreHistogram(Additive):
         """The bin of each number in ascending order, −1 for what is no finite number: (n,) → (n,)."""
         finite = np.isfinite(values)
         size = np.abs(np.where(finite, values, 0.0))
-        steps = np.floor(np.log(np.maximum(size, self.low) / self.low) / math.log(self.ratio)).astype(np.int64) + 1
+        on_grid = np.clip(size, self.low, self.high)
+        steps = np.floor(np.log(on_grid / self.low) / math.log(self.ratio)).astype(np.int64) + 1
         steps = np.where(size < self.low, 0, np.minimum(steps, self.bins))
         steps = np.where(size > self.high, self.bins + 1, steps)
         return np.where(finite, self.bins + 1 + np.where(values < 0, -steps, steps), -1)
