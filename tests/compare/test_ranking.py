@@ -256,6 +256,19 @@ def test_lists_that_are_alike_ties_and_all_agree_wholly_and_a_tie_that_is_broken
     np.testing.assert_allclose(found, [1, expected, expected])
 
 
+def test_scores_tie_items_where_they_make_the_order_and_not_where_the_answer_is_a_list() -> None:
+    by_score = Route(name="by-score", path="/scored", ids="request.body", scores="response.body")
+    tied, broken = [1, 1, 1], [3, 2, 1]
+    names = ["a", "b", "c"]
+    made = pair(answer(tied), answer(broken), target="/scored", body=names)
+    as_listed = pair(answer(items(names, tied)), answer(items(names, broken)))
+    columns = Comparer([by_score, LISTS])([made, as_listed])
+    # The tied stand at the first place in RBO, and in the middle of the three else.
+    expected = 0.1 * (0.5 + 0.9 * 0.8) + 0.81
+    np.testing.assert_allclose(columns.values["ranking.rbo"], [expected, 1])
+    np.testing.assert_allclose(columns.values["ranking.displacement"], [0.5, 0])
+
+
 def test_a_pair_without_ties_is_the_same_beside_one_that_has_some() -> None:
     plain, tied = (by_groups("a b c d"), by_groups("c a e b")), (by_groups("(a b) c"), by_groups("b a c"))
     alone = rbo(align({A: [plain[0]], B: [plain[1]]}, by_score=True), 0.9)
@@ -340,9 +353,12 @@ def test_displacement_and_new_items_of_a_pair() -> None:
 
 def test_a_route_without_scores_has_no_ndcg() -> None:
     route = Route(name="r", ids="response.body")
-    columns = Comparer([route])([pair(answer(["a"]), failure()), pair(answer(["a"]), answer(["a"]))])
-    assert not columns.applicable["ranking.ndcg"].any()
-    assert not columns.scores or all(not len(one.value) for one in columns.scores.values())
+    listed, failed = pair(answer(["a"]), answer(["a"])), pair(failure(), failure())
+    for made in ([listed, failed], [listed], [failed]):
+        columns = Comparer([route])(made)
+        assert not columns.applicable["ranking.ndcg"].any()
+        assert columns.applicable["ranking.rbo"].all()
+        assert all(not len(one.value) for one in columns.scores.values())
 
 
 def test_columns_carry_the_scores_of_pairs_that_both_answered() -> None:
