@@ -94,31 +94,14 @@ def metrics_page() -> str:
 
 
 def comparisons_page() -> str:
-    """docs/comparisons.md"""
-    lines = [
-        "# What is compared",
-        "",
-        "Each metric has one value per pair. A guardrail bounds how far its mean may be from the ideal in the direction that is",
-        "worse; the margin is in the metric's own unit. A metric is computed where the pair's route extracts what it needs.",
-        "Without guardrails of your own, each metric marked *default* that a route offers gets one with its default margin.",
-        "",
+    """docs/comparisons.md: written by hand, but for the table of metrics."""
+    before, _, rest = (DOCS / "comparisons.md").read_text().partition(_BEGIN)
+    table = [
         "| metric | value of a pair | unit | range | ideal | worse | needs | margin | default |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(_row(metric) for metric in CATALOGUE.values()),
     ]
-    lines += [_row(metric) for metric in CATALOGUE.values()]
-    lines += [
-        "",
-        "What failed, ties, duplicates, empty and short lists: the definitions stand at the head of each family's file,",
-        "[failures](../shadowproxy/compare/failures.py), [latency](../shadowproxy/compare/latency.py),",
-        "[ranking](../shadowproxy/compare/ranking.py), [scores](../shadowproxy/compare/scores.py),",
-        "[labels](../shadowproxy/compare/labels.py), [text](../shadowproxy/compare/text.py),",
-        "[quality](../shadowproxy/compare/quality.py), [quality of labels](../shadowproxy/compare/quality_labels.py),",
-        "[fields](../shadowproxy/compare/fields.py) and [validity](../shadowproxy/compare/validity.py). How to write the",
-        "last two: [fields](fields.md), [validity](validity.md).",
-        "",
-        *_WEIGHT,
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([f"{before}{_BEGIN}", *table, _END + rest.partition(_END)[2]])
 
 
 def _row(metric: Comparison) -> str:
@@ -130,17 +113,8 @@ def _row(metric: Comparison) -> str:
     )
 
 
-_WEIGHT = (
-    "## Weights",
-    "",
-    "`weight` of a route is an expression over the request or the annotations whose value, from 0 to 1, says how much a pair",
-    "counts: by the revenue of the customer, say, or 0 for traffic of one's own. (Query parameters and headers are strings:",
-    "write `to_number(request.query.w)`.) Below 0 counts as 0, above 1 as 1, and what is no number as 1. A guardrail is then",
-    "about the *weighted* mean of its losses: the estimate and the interval that are shown, and what is proven. A pair of",
-    "weight 0 is not counted at all. Pairs, failures by kind, latency quantiles, summaries and tables count every other pair",
-    "once. Light pairs prove little: with weights around 0.1 it takes some ten times as many pairs, so scale them such that the",
-    "heaviest have 1. A weight must not depend on an answer; one that does is refused.",
-)
+_BEGIN = "<!-- metrics -->"
+_END = "<!-- /metrics -->"
 
 _TYPES = {
     "timestamp[us, tz=UTC]": "timestamp (µs, UTC)",

@@ -35,11 +35,29 @@ class Lists:
     """Shape (c,): the common item's place on that side."""
     score: Mapping[Side, Floats] | None
     """Shape (c,): its score on that side; None where the route has no scores."""
+    scores: Mapping[Side, Floats] | None = None
+    """The scores of all items of that side, common or not, list by list in its order; None likewise."""
+    by_score: bool = False
+    """Whether the lists are ordered by their scores, so that items with equal ones are tied (see `tied_places`)."""
 
     @property
     def both(self) -> Bools:
         """Shape (n,): whether both sides have a list."""
         return self.known[Side.BASELINE] & self.known[Side.CANDIDATE]
+
+    def items(self, side: Side) -> tuple[Ints, Ints]:
+        """(row, place) of all items of one side, common or not, as `scores` has them."""
+        return _places(self.length[side])
+
+    def at(self, side: Side) -> Ints:
+        """Shape (c,): where the common items stand among all `items` of one side."""
+        found: Ints = offsets(self.length[side])[self.pair] + self.place[side]
+        return found
+
+    def ranges(self, side: Side) -> tuple[Ints, Ints]:
+        """(first, last) place that each of all items of one side may take: its own, or its tied group's."""
+        pair, place = self.items(side)
+        return tied_places(pair, place, self.scores[side] if self.by_score and self.scores is not None else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +74,8 @@ class Hits:
     last: Ints
 
 
-def align(rankings: Mapping[Side, Sequence[Ranking | None]]) -> Lists:
-    """Align the two sides' rankings, given in the pairs' order; None where a side has none."""
+def align(rankings: Mapping[Side, Sequence[Ranking | None]], *, by_score: bool = False) -> Lists:
+    """Align the two sides' rankings, given in the pairs' order, None where there is none; `by_score` as in `Lists`."""
     baseline, candidate = rankings[Side.BASELINE], rankings[Side.CANDIDATE]
     lengths = {side: _lengths(rankings[side]) for side in SIDES}
     found: list[int] = []
@@ -71,13 +89,18 @@ def align(rankings: Mapping[Side, Sequence[Ranking | None]]) -> Lists:
     common = in_baseline >= 0
     pair, in_baseline, in_candidate = pair[common], in_baseline[common], in_candidate[common]
     place = {Side.BASELINE: in_baseline, Side.CANDIDATE: in_candidate}
+    scores = _scores(rankings)
     return Lists(
         n=len(baseline),
         known={side: np.array([ranking is not None for ranking in rankings[side]], np.bool_) for side in SIDES},
         length=lengths,
         pair=pair,
         place=place,
-        score=_scores(rankings, lengths, pair, place),
+        score=None
+        if scores is None
+        else {side: scores[side][offsets(lengths[side])[pair] + place[side]] for side in SIDES},
+        scores=scores,
+        by_score=by_score,
     )
 
 
@@ -93,15 +116,23 @@ def hits(rankings: Sequence[Ranking | None], truths: Sequence[Mapping[str, float
             found.extend(map(truth.get, ranking.ids, repeat(0.0)))
     gain = np.array(found, np.float64)
     pair, place = _places(_lengths(looked))
-    first = last = place
-    if by_score:
-        score = np.nan_to_num(_flat_scores(looked), nan=-np.inf)
-        starts = run_starts(pair, score)
-        sizes = np.diff(starts, append=len(pair))
-        first = np.repeat(place[starts], sizes)
-        last = first + np.repeat(sizes - 1, sizes)
+    first, last = tied_places(pair, place, _flat_scores(looked) if by_score else None)
     hit = gain > 0
     return Hits(pair[hit], gain[hit], first[hit], last[hit])
+
+
+def tied_places(pair: Ints, place: Ints, score: Floats | None) -> tuple[Ints, Ints]:
+    """(first, last) place that each item may take, in lists that are ordered by these scores; undefined ones are tied.
+
+    None for lists that are not: each item has its own place.
+    """
+    if score is None:
+        return place, place
+    known = np.nan_to_num(score, nan=-np.inf)
+    starts = run_starts(pair, known)
+    sizes = np.diff(starts, append=len(pair))
+    first = np.repeat(place[starts], sizes)
+    return first, first + np.repeat(sizes - 1, sizes)
 
 
 def _lengths(rankings: Iterable[Ranking | None]) -> Ints:
@@ -119,12 +150,7 @@ def _flat_scores(rankings: Iterable[Ranking | None]) -> Floats:
     return np.array(list(chain.from_iterable(lists)), np.float64)
 
 
-def _scores(
-    rankings: Mapping[Side, Sequence[Ranking | None]],
-    lengths: Mapping[Side, Ints],
-    pair: Ints,
-    place: Mapping[Side, Ints],
-) -> Mapping[Side, Floats] | None:
+def _scores(rankings: Mapping[Side, Sequence[Ranking | None]]) -> Mapping[Side, Floats] | None:
     if any(ranking.scores is None for side in SIDES for ranking in rankings[side] if ranking is not None):
         return None
-    return {side: _flat_scores(rankings[side])[offsets(lengths[side])[pair] + place[side]] for side in SIDES}
+    return {side: _flat_scores(rankings[side]) for side in SIDES}

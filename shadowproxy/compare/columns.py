@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,16 @@ from numpy.typing import NDArray
 from shadowproxy.compare.unlabelled import Unlabelled
 from shadowproxy.compare.view import Counts
 from shadowproxy.model import Side
+
+
+class Scores(NamedTuple):
+    """The scores of all items in one side's answers, of those pairs in which both sides answered; NaN where undefined.
+
+    Of the same pairs on either side, so that a side's failures don't shift its distribution.
+    """
+
+    pair: NDArray[np.int64]
+    value: NDArray[np.float64]
 
 
 class Table(NamedTuple):
@@ -46,6 +56,8 @@ class Columns:
     """Seconds to the first byte; +inf for a failed exchange."""
     total: Mapping[Side, NDArray[np.float64]]
     """Seconds to the last byte; +inf for a failed exchange."""
+    scores: Mapping[Side, Scores] = field(default_factory=dict)
+    """By side; nothing where no route has scores."""
     tables: tuple[Table, ...] = ()
     """What is counted beside the values; the same row of a table may stand in it several times."""
     weight: NDArray[np.float64] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from shadowproxy.compare.align import SIDES, align
 from shadowproxy.compare.answer import NOTHING, Answer
-from shadowproxy.compare.columns import Columns, Table
+from shadowproxy.compare.columns import Columns, Scores, Table
 from shadowproxy.compare.families import FAMILIES, TABLES
 from shadowproxy.compare.fields import changes_of
 from shadowproxy.compare.latency import times
@@ -103,12 +103,14 @@ def _compare(part: Sequence[_Row], *, weighted: bool) -> Columns:
         unlabelled=tuple(_unlabelled(part)),
     )
     tables: list[Table] = []
+    scores: list[dict[Side, Scores]] = []
     for route in np.unique(columns.route).tolist():
         rows = np.flatnonzero(columns.route == route)
         view = _view(part[rows[0]].reader, [readings[row] for row in rows], columns, rows)
         _fill(columns, rows, view)
+        scores += _scores(view, rows)
         tables += (Table(route, counts._replace(pair=rows[counts.pair])) for some in TABLES for counts in some(view))
-    return replace(columns, tables=tuple(tables))
+    return replace(columns, tables=tuple(tables), scores=_gathered(scores))
 
 
 def _joined(parts: Sequence[Columns]) -> Columns:
@@ -127,10 +129,35 @@ def _joined(parts: Sequence[Columns]) -> Columns:
         failure={side: tuple(chain.from_iterable(part.failure[side] for part in parts)) for side in SIDES},
         ttfb=by_side("ttfb"),
         total=by_side("total"),
+        scores=_gathered(list(_shifted(parts))),
         tables=tuple(_tables(parts)),
         weight=None if not weights else np.concatenate(weights),
         unlabelled=tuple(chain.from_iterable(part.unlabelled for part in parts)),
     )
+
+
+def _scores(view: View, rows: Ints) -> Iterator[dict[Side, Scores]]:
+    lists = view.lists
+    if lists is None or lists.scores is None:
+        return
+    found = {}
+    for side in SIDES:
+        pair, _ = lists.items(side)
+        both = lists.both[pair]
+        found[side] = Scores(rows[pair[both]], lists.scores[side][both])
+    yield found
+
+
+def _shifted(parts: Sequence[Columns]) -> Iterator[dict[Side, Scores]]:
+    before = 0
+    for part in parts:
+        yield {side: Scores(pair + before, value) for side, (pair, value) in part.scores.items()}
+        before += len(part)
+
+
+def _gathered(several: Sequence[Mapping[Side, Scores]]) -> dict[Side, Scores]:
+    by_side = {side: [scores[side] for scores in several if side in scores] for side in SIDES}
+    return {side: Scores(*map(np.concatenate, zip(*found, strict=True))) for side, found in by_side.items() if found}
 
 
 def _tables(parts: Sequence[Columns]) -> Iterator[Table]:
@@ -168,7 +195,7 @@ def _view(reader: RouteReader | None, readings: Sequence[Reading], columns: Colu
     answers = {side: [reading.answers.get(side, NOTHING) for reading in readings] for side in Side}
     if reader is not None and "ids" in reader.route.offers:
         rankings = {side: [found.ranking for found in answers[side]] for side in SIDES}
-        lists = align(rankings)
+        lists = align(rankings, by_score=reader.by_score)
         if reader.route.truth is not None:
             truths = [reading.truth for reading in readings]
             truth = truths_of(rankings, truths, by_score=reader.by_score)

@@ -4,7 +4,7 @@ The truth of a pair is the items that a right answer holds, each with a gain > 0
 request, the annotations or a label that came later. Without any the metrics are not applicable. With k of the route:
 
 * `quality.ndcg`: NDCG@k = Σ_{i<k} gain_i / log2(i + 2) over the list, divided by the same of the truth in its best
-  order (linear gain; Järvelin & Kekäläinen 2002);
+  order (linear gain; Järvelin & Kekäläinen 2002, with the discount of `gains`);
 * `quality.recall`: share of the true items that are in the list's top k (over all true items, however small k is);
 * `quality.reciprocal_rank`: 1 / the rank of the first true item, wherever it stands; 0 where none does.
 
@@ -28,8 +28,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from shadowproxy.compare.align import SIDES, Hits
+from shadowproxy.compare.gains import discounts, mean_over_places
 from shadowproxy.compare.quality_labels import quality_of_labels
-from shadowproxy.compare.ragged import Floats, Ints, sums
+from shadowproxy.compare.ragged import Floats, sums
 from shadowproxy.compare.view import Truth, Values, View
 from shadowproxy.model import Side
 
@@ -62,9 +63,9 @@ def quality_of_lists(view: View) -> Mapping[str, Values]:
 def ndcg(truth: Truth, hits: Hits, k: int) -> Floats:
     """NDCG@k of one side, by pair."""
     n = len(truth.known)
-    discounts = 1.0 / np.log2(np.arange(min(k, _deepest(truth, hits))) + 2.0)
-    gained = sums(hits.gain * _mean_over_places(discounts, hits), hits.pair, n)
-    ideal = np.array([np.dot(gains[: len(discounts)], discounts[: len(gains)]) for gains in truth.ideal])
+    weights = discounts(min(k, _deepest(truth, hits)))
+    gained = sums(hits.gain * mean_over_places(weights, hits.first, hits.last), hits.pair, n)
+    ideal = np.array([np.dot(gains[: len(weights)], weights[: len(gains)]) for gains in truth.ideal])
     value = np.zeros(n)
     np.divide(gained, ideal, out=value, where=truth.known)
     return value
@@ -73,7 +74,7 @@ def ndcg(truth: Truth, hits: Hits, k: int) -> Floats:
 def recall(truth: Truth, hits: Hits, k: int) -> Floats:
     """Recall@k of one side, by pair."""
     n = len(truth.known)
-    shown = _mean_over_places(np.ones(min(k, _deepest(truth, hits))), hits)
+    shown = mean_over_places(np.ones(min(k, _deepest(truth, hits))), hits.first, hits.last)
     size = np.array([len(gains) for gains in truth.ideal], np.int64)
     return sums(shown, hits.pair, n) / np.maximum(size, 1)
 
@@ -98,16 +99,3 @@ NAMES = tuple(_MEASURES)
 def _deepest(truth: Truth, hits: Hits) -> int:
     """How deep a table of weights must reach: k may be far beyond every list."""
     return max(int(hits.last.max(initial=-1)) + 1, *map(len, truth.ideal), 1)
-
-
-def _mean_over_places(weights: Floats, hits: Hits) -> Floats:
-    """By hit, the mean weight of the places it may take; places beyond `weights` weigh nothing."""
-    cumulated = np.concatenate(([0.0], np.cumsum(weights)))
-
-    def before(place: Ints) -> Floats:
-        return cumulated[np.minimum(place, len(weights))]
-
-    tied = hits.last > hits.first
-    if not tied.any():
-        return np.append(weights, 0.0)[np.minimum(hits.first, len(weights))]
-    return (before(hits.last + 1) - before(hits.first)) / (hits.last - hits.first + 1)

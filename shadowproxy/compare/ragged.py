@@ -26,6 +26,13 @@ def counts(pair: Ints, n: int) -> Ints:
     return np.bincount(pair, minlength=n).astype(np.int64, copy=False)
 
 
+def totals(values: Ints, lengths: Ints) -> Ints:
+    """Exact sum of integers by list of these lengths, shape (n,): it must be below 2^63, what is before it need not."""
+    before, first = _before(values), offsets(lengths)
+    total: Ints = before[first + lengths] - before[first]
+    return total
+
+
 def offsets(lengths: Ints) -> Ints:
     """Where each list begins in the flat array, shape (n,)."""
     first: Ints = np.cumsum(lengths) - lengths
@@ -76,34 +83,61 @@ def ranks(key: Floats, pair: Ints, n: int) -> Ranks:
 def inversions(rank: Ints, pair: Ints, n: int) -> Floats:
     """By list, how many pairs of elements stand in descending order (earlier one greater), shape (n,).
 
-    `rank` is a non-negative integer, best dense. Bit by bit from the highest, each list is split into the elements
-    without and with that bit, keeping their order, and every one without it counts those with it that stood before it
-    in its group: O(m log m) for m elements, all lists at once (the counting that a wavelet tree does).
+    `rank` is a non-negative integer, best dense.
 
     >>> inversions(np.array([2, 0, 1, 1, 0]), np.array([0, 0, 0, 1, 1]), 2)
     array([2., 1.])
     """
+    return weighed_inversions(rank, pair, n)[0].astype(np.float64)
+
+
+def weighed_inversions(rank: Ints, pair: Ints, n: int, *weights: Ints) -> tuple[Ints, ...]:
+    """As `inversions`, and for each of `weights` the sum of w_i + w_j over the same pairs of elements.
+
+    Bit by bit from the highest, each list is split into the elements without and with that bit, keeping their order,
+    and every one without it counts those with it that stood before it in its group, and sums up their weights:
+    O(m log m) for m elements, all lists at once (the counting that a wavelet tree does).
+
+    Weights are integers, so that a list's sum does not depend on the lists beside it. Those of all elements before one
+    may wrap around; what must stay below 2^63 is a list's own sum of weights times twice its elements.
+
+    >>> weighed_inversions(np.array([2, 0, 1]), np.zeros(3, np.int64), 1, np.array([10, 7, 5]))
+    (array([2]), array([32]))
+    """
     size = len(rank)
     value = rank
     inverted = np.zeros(size, np.int64)
+    weighed = [np.zeros(size, np.int64) for _ in weights]
     place = np.arange(size)
     lengths = counts(pair, n)
     start = offsets(lengths)[pair]
     end = start + lengths[pair]
     for bit in reversed(range(int(rank.max(initial=0)).bit_length())):
         one = (value >> bit) & 1
-        ones = np.zeros(size + 1, np.int64)
-        np.cumsum(one, out=ones[1:])
+        ones = _before(one)
         ones_before = ones[:-1] - ones[start]
-        inverted += np.where(one, 0, ones_before)
+        # Only those without the bit count; times 0 or 1 is cheaper than a choice.
+        passed = (1 - one) * ones_before
+        inverted += passed
+        for at, weight in enumerate(weights):
+            heavy = _before(weight * one)
+            weighed[at] += weight * passed + (1 - one) * (heavy[:-1] - heavy[start])
         middle = end - (ones[end] - ones[start])
         to = np.where(one, middle + ones_before, place - ones_before)
+        weights = tuple(_moved(weight, to) for weight in weights)
         value, start, end = (
             _moved(value, to),
             _moved(np.where(one, middle, start), to),
             _moved(np.where(one, end, middle), to),
         )
-    return sums(inverted, pair, n)
+    return tuple(totals(found, lengths) for found in (inverted, *weighed))
+
+
+def _before(values: Ints) -> Ints:
+    """Sums of the elements before each, and of all: one longer."""
+    total = np.zeros(len(values) + 1, np.int64)
+    np.cumsum(values, out=total[1:])
+    return total
 
 
 def _moved(values: Ints, to: Ints) -> Ints:

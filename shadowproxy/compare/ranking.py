@@ -3,25 +3,42 @@ the route.
 
 | metric | definition | both empty | one empty |
 | --- | --- | --- | --- |
-| `ranking.rbo` | RBO_ext, eq. 32 of Webber et al. 2010, for lists of uneven length | 1 | 0 |
+| `ranking.rbo` | rank-biased overlap, extrapolated (see `overlap`) | 1 | 0 |
 | `ranking.overlap` | size of top-k(A) ∩ top-k(B), over min(k, length of A) | 1 | 0 |
 | `ranking.top1` | 1 where both begin with the same item, else 0 | 1 | 0 |
-| `ranking.kendall` | Kendall's tau-b on the common items | undefined | undefined |
+| `ranking.ndcg` | NDCG@k of B's order, with A's scores as gains | 1 | 0 |
+| `ranking.kendall` | Kendall's tau-b on the common items (see `correlation`) | undefined | undefined |
 | `ranking.spearman` | Spearman's rho on the common items, ties by average ranks | undefined | undefined |
+| `ranking.weighted_tau` | weighted tau on the common items | undefined | undefined |
+| `ranking.displacement` | largest distance of a common item's places, over (longer length − 1) | 0 | undefined |
+| `ranking.new` | share of top-k(B) that is nowhere in A | 0 | A: 1, B: 0 |
 | `ranking.length` | (length of B − length of A) / the longer | 0 | ±1 |
 
-*tau-b and rho* go by the scores, so that ties count, where the route has them and every common item of the pair has a
-finite one on both sides; else by the places in the lists, which have no ties. Fewer than two common items, or all
+*The correlations* go by the scores, so that ties count, where the route has them and every common item of the pair has
+a finite one on both sides; else by the places in the lists, which have no ties. Fewer than two common items, or all
 of them tied on one side: undefined (NaN, and counted as such). They say nothing of items that were replaced; RBO does.
+Nor does the displacement, which is undefined where there is no common item, and 0 in lists of one.
 
-*Failed sides.* Where either side failed, or both, the five agreements are 0: no overlap, no correlation. It is the same
-whichever side failed, so a broken baseline can't flatter a candidate nor the other way round; who failed more is what
-`failures.difference` tells. (For the correlations 0, not −1: a missing answer is no evidence of a reversed one.)
-`ranking.length` is not applicable then. Where neither failed but there is no list, since the *request* that should
-hold it doesn't, all are undefined.
+*NDCG* takes an item's score in A for its gain, so it tells whether what A values most still stands at the top of B,
+and an exchange of items that A holds for nearly equal costs nearly nothing. Items that A doesn't have, or has without
+a score, gain nothing. Scores that are all 0 or more are gains as they are (Järvelin & Kekäläinen 2002). NDCG has no
+bounds with negative gains (Gienapp, Fröbe, Hagen & Potthast 2020, "The impact of negative relevance judgments on
+NDCG"): where any of a list is negative, all are shifted so that the lowest is 0. Where all gains are 0 then, every item
+with a score gains 1: it is a list without preference. No item with a score in A: undefined. Items that are tied in A
+have equal gains, so their order in B makes no difference.
 
-*Sources.* Webber, Moffat, Zobel 2010, "A similarity measure for indefinite rankings"; Kendall 1945 (tau-b), with the
-count of discordant pairs after Knight 1966; STATISTICS §5, §10.
+*Ties of B*, and of either list in displacement and RBO, are looked at where the lists are ordered by their scores (see
+`comparer`): a tied item stands at its group's mean place, and takes the mean discount over its group's places. Overlap,
+top1 and new leave tied items in the order of the request, which is the same on both sides. Where an answer itself is a
+list, its order is what the client sees, and scores tie nothing.
+
+*Failed sides.* Where either side failed, or both, overlap, NDCG and correlations are 0: nothing is common, nothing
+correlates. (0 and not −1: a missing answer is no evidence of a reversed one.) Displacement and share of new items are
+1: nothing is where it was. It is the same whichever side failed, so a broken baseline can't flatter a candidate nor the
+other way round; who failed more is what `failures.difference` tells. `ranking.length` is not applicable then. Where
+neither failed but there is no list, since the *request* that should hold it doesn't, all are undefined.
+
+STATISTICS §5, §10.
 """
 
 from __future__ import annotations
@@ -31,74 +48,87 @@ from collections.abc import Mapping
 import numpy as np
 
 from shadowproxy.compare.align import SIDES, Lists
-from shadowproxy.compare.ragged import Bools, Floats, Ints, counts, inversions, ranks, run_starts, sums
+from shadowproxy.compare.correlation import correlations
+from shadowproxy.compare.gains import discounts, mean_over_places
+from shadowproxy.compare.overlap import both_empty, new, overlap, rbo, top1
+from shadowproxy.compare.ragged import Floats, Ints, counts, sums
 from shadowproxy.compare.view import Values, View
 from shadowproxy.model import Side
 
 
 def ranking(view: View) -> Mapping[str, Values]:
-    """The family `ranking`; nothing where the route has no ids."""
+    """The family `ranking`; nothing where the route has no ids, no NDCG where it has no scores."""
     lists = view.lists
     if lists is None:
         return {}
-    kendall, spearman = correlations(lists)
+    correlated = correlations(lists)
     agreements = {
         "ranking.rbo": rbo(lists, view.rbo_p),
         "ranking.overlap": overlap(lists, view.k),
         "ranking.top1": top1(lists),
-        "ranking.kendall": kendall,
-        "ranking.spearman": spearman,
+        "ranking.kendall": correlated.kendall,
+        "ranking.spearman": correlated.spearman,
+        "ranking.weighted_tau": correlated.weighted,
     }
+    if lists.scores is not None and view.route is not None and "scores" in view.route.offers:
+        agreements["ranking.ndcg"] = ndcg(lists, lists.scores[Side.BASELINE], view.k)
+    changes = {"ranking.displacement": displacement(lists), "ranking.new": new(lists, view.k)}
     failed = view.any_failed
     found = {
-        name: Values(np.where(failed, 0.0, np.where(lists.both, agreement, np.nan)), view.comparable)
-        for name, agreement in agreements.items()
+        name: Values(np.where(failed, worth, np.where(lists.both, value, np.nan)), view.comparable)
+        for values, worth in ((agreements, 0.0), (changes, 1.0))
+        for name, value in values.items()
     }
     difference = np.where(lists.both, length(lists), np.nan)
     found["ranking.length"] = Values(difference, view.comparable & ~failed)
     return found
 
 
-def rbo(lists: Lists, p: float) -> Floats:
-    """RBO_ext by pair.
+def ndcg(lists: Lists, scores: Floats, k: int) -> Floats:
+    """NDCG@k of the candidate's order, by pair; `scores`: of all items of the baseline. NaN where none is a number."""
+    pair, place = lists.items(Side.BASELINE)
+    gain = gains(scores, pair, lists.n)
+    weights = discounts(min(k, max(map(_longest, lists.length.values()))))
+    firsts, lasts = lists.ranges(Side.CANDIDATE)
+    at = lists.at(Side.CANDIDATE)
+    discount = mean_over_places(weights, firsts[at], lasts[at])
+    gained = sums(gain[lists.at(Side.BASELINE)] * discount, lists.pair, lists.n)
 
-    With s ≤ l the lengths, X_d the overlap at depth d:
-
-        (1−p)/p · [Σ_{d≤l} X_d p^d/d + Σ_{s<d≤l} X_s (d−s)/(s d) p^d] + [(X_l − X_s)/l + X_s/s] p^l
-
-    A common item counts in X_d from the depth t on at which both lists have shown it, so with H(n) = Σ_{d≤n} p^(d−1)/d
-    the first sum is Σ over common items of H(l) − H(t−1), and no depth has to be walked.
-    """
-    a, b = lists.length[Side.BASELINE], lists.length[Side.CANDIDATE]
-    short, long = np.minimum(a, b), np.maximum(a, b)
-    depth = np.arange(1, int(long.max(initial=0)) + 1)
-    powers = p ** (depth - 1.0)
-    harmonic = np.concatenate(([0.0], np.cumsum(powers / depth)))
-    geometric = np.concatenate(([0.0], np.cumsum(powers)))
-
-    seen = np.maximum(lists.place[Side.BASELINE], lists.place[Side.CANDIDATE]) + 1
-    overlap_long = counts(lists.pair, lists.n)
-    overlap_short = sums(seen <= short[lists.pair], lists.pair, lists.n)
-    walked = sums(harmonic[long[lists.pair]] - harmonic[seen - 1], lists.pair, lists.n)
-    s, l = np.maximum(short, 1), np.maximum(long, 1)  # noqa: E741  (the paper's letters)
-    beyond = overlap_short * ((geometric[long] - geometric[short]) / s - (harmonic[long] - harmonic[short]))
-    tail = ((overlap_long - overlap_short) / l + overlap_short / s) * p ** long.astype(np.float64)
-    value = (1 - p) * (walked + beyond) + tail
-    return np.where(long == 0, 1.0, np.clip(value, 0.0, 1.0))
+    # Most services answer in the order of their scores; sorting is for the others.
+    if ((gain[1:] > gain[:-1]) & (pair[1:] == pair[:-1])).any():
+        gain = gain[np.lexsort((-gain, pair))]
+    ideal = sums(gain * mean_over_places(weights, place, place), pair, lists.n)
+    value = np.divide(gained, ideal, out=np.full(lists.n, np.nan), where=ideal > 0)
+    value = np.where(lists.length[Side.BASELINE] == 0, 0.0, np.clip(value, 0.0, 1.0))
+    return np.where(both_empty(lists), 1.0, value)
 
 
-def overlap(lists: Lists, k: int) -> Floats:
-    """Share of the baseline's top k that is in the candidate's top k, by pair."""
-    in_top = (lists.place[Side.BASELINE] < k) & (lists.place[Side.CANDIDATE] < k)
-    size = np.minimum(lists.length[Side.BASELINE], k)
-    share = sums(in_top, lists.pair, lists.n) / np.maximum(size, 1)
-    return np.where(_both_empty(lists), 1.0, share)
+def gains(scores: Floats, pair: Ints, n: int) -> Floats:
+    """What items with these scores are worth, 0 to 1 within each list: NDCG has no unit."""
+    known = np.isfinite(scores)
+    largest, lowest, highest = np.zeros(n), np.zeros(n), np.zeros(n)
+    np.maximum.at(largest, pair[known], np.abs(scores[known]))
+    # In units of the largest, for the difference of two may overflow.
+    unit = np.where(largest > 0, largest, 1.0)
+    gain = np.where(known, scores, 0.0) / unit[pair]
+    np.minimum.at(lowest, pair[known], gain[known])
+    gain = gain - lowest[pair]
+    np.maximum.at(highest, pair[known], gain[known])
+    return np.where(known, np.where(highest[pair] > 0, gain, 1.0), 0.0)
 
 
-def top1(lists: Lists) -> Floats:
-    """Whether both lists begin with the same item, by pair."""
-    first = (lists.place[Side.BASELINE] == 0) & (lists.place[Side.CANDIDATE] == 0)
-    return np.where(_both_empty(lists), 1.0, sums(first, lists.pair, lists.n))
+def displacement(lists: Lists) -> Floats:
+    """Largest displacement of a common item, 0 to 1, by pair; NaN where there is none and not both lists are empty."""
+    places = []
+    for side in SIDES:
+        first, last = lists.ranges(side)
+        at = lists.at(side)
+        places.append((first[at] + last[at]) / 2)
+    farthest = np.zeros(lists.n)
+    np.maximum.at(farthest, lists.pair, np.abs(places[0] - places[1]))
+    span = np.maximum(lists.length[Side.BASELINE], lists.length[Side.CANDIDATE]) - 1
+    known = (counts(lists.pair, lists.n) > 0) | both_empty(lists)
+    return np.where(known, farthest / np.maximum(span, 1), np.nan)
 
 
 def length(lists: Lists) -> Floats:
@@ -107,54 +137,5 @@ def length(lists: Lists) -> Floats:
     return (b - a) / np.maximum(np.maximum(a, b), 1)
 
 
-def correlations(lists: Lists) -> tuple[Floats, Floats]:
-    """(tau-b, rho) over the common items, by pair; NaN where undefined."""
-    pair, n = lists.pair, lists.n
-    a, b = (ranks(key, pair, n) for key in _keys(lists))
-    size = counts(pair, n)
-    order = np.lexsort((b.dense, a.dense, pair))
-    return (
-        _tau_b(size, a.tied, b.tied, a.dense[order], b.dense[order], pair),
-        _rho(size, a.average, b.average, pair),
-    )
-
-
-def _keys(lists: Lists) -> tuple[Floats, Floats]:
-    """What the common items are ordered by on either side, ascending from the best."""
-    by_place = tuple(lists.place[side].astype(np.float64) for side in SIDES)
-    if lists.score is None:
-        return by_place[0], by_place[1]
-    undefined = np.isnan(lists.score[Side.BASELINE]) | np.isnan(lists.score[Side.CANDIDATE])
-    by_score = (sums(undefined, lists.pair, lists.n) == 0)[lists.pair]
-    a, b = (np.where(by_score, -lists.score[side], place) for side, place in zip(SIDES, by_place, strict=True))
-    return a, b
-
-
-def _tau_b(size: Ints, tied_a: Floats, tied_b: Floats, a: Ints, b: Ints, pair: Ints) -> Floats:
-    """`a`, `b`: dense ranks, sorted by (pair, a, b), so that items tied in `a` count no inversion."""
-    n = len(size)
-    total = size * (size - 1) / 2
-    joint = run_starts(pair, a, b)
-    lengths = np.diff(joint, append=len(pair))
-    tied_both = sums(lengths * (lengths - 1) / 2, pair[joint], n)
-    surplus = total - tied_a - tied_b + tied_both - 2 * inversions(b, pair, n)
-    free_a, free_b = total - tied_a, total - tied_b
-    defined = (free_a > 0) & (free_b > 0)
-    # Two roots, not the root of the product: exact for untied lists, and no overflow for long ones.
-    scale = np.sqrt(np.where(defined, free_a, 1.0)) * np.sqrt(np.where(defined, free_b, 1.0))
-    return np.where(defined, np.clip(surplus / scale, -1.0, 1.0), np.nan)
-
-
-def _rho(size: Ints, a: Floats, b: Floats, pair: Ints) -> Floats:
-    n = len(size)
-    middle = ((size - 1) / 2)[pair]
-    x, y = a - middle, b - middle
-    covariance, xx, yy = sums(x * y, pair, n), sums(x * x, pair, n), sums(y * y, pair, n)
-    defined = (xx > 0) & (yy > 0)
-    scale = np.sqrt(np.where(defined, xx, 1.0)) * np.sqrt(np.where(defined, yy, 1.0))
-    return np.where(defined, np.clip(covariance / scale, -1.0, 1.0), np.nan)
-
-
-def _both_empty(lists: Lists) -> Bools:
-    empty: Bools = np.maximum(lists.length[Side.BASELINE], lists.length[Side.CANDIDATE]) == 0
-    return empty
+def _longest(lengths: Ints) -> int:
+    return int(lengths.max(initial=0))

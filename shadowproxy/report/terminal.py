@@ -177,6 +177,8 @@ def verdict_report(verdict: Verdict, *, every_cell: bool = False) -> RenderableT
             parts.append(Text(f"failures of the {words.plain(side)}: {words.counts(kinds.items())}"))
     if verdict.latencies:
         parts += [Text(), _latencies(verdict)]
+    if verdict.distributions:
+        parts += [Text(), _distributions(verdict)]
     parts += [Text(), accounting_line(verdict)]
     if verdict.labels is not None:
         parts.append(Text(words.labels(verdict.labels), style="dim"))
@@ -191,4 +193,17 @@ def _latencies(verdict: Verdict) -> Table:
         quantiles = (words.seconds(value) for value in (row.p50, row.p90, row.p99))
         names = (Text(words.plain(name)) for name in (row.side, row.timing))
         table.add_row(*names, *quantiles, f"{row.pairs:,}")
+    return table
+
+
+def _distributions(verdict: Verdict) -> Table:
+    """Of the distributions over all pairs, the medians and how far the two are apart."""
+    table = _grid("Scores over all pairs", "route", "items", "p50", "p50 candidate", "KS", "PSI", "W1", "JS")
+    table.columns[0].justify, table.columns[0].no_wrap = "left", False
+    for row in verdict.distributions:
+        if row.cohort != OVERALL:
+            continue
+        figures = (row.baseline.p50, row.candidate.p50, row.ks, row.psi, row.wasserstein, row.jensen_shannon)
+        shown = (words.figure(value, signed=False) for value in figures)
+        table.add_row(Text(words.plain(row.route)), f"{row.baseline.items + row.candidate.items:,}", *shown)
     return table

@@ -25,6 +25,7 @@ from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.state import State, Tally
 from shadowproxy.verdict import decide as decision_rules
 from shadowproxy.verdict.decide import CAP
+from shadowproxy.verdict.distributions import Distributions
 from shadowproxy.verdict.reasons import OTHER, reasons
 from shadowproxy.verdict.record import (
     OVERALL,
@@ -83,6 +84,7 @@ class Plan:
         self.settings = settings
         self.rules: tuple[Rule, ...] = rules(settings)
         self.other_slot = settings.verdict.max_cohorts + 1
+        self._distributions = Distributions([route.name for route in settings.routes])
         self._tables = Tables([route.name for route in settings.routes])
         self._weighted = any(route.weight is not None for route in settings.routes)
         self._grids = {rule.name: _grids(rule) for rule in self.rules}
@@ -178,6 +180,7 @@ class Plan:
             summaries=tuple(self._summaries(total, places)),
             latencies=tuple(self._latencies(total, places)),
             tables=tuple(self._tables.rows(total)),
+            distributions=tuple(self._distributions.rows(total, places)),
             evidence_rollback=decision.evidence,
             notes=facts.notes,
             versions=dict(facts.versions),
@@ -215,6 +218,7 @@ class Plan:
         sums |= _moments(batch)
         sums |= _latency_counts(batch)
         sums |= _failure_counts(batch)
+        sums |= {name: batch.by_bucket(rows) for name, rows in self._distributions.counted(columns, batch.every)}
         for name, counts in tables:
             sums[name] = batch.overall.table(counts.pair, counts.column, counts.width)
         return {

@@ -114,6 +114,36 @@ class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
     p99: float | None
 
 
+class ScoreQuantiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Scores of one side: of all items of those pairs in which both sides answered. None where there are none."""
+
+    items: int
+    p10: float | None
+    p50: float | None
+    p90: float | None
+
+
+class Distribution(msgspec.Struct, frozen=True, kw_only=True):
+    """The scores of both sides as distributions, of one route in one cohort, and how far these are apart.
+
+    Reported, not decided on. All is read from a histogram (see `stats.histogram.ScoreHistogram`, `stats.distances`);
+    None where a side has no scores.
+    """
+
+    route: str
+    cohort: str
+    baseline: ScoreQuantiles
+    candidate: ScoreQuantiles
+    ks: float | None
+    """Kolmogorov–Smirnov statistic, 0 to 1."""
+    psi: float | None
+    """Population stability index, over tenths of the baseline."""
+    wasserstein: float | None
+    """Wasserstein-1 distance, in the unit of the scores."""
+    jensen_shannon: float | None
+    """Jensen–Shannon divergence, bits, 0 to 1."""
+
+
 class Labels(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the labels that came later. `received` = the next four, and those that wait for their pair."""
 
@@ -198,3 +228,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What became of labels that came later; None where no route waits for any."""
     tables: tuple[TableRow, ...] = ()
     """By table, route and key; within a table the largest first."""
+    distributions: tuple[Distribution, ...] = ()
+    """By route and cohort, `all` first; nothing of routes without scores."""

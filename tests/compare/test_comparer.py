@@ -184,7 +184,16 @@ def test_any_content_is_compared_and_changes_no_other_row(pairs: list[Pair], rng
 @given(pairs_of_any_kind)
 def test_values_are_in_the_catalogues_range_and_undefined_only_where_they_may_be(made: Pair) -> None:
     columns = COMPARER([made])
-    may_be_undefined = {"ranking.kendall", "ranking.spearman", "scores.relative_delta"}
+    may_be_undefined = {
+        "ranking.kendall",
+        "ranking.spearman",
+        "ranking.weighted_tau",
+        "ranking.ndcg",
+        "ranking.displacement",
+        "scores.relative_delta",
+        "scores.relative_change",
+        "scores.undefined",
+    }
     may_be_undefined |= {"labels.agreement", "labels.probability_shift"}
     shared_ids = columns.route[0] == 0
     for name, metric in CATALOGUE.items():
@@ -202,10 +211,16 @@ def test_values_are_in_the_catalogues_range_and_undefined_only_where_they_may_be
             assert column[0] == math.inf or not columns.failed[side][0]
 
 
-SYMMETRIC = {"ranking.rbo", "ranking.top1", "ranking.kendall", "ranking.spearman"} | {
-    name for name in CATALOGUE if name.startswith(("labels.", "text."))
-} - {"text.length"}
-ANTISYMMETRIC = set(CATALOGUE) - SYMMETRIC - {"ranking.overlap"}
+SYMMETRIC = {
+    "ranking.rbo",
+    "ranking.top1",
+    "ranking.kendall",
+    "ranking.spearman",
+    "ranking.weighted_tau",
+    "ranking.displacement",
+    "scores.relative_change",
+} | ({name for name in CATALOGUE if name.startswith(("labels.", "text."))} - {"text.length"})
+ANTISYMMETRIC = set(CATALOGUE) - SYMMETRIC - {"ranking.overlap", "ranking.ndcg", "ranking.new"}
 
 
 @settings(max_examples=150, deadline=None)

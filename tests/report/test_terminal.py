@@ -70,6 +70,9 @@ def test_report_says_everything_in_words_without_colour(width: int) -> None:
     assert "failures of the candidate: timeout 3, http_5xx 2" in text
     assert "failures of the baseline" not in text
     assert lines_with(text, "candidate", "total", "4.2 ms", "7 ms", "–")
+    if width >= 80:
+        assert lines_with(text, "search", "23,000", "0.512", "0.623", "0.123", "0.234", "0.0345", "0.0456")
+    assert "0.77" not in text  # of a cohort
     whole = " ".join(text.split())
     assert "1,300 requests = 5 skipped (method 5) + 1,295 eligible" in whole
     assert "1,280 recorded + 5 dropped (recorder_full 5) + 10 in flight" in whole

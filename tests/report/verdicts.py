@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from shadowproxy.model import Accounting
-from shadowproxy.verdict.record import Cell, Check, CohortReport, Finding, Quantiles, State, Verdict
+from shadowproxy.verdict.record import (
+    Cell,
+    Check,
+    CohortReport,
+    Distribution,
+    Finding,
+    Quantiles,
+    ScoreQuantiles,
+    State,
+    Verdict,
+)
 
 
 def cell(guardrail: str = "quality.ndcg", cohort: str = "all", **changes: Any) -> Cell:
@@ -51,6 +61,20 @@ def verdict(**changes: Any) -> Verdict:
     return Verdict(**{**given, **changes})
 
 
+def distribution(**changes: Any) -> Distribution:
+    given: dict[str, Any] = {
+        "route": "search",
+        "cohort": "all",
+        "baseline": ScoreQuantiles(items=12_000, p10=0.1, p50=0.512, p90=0.9),
+        "candidate": ScoreQuantiles(items=11_000, p10=0.2, p50=0.623, p90=0.9),
+        "ks": 0.1234,
+        "psi": 0.2345,
+        "wasserstein": 0.0345,
+        "jensen_shannon": 0.0456,
+    }
+    return Distribution(**{**given, **changes})
+
+
 def harmful(cohort: str = "occupation=educator") -> Verdict:
     """A rollback because of one cohort's NDCG; the overall figures are safe or undecided."""
     undecided = {"finding": Finding.UNDECIDED, "e_promote": 3.21}
@@ -91,6 +115,7 @@ def harmful(cohort: str = "occupation=educator") -> Verdict:
             Quantiles(side="baseline", timing="total", cohort="all", pairs=1234, p50=0.0041, p90=0.0069, p99=0.0103),
             Quantiles(side="candidate", timing="total", cohort="all", pairs=1234, p50=0.0042, p90=0.007, p99=None),
         ),
+        distributions=(distribution(), distribution(cohort="gender=F", ks=0.77)),
     )
 
 

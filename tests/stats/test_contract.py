@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import shadowproxy.stats
 from shadowproxy.stats.additive import Additive, Grouping
 from shadowproxy.stats.betting import MeanGrid
-from shadowproxy.stats.histogram import LatencyHistogram
+from shadowproxy.stats.histogram import LatencyHistogram, ScoreHistogram
 from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.state import State, Tally
 
@@ -22,6 +22,7 @@ LOSSES = st.floats(-1, 1) | st.just(float("nan"))
 CASES = {
     MeanGrid: (MeanGrid(-1, 1, 0.05), LOSSES),
     LatencyHistogram: (LatencyHistogram(), st.floats(0, 1e4) | st.sampled_from([float("inf"), float("nan")])),
+    ScoreHistogram: (ScoreHistogram(), st.floats()),
     Moments: (Moments(0.5), LOSSES),
 }
 

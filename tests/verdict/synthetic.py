@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shadowproxy.compare.columns import Columns
+from shadowproxy.compare.columns import Columns, Scores
 from shadowproxy.config import Settings
 from shadowproxy.model import Accounting, Side
 from shadowproxy.verdict.record import Facts
@@ -62,6 +63,16 @@ def take(batch: Columns, at: np.ndarray) -> Columns:
         failure={side: tuple(column[i] for i in at) for side, column in batch.failure.items()},
         ttfb={side: column[at] for side, column in batch.ttfb.items()},
         total={side: column[at] for side, column in batch.total.items()},
+    )
+
+
+def with_scores(batch: Columns, scores: Mapping[Side, tuple[ArrayLike, ArrayLike]]) -> Columns:
+    """The batch with scores: by side, the pairs they belong to and their values."""
+    return replace(
+        batch,
+        scores={
+            side: Scores(np.asarray(pair, np.int64), np.asarray(value, float)) for side, (pair, value) in scores.items()
+        },
     )
 
 
