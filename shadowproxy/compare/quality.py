@@ -93,7 +93,10 @@ def _mean_over_places(weights: Floats, hits: Hits) -> Floats:
     def before(place: Ints) -> Floats:
         return cumulated[np.minimum(place, len(weights))]
 
+    weight: Floats = np.append(weights, 0.0)[np.minimum(hits.first, len(weights))]
     tied = hits.last > hits.first
     if not tied.any():
-        return np.append(weights, 0.0)[np.minimum(hits.first, len(weights))]
-    return (before(hits.last + 1) - before(hits.first)) / (hits.last - hits.first + 1)
+        return weight
+    # Only of those that are tied: by differences of sums the others' would be another in the last bit, and a pair's
+    # value would depend on its neighbours.
+    return np.where(tied, (before(hits.last + 1) - before(hits.first)) / (hits.last - hits.first + 1), weight)
