@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shadowproxy.compare import rectangle
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -62,7 +64,7 @@ def ranks(key: Floats, pair: Ints, n: int) -> Ranks:
     Ranks(dense=array([1, 0, 1]), average=array([1.5, 0. , 1.5]), tied=array([1.]))
     """
     size = len(key)
-    order = np.lexsort((key, pair))
+    order = rectangle.order(key, pair, counts(pair, n))
     starts = run_starts(pair, key[order])
     lengths = np.diff(starts, append=size)
     owner = pair[starts]
@@ -83,11 +85,13 @@ def inversions(rank: Ints, pair: Ints, n: int) -> Floats:
     >>> inversions(np.array([2, 0, 1, 1, 0]), np.array([0, 0, 0, 1, 1]), 2)
     array([2., 1.])
     """
+    lengths = counts(pair, n)
+    if max(lengths.max(initial=0), rank.max(initial=0)) <= rectangle.SHORT and rectangle.fits(lengths):
+        return rectangle.inversions(rank, lengths)
     size = len(rank)
     value = rank
     inverted = np.zeros(size, np.int64)
     place = np.arange(size)
-    lengths = counts(pair, n)
     start = offsets(lengths)[pair]
     end = start + lengths[pair]
     for bit in reversed(range(int(rank.max(initial=0)).bit_length())):

@@ -30,6 +30,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from shadowproxy.compare import rectangle
 from shadowproxy.compare.align import SIDES, Lists
 from shadowproxy.compare.ragged import Bools, Floats, Ints, counts, inversions, ranks, run_starts, sums
 from shadowproxy.compare.view import Values, View
@@ -112,7 +113,8 @@ def correlations(lists: Lists) -> tuple[Floats, Floats]:
     pair, n = lists.pair, lists.n
     a, b = (ranks(key, pair, n) for key in _keys(lists))
     size = counts(pair, n)
-    order = np.lexsort((b.dense, a.dense, pair))
+    # Both ranks as one number, which no list is long enough to make inexact.
+    order = rectangle.order(a.dense * (b.dense.max(initial=0) + 1.0) + b.dense, pair, size)
     return (
         _tau_b(size, a.tied, b.tied, a.dense[order], b.dense[order], pair),
         _rho(size, a.average, b.average, pair),
