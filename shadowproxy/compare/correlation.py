@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from shadowproxy.compare import rectangle
 from shadowproxy.compare.align import SIDES, Lists
 from shadowproxy.compare.ragged import (
     Bools,
@@ -54,8 +55,10 @@ def correlations(lists: Lists) -> Correlations:
     size = counts(pair, n)
     start = offsets(size)[pair]
     most = int(size.max(initial=0)) + 1
-    order = np.argsort((pair * most + a.dense) * most + b.dense, kind="stable")
-    other = np.argsort((pair * most + b.dense) * most + a.dense, kind="stable")
+    # Both ranks as one number, which no list is long enough to make inexact. Items tied on both sides are alike in all
+    # that follows, whichever comes first.
+    order = rectangle.order((a.dense * most + b.dense).astype(np.float64), pair, size)
+    other = rectangle.order((b.dense * most + a.dense).astype(np.float64), pair, size)
     place = np.arange(len(pair))
     weight = (_ONE / np.arange(1, most + 1)).astype(np.int64)
     by_a, by_b = weight[place - start], np.empty(len(pair), np.int64)

@@ -53,6 +53,7 @@ class Expression:
     def __init__(self, text: str, *, aligned: bool = False) -> None:
         self.text = text
         root: Node = jmespath.compile(text).parsed
+        self.root = root
         self.reads = _reads(root)
         self._evaluate = _build(root, aligned)
 

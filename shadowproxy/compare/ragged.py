@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shadowproxy.compare import rectangle
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -69,7 +71,7 @@ def ranks(key: Floats, pair: Ints, n: int) -> Ranks:
     Ranks(dense=array([1, 0, 1]), average=array([1.5, 0. , 1.5]), tied=array([1.]))
     """
     size = len(key)
-    order = np.lexsort((key, pair))
+    order = rectangle.order(key, pair, counts(pair, n))
     starts = run_starts(pair, key[order])
     lengths = np.diff(starts, append=size)
     owner = pair[starts]
@@ -104,12 +106,15 @@ def weighed_inversions(rank: Ints, pair: Ints, n: int, *weights: Ints) -> tuple[
     >>> weighed_inversions(np.array([2, 0, 1]), np.zeros(3, np.int64), 1, np.array([10, 7, 5]))
     (array([2]), array([32]))
     """
+    lengths = counts(pair, n)
+    if max(lengths.max(initial=0), rank.max(initial=0)) <= rectangle.SHORT and rectangle.fits(lengths):
+        involved = rectangle.involved(rank, lengths)
+        return totals(involved, lengths) // 2, *(totals(involved * weight, lengths) for weight in weights)
     size = len(rank)
     value = rank
     inverted = np.zeros(size, np.int64)
     weighed = [np.zeros(size, np.int64) for _ in weights]
     place = np.arange(size)
-    lengths = counts(pair, n)
     start = offsets(lengths)[pair]
     end = start + lengths[pair]
     for bit in reversed(range(int(rank.max(initial=0)).bit_length())):

@@ -9,7 +9,7 @@ from typing import Any
 
 from shadowproxy.compare.align import SIDES
 from shadowproxy.compare.answer import NOTHING, Answer, Ranking
-from shadowproxy.compare.bodies import BodyError
+from shadowproxy.compare.bodies import BodyError, decode
 from shadowproxy.compare.checks import Checks
 from shadowproxy.compare.documents import request_document, response_document
 from shadowproxy.compare.extract import Expression, ExtractError
@@ -29,6 +29,7 @@ from shadowproxy.compare.readings import (
     truth_of,
     weight_of,
 )
+from shadowproxy.compare.typed import typed_decode
 from shadowproxy.config import Route
 from shadowproxy.model import Exchange, Pair, Side
 
@@ -96,6 +97,9 @@ class RouteReader:
             filter(_is_response, whole), *(filter(_is_response, expression.reads) for expression in of_answers)
         )
         self._reads_replica = bool(whole)
+        self._read_response = self._preset.response
+        if self._read_response is decode and not whole:
+            self._read_response = typed_decode(of_answers) or decode
         self._by_label = self._label is not None or self._probabilities is not None
         self._has_lists = self._ids is not None or self._scores is not None
         self._ids_in_response = _in_response(self._ids)
@@ -138,7 +142,7 @@ class RouteReader:
     def _answer(self, shared: Mapping[str, Any], ids: list[str] | None, exchange: Exchange) -> tuple[Answer, str]:
         """(what was found, kind of failure) of one side, with the ids that both share, if they do."""
         try:
-            document = {**shared, "response": response_document(exchange, self._side_reads, self._preset.response)}
+            document = {**shared, "response": response_document(exchange, self._side_reads, self._read_response)}
             return Answer(
                 ranking=self._ranking(document, ids) if self._has_lists else None,
                 labels=None if self._label is None else labels_of(self._label(document)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import accounts, cpu, latency, messages, paced, peers, producing, throughput
+from bench import accounts, compare, cpu, latency, messages, paced, pairwise, peers, producing, throughput
 from bench.__main__ import main
 from bench.peers import SIDES, NotMeasured, Running, Side
 from bench.procs import Failed, Process, Rack, free_ports
@@ -104,6 +105,45 @@ def test_pairs_throughput_counts_every_pair_that_was_written(tmp_path: Path) -> 
     # The pairs are all there, and differ so much that compression has no easy job.
     assert turns["two"]["memory"] > 5000 * turns["two"]["size"]
     assert 0.1 < turns["compressed"]["memory"] / turns["two"]["memory"] < 0.7
+
+
+def test_compare_measures_both_ways_on_the_same_pairs_and_finds_them_equal(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    assert main(["compare", "--quick", "--json", str(out)]) == 0
+    (report,) = json.loads(out.read_text())
+    turns = {turn["side"]: turn for turn in report["turns"]}
+    absent = {name for name, side in compare.SIDES.items() if side.title in report["not_measured"]}
+    assert turns.keys() == compare.SIDES.keys() - absent
+    assert absent <= {"tensors"}
+    assert len(report["checks"]) == len(turns)
+    for turn in turns.values():
+        assert turn["pairs"] == 100
+        assert turn["others"] == 20
+        assert min(turn["decode"], turn["compare"], turn["count"], turn["other"]) > 0
+
+
+def test_two_ways_of_comparing_that_differ_by_anything_fail_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = compare.Bench("10", 1, 20)
+    assert bench.difference() <= compare.CLOSE
+    right = pairwise.observe
+    for wrong in (1e-8, math.nan):
+        monkeypatch.setattr(
+            pairwise,
+            "observe",
+            lambda read, pair, by=wrong: {
+                name: value + by if name == "ranking.spearman" else value for name, value in right(read, pair).items()
+            },
+        )
+        assert not bench.difference() <= compare.CLOSE
+
+
+def test_binary_tensors_are_read_as_they_were_written() -> None:
+    side = compare.SIDES["tensors"]
+    (made,) = compare.pairs_of(side, 1)
+    ids, scores = side.read(made.baseline)
+    assert len(set(ids)) == len(scores) == 50
+    assert sorted(scores, reverse=True) == scores
+    assert made.baseline.body[:1] == b"{"
 
 
 def test_pairs_that_are_produced_are_of_five_kilobytes_and_hold_what_is_to_be_masked() -> None:

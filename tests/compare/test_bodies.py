@@ -61,7 +61,9 @@ def test_codings_over_several_header_lines_apply_in_order() -> None:
         ("", b"", "bad_body"),
         ("", b"[NaN]", "bad_body"),
         ("", b"[Infinity]", "bad_body"),
-        ("", b"[1e999]", "bad_body"),
+        ("", b"[01e999]", "bad_body"),
+        ("", b"[1e999, NaN]", "bad_body"),
+        ("", b"{1e999: 1}", "bad_body"),
         ("", b'["\xff"]', "bad_body"),
         ("", b"[" * 2000 + b"]" * 2000, "bad_body"),
         ("", b"[1] [2]", "bad_body"),
@@ -87,6 +89,12 @@ def test_what_can_not_be_read_says_why(coding: str, body: bytes, kind: str) -> N
     with pytest.raises(BodyError) as caught:
         decode(head(coding), body)
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e+999", "0.1E400", "9" * 310, "-" + "9" * 5000, "1" + "0" * 300 + "e9"])
+def test_a_number_that_no_float_holds_is_null_and_no_fault(number: str) -> None:
+    body = f'{{"é€😀": 1, "a": [{number}, 1e308, "{number}", "\\\\"], "\\"{number}": {number}}}'
+    assert decode(b"", body.encode()) == {"é€😀": 1, "a": [None, 1e308, number, "\\"], f'"{number}': None}
 
 
 @pytest.mark.parametrize("coding", ["", "gzip", "deflate", "br", "zstd", "gzip, gzip"])

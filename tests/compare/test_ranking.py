@@ -18,7 +18,7 @@ from shadowproxy.compare.correlation import correlations
 from shadowproxy.compare.overlap import overlap, rbo, top1
 from shadowproxy.compare.ragged import inversions, ranks
 from shadowproxy.compare.ranking import ndcg
-from shadowproxy.config import Route
+from shadowproxy.config import CATALOGUE, Route
 from shadowproxy.model import Exchange, Outcome
 
 Pairs = list[tuple[Ranking, Ranking]]

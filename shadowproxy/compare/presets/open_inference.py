@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from shadowproxy.compare.bodies import BodyError, undone
+from shadowproxy.compare.bodies import BodyError, uncoded
 from shadowproxy.compare.presets.sample import Sample
 from shadowproxy.compare.presets.servers import content_type, parsed_json
 from shadowproxy.compare.readings import LONGEST
@@ -95,7 +95,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _read(head: bytes, body: bytes, key: str) -> Any:
-    data = undone(head, body)
+    data = uncoded(head, body)
     size = _json_size(head)
     if size is None:
         size = len(data)

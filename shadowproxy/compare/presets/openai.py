@@ -29,7 +29,7 @@ from typing import Any
 
 import orjson
 
-from shadowproxy.compare.bodies import BodyError, undone
+from shadowproxy.compare.bodies import BodyError, uncoded
 from shadowproxy.compare.presets.events import event_data
 from shadowproxy.compare.presets.joining import finished, join
 from shadowproxy.compare.presets.sample import Sample
@@ -42,7 +42,7 @@ _JOINED = frozenset({"text", "logprobs"})
 
 def response(head: bytes, body: bytes) -> Any:
     """The document in a body, streamed or not. Raises BodyError."""
-    return _read(undone(head, body))
+    return _read(uncoded(head, body))
 
 
 def _read(data: bytes) -> Any:

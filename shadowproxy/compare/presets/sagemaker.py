@@ -16,7 +16,7 @@ import io
 import re
 from typing import Any
 
-from shadowproxy.compare.bodies import BodyError, undone
+from shadowproxy.compare.bodies import BodyError, uncoded
 from shadowproxy.compare.presets.sample import Sample
 from shadowproxy.compare.presets.servers import content_type, parsed_json
 from shadowproxy.compare.readings import LONGEST
@@ -39,7 +39,7 @@ _PATH = re.compile(r"/invocations$")
 
 def read(head: bytes, body: bytes) -> Any:
     """The document of a request or an answer. Raises BodyError."""
-    data = undone(head, body)
+    data = uncoded(head, body)
     media = content_type(head).partition(";")[0]
     if media == "text/csv":
         return _rows(data)

@@ -12,7 +12,7 @@ import binascii
 import re
 from typing import Any
 
-from shadowproxy.compare.bodies import BodyError, parsed, undone
+from shadowproxy.compare.bodies import BodyError, parse, uncoded
 from shadowproxy.model import headers
 
 # A string is matched as a whole, so that a NaN in it is none; one without an end is matched to the end of the body,
@@ -22,7 +22,7 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|-?Infinity|NaN', re.DOTALL)
 
 def read_json(head: bytes, body: bytes) -> Any:
     """The JSON value in `body`, content codings undone; what isn't finite is null. Raises BodyError."""
-    return parsed_json(undone(head, body))
+    return parsed_json(uncoded(head, body))
 
 
 def parsed_json(data: bytes) -> Any:
@@ -33,12 +33,12 @@ def parsed_json(data: bytes) -> Any:
     """
     if b"NaN" in data or b"Infinity" in data:
         data = _TOKEN.sub(lambda found: found[0] if found[0].startswith(b'"') else b"null", data)
-    return parsed(data)
+    return parse(data)
 
 
 def read_json_or_text(head: bytes, body: bytes) -> Any:
     """As `read_json`; a string where the body is no JSON, and `Content-Type` is text, or missing. Raises BodyError."""
-    data = undone(head, body)
+    data = uncoded(head, body)
     try:
         return parsed_json(data)
     except BodyError:
@@ -55,7 +55,7 @@ def read_json_with_base64(head: bytes, body: bytes) -> Any:
 
     So TensorFlow Serving writes outputs whose name ends in `_bytes` (g3doc/api_rest.md, "Encoding binary values").
     """
-    data = undone(head, body)
+    data = uncoded(head, body)
     value = parsed_json(data)
     return _without_base64(value) if b'"b64"' in data else value
 
