@@ -19,6 +19,18 @@ from shadowproxy.compare.presets import PRESETS, sagemaker, seldon
 from shadowproxy.compare.presets.sample import Sample
 from shadowproxy.compare.presets.servers import read_json, read_json_or_text, read_json_with_base64
 
+SERVERS = (
+    "kserve-v1",
+    "open-inference",
+    "seldon",
+    "tf-serving",
+    "vertex",
+    "torchserve",
+    "sagemaker",
+    "ray-serve",
+    "bentoml",
+    "litserve",
+)
 CSV = b"Content-Type: text/csv\r\n"
 LINES = b"Content-Type: application/jsonlines\r\n"
 TEXT = b"Content-Type: text/plain; charset=utf-8\r\n"
@@ -166,3 +178,27 @@ def test_what_sagemaker_can_not_have_meant(head: bytes, body: bytes, kind: str) 
 
 def test_json_lines() -> None:
     assert sagemaker.read(LINES, b'\xef\xbb\xbf{"s": NaN}\r\n\n[1]') == [{"s": None}, [1]]
+
+
+@pytest.mark.parametrize(
+    ("told", "path", "request_", "response"),
+    [
+        ({"kserve-v1"}, "/v1/models/a:predict", {"instances": [1]}, {"predictions": [1]}),
+        ({"kserve-v1"}, "/behind/a/prefix/v1/models/a:predict", None, {"predictions": []}),
+        ({"tf-serving"}, "/v1/models/a:predict", {"instances": [1], "signature_name": "s"}, {"predictions": [1]}),
+        ({"tf-serving"}, "/v1/models/a/versions/2:predict", {"instances": [1]}, {"predictions": [1]}),
+        ({"tf-serving"}, "/v1/models/a/labels/stable:classify", {"examples": [1]}, {"results": [[["x", 1]]]}),
+        ({"vertex"}, "/predict", {"instances": [1]}, {"predictions": [1], "deployedModelId": "1"}),
+        ({"vertex"}, "/v1/projects/p/locations/l/endpoints/7:predict", {"instances": [1]}, {"predictions": [1]}),
+        ({"litserve"}, "/predict", {"input": 1}, {"output": 1}),
+        (set(), "/predict", {"image": 1}, {"output": 1}),
+        (set(), "/predict", {"instances": [1]}, {"predictions": [1]}),
+        ({"torchserve"}, "/predictions/a/2.0", None, "tabby"),
+        (set(), "/predictions/a", None, None),
+        (set(), "/v2/models/a/infer", {"inputs": []}, {"error": "no such model"}),
+        (set(), "/", {}, {"data": {"items": [1]}}),
+    ],
+)
+def test_what_tells_a_protocol(told: set[str], path: str, request_: Any, response: Any) -> None:
+    sample = Sample(path, {}, request_, {}, response, 200)
+    assert {name for name in SERVERS if PRESETS[name].detect(sample) is not None} == told
