@@ -225,6 +225,14 @@ def test_a_route_finds_the_request_beside_the_answer(tmp_path: Path) -> None:
     assert route_of(as_json(answer, "--request", body)["proposal"]).ids == "request.body.candidates"
 
 
+def test_a_path_of_any_bytes_can_be_pasted(tmp_path: Path) -> None:
+    for path, globbed in ((b"/v1/\xe9\x9b/rank", "/v1/\xe9\x9b/rank"), (b"/a*b/rank", "/*")):
+        raw = saved(tmp_path, b"POST " + path + b" HTTP/1.1\r\n\r\n", "request")
+        proposal = as_json(saved(tmp_path, ITEMS), "--request", raw)["proposal"]
+        assert proposal.isascii()
+        assert (route_of(proposal).name, route_of(proposal).path) == ("rank", globbed)
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\x00\xff", b"<html>", b'{"up": 1}', b'{"hits": {"hits": []}}'])
 def test_nothing_to_compare(body: bytes, tmp_path: Path) -> None:
     done = inspect(saved(tmp_path, body))
