@@ -144,7 +144,6 @@ def test_a_flood_of_marks_is_not_put_in_order() -> None:
     flood = "e" + "\u0301\u0323" * 10_000
     assert folded(flood) == flood
     assert folded("e" + "\u0301\u0323" * 15) != "e" + "\u0301\u0323" * 15
-    assert token_f1(flood, flood + "x") == 1
     marks = [chr(at) for at in range(0x110000) if unicodedata.combining(chr(at))]
     for mark in marks:
         assert folded(mark * 31 + "e\u0301").endswith("e\u0301"), hex(ord(mark))
