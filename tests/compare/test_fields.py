@@ -259,6 +259,11 @@ def test_the_noise_is_taken_out(three: list[Any], other: Any) -> None:
     assert None not in dealt
 
 
+def test_the_candidate_is_held_against_the_replica_as_much_as_against_the_baseline() -> None:
+    columns = compare({"x": 1, "y": 1}, {"x": 2, "y": 1}, {"x": 1, "y": 2})
+    assert value(columns, "fields.excess") == (1 / 2 + 1) / 2 - 1 / 2
+
+
 def test_what_differs_beyond_the_noise() -> None:
     noisy = [{"took": number, "a": "x"} for number in (1, 2, 3)]
     columns = compare(noisy[0], {**noisy[1], "a": "y"}, noisy[2])
