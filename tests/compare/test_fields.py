@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 import pytest
 from compare.samples import answer, failure, pair, value
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shadowproxy.compare import fields as module
@@ -233,6 +233,7 @@ def settings_of(rules: dict[str, Any]) -> dict[str, Any]:
     return {**found, "matched": dict.fromkeys(found["matched"], "id")}
 
 
+@example([[[0, 0, 0, 0], 0], 0], [[[0, 0, 0, 0], [0, 0]]], {"ignore": [], "unordered": [], "matched": []})
 @given(documents, documents, rulings)
 def test_it_is_as_defined(a: Any, b: Any, rules: dict[str, Any]) -> None:
     found = changed(a, b, **settings_of(rules))
