@@ -46,7 +46,8 @@ def changed(differing: Mapping[Place, Difference]) -> float:
     """The share that differs, each place weighed alike: the mean over places of the share of its leaves. 0 for none."""
     if not differing:
         return 0.0
-    return sum(one.differing / one.leaves for one in differing.values()) / len(differing)
+    # Rounded once, whatever the order: that of the places is not the same if the documents change places.
+    return math.fsum(one.differing / one.leaves for one in differing.values()) / len(differing)
 
 
 def _difference(

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 import pytest
 from compare.samples import answer, failure, pair, value
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shadowproxy.compare import fields as module
@@ -233,6 +233,7 @@ def settings_of(rules: dict[str, Any]) -> dict[str, Any]:
     return {**found, "matched": dict.fromkeys(found["matched"], "id")}
 
 
+@example([[[0, 0, 0, 0], 0], 0], [[[0, 0, 0, 0], [0, 0]]], {"ignore": [], "unordered": [], "matched": []})
 @given(documents, documents, rulings)
 def test_it_is_as_defined(a: Any, b: Any, rules: dict[str, Any]) -> None:
     found = changed(a, b, **settings_of(rules))
@@ -257,6 +258,11 @@ def test_the_noise_is_taken_out(three: list[Any], other: Any) -> None:
     dealt = [value(compare(*order), "fields.excess") for order in itertools.permutations(three)]
     assert sum(found for found in dealt if found is not None) == pytest.approx(0, abs=1e-12)
     assert None not in dealt
+
+
+def test_the_candidate_is_held_against_the_replica_as_much_as_against_the_baseline() -> None:
+    columns = compare({"x": 1, "y": 1}, {"x": 2, "y": 1}, {"x": 1, "y": 2})
+    assert value(columns, "fields.excess") == (1 / 2 + 1) / 2 - 1 / 2
 
 
 def test_what_differs_beyond_the_noise() -> None:
