@@ -310,6 +310,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
     from shadowproxy.compare.versions import VersionReader
     from shadowproxy.pairs.partitions import Watermarks
     from shadowproxy.serve.admin import AdminServer
+    from shadowproxy.verdict.exemplars import Limits
     from shadowproxy.verdict.plan import Plan
 
     tasks = Tasks()
@@ -320,6 +321,8 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
         comparer, plan, name = Comparer(settings.routes), Plan(settings), unique_name()
         header = settings.verdict.version_header
         versions = None if header is None else VersionReader(header)
+        kept = settings.comparator
+        exemplars = Limits(kept.worst, kept.sample, kept.exemplar_bytes // len(store.stores))
         workers = [
             Worker(
                 partition,
@@ -333,6 +336,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
                 home=store.home,
                 watermarks=watermarks,
                 versions=versions,
+                exemplars=exemplars,
             )
             for partition in store.stores
         ]
