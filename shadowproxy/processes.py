@@ -366,7 +366,9 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api import VerdictApi
     from shadowproxy.serve.control import ControlApi
+    from shadowproxy.serve.exemplars import ExemplarReader
     from shadowproxy.serve.labels import LabelApi
+    from shadowproxy.serve.pairs import PairApi
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
@@ -375,7 +377,9 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
-        admin = AdminServer("api", registry, api.ready, [*api.routes, *ControlApi(store.home).routes, *labels.routes])
+        pairs = PairApi(ExemplarReader(store, settings))
+        routes = [*api.routes, *ControlApi(store.home).routes, *labels.routes, *pairs.routes]
+        admin = AdminServer("api", registry, api.ready, routes)
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()

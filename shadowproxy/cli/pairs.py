@@ -147,8 +147,8 @@ def show(
             kept = await ExemplarReader(store, read_settings(config)).find(id_)
             if not kept:
                 fail(
-                    f"no pair {plain(id_)} among the {reading.tally.pairs:,} in the store, nor among the exemplars; it was "
-                    "never recorded, or is no longer kept (redis.keep)",
+                    f"no pair {plain(id_)} among the {reading.tally.pairs:,} in the store, nor among the exemplars; it "
+                    "was never recorded, or is no longer kept (redis.keep)",
                     EXIT_NOT_THERE,
                 )
             exemplar, pair = kept[-1]

@@ -111,7 +111,7 @@ class ExemplarReader:
             for key, record in (await self._records(keys[first : first + _AT_ONCE], partitions)).items():
                 if record.id == id_ and (kept := _kept(SAMPLE, None, OVERALL, record, partitions[key])) is not None:
                     found.append(kept)
-        return sorted(found, key=lambda kept: kept.exemplar.started)
+        return sorted(found, key=lambda kept: _written(kept.exemplar.entry))
 
     async def _boards(self) -> tuple[Boards, Mapping[int, int]]:
         """Those of all workers, and by key of a pair in which partition it is."""
@@ -176,6 +176,11 @@ def _kept(name: str, found: Found | None, cohort: str, record: Record, partition
         position=record.position,
     )
     return Kept(exemplar, pair)
+
+
+def _written(entry: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry.partition("-")
+    return int(milliseconds), int(sequence)
 
 
 def _ended(pair: Pair, side: Side) -> Ended:

@@ -76,6 +76,8 @@ _UNBOUNDED: Final = Limits(1 << 62, 1 << 62, 1 << 62)
 
 
 class _Stored(msgspec.Struct, array_like=True, frozen=True):
+    """What `Boards.to_bytes` writes."""
+
     v: int
     boards: list[tuple[str, int, tuple[float, int], list[tuple[float, int, float]]]]
     sizes: dict[int, int]
@@ -109,9 +111,10 @@ class Boards:
         self.limits = limits
         self._floors = floors
         self._found = {board: kept for board, kept in found.items() if kept}
-        if sum(sizes.get(key, 0) for key in self._keys()) > limits.size:
-            self._cut(sizes)
         self.sizes = {key: sizes.get(key, 0) for key in self._keys()}
+        if sum(self.sizes.values()) > limits.size:
+            self._cut(sizes)
+            self.sizes = {key: sizes.get(key, 0) for key in self._keys()}
         self._bars: dict[str, tuple[FloatArray, UIntArray]] = {}
 
     def __repr__(self) -> str:
@@ -170,7 +173,7 @@ class Boards:
         return max(floor, (kept[-1].loss, kept[-1].key)) if len(kept) == most else floor
 
     def _keys(self) -> set[int]:
-        return {one.key for several in self._found.values() for one in several}
+        return {key for several in self._found.values() for _, key, _ in several}
 
     def _cut(self, sizes: Mapping[int, int]) -> None:
         """The worst of every board first, then the second of each, …; of these over all pairs before cohorts."""
@@ -200,16 +203,9 @@ class Boards:
         """For the store: msgpack."""
         boards = sorted(self._found.keys() | self._floors.keys())
         return msgspec.msgpack.encode(
-            _Stored(
+            (
                 _VERSION,
-                [
-                    (
-                        *board,
-                        self._floors.get(board, _NOTHING),
-                        [(one.loss, one.key, one.value) for one in self._found.get(board, ())],
-                    )
-                    for board in boards
-                ],
+                [(*board, self._floors.get(board, _NOTHING), self._found.get(board, [])) for board in boards],
                 dict(sorted(self.sizes.items())),
             )
         )

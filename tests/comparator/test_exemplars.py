@@ -7,8 +7,10 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+import aiohttp
+import msgspec
 import pytest
 from redis.asyncio import Redis
 from servers import unique, until
@@ -16,7 +18,7 @@ from servers import unique, until
 from shadowproxy import metrics
 from shadowproxy.comparator.worker import Worker
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.config import Settings, loads
+from shadowproxy.config import Address, Settings, loads
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request
 from shadowproxy.pairs.codec import encode
 from shadowproxy.pairs.controls import ControlChange
@@ -24,7 +26,9 @@ from shadowproxy.pairs.embedded import EmbeddedServer
 from shadowproxy.pairs.exemplars import MOST_RECORD, Record, record_of
 from shadowproxy.pairs.experiments import reset
 from shadowproxy.pairs.partitions import Partitions, Watermarks
+from shadowproxy.serve.admin import AdminServer
 from shadowproxy.serve.exemplars import ExemplarReader, Kept
+from shadowproxy.serve.pairs import PairApi
 from shadowproxy.verdict.exemplars import Boards, Limits, keys, seed_of
 from shadowproxy.verdict.plan import Plan
 
@@ -420,6 +424,43 @@ async def test_boards_that_cannot_be_read_harm_neither_the_count_nor_the_others(
     await heir.run()
     assert (await bench.store.snapshot()).committed_pairs == 9
     assert ids(await bench.reader.worst(FAIL)) == ["r50"]
+
+
+async def test_the_api_lists_them_without_heads_and_bodies(bench: Bench) -> None:
+    await bench.write(traffic(60))
+    await bench.count_all()
+    admin = AdminServer("api", metrics.registry(), no_trouble, PairApi(bench.reader).routes)
+    url = f"http://{await admin.start(Address('127.0.0.1', 0), '$.serve.listen')}/api/v1/pairs"
+    try:
+        async with aiohttp.ClientSession() as session:
+
+            async def get(path: str) -> tuple[int, bytes]:
+                async with session.get(f"{url}/{path}") as response:
+                    return response.status, await response.read()
+
+            status, body = await get(f"worst?guardrail={FAIL}&limit=2")
+            shown = msgspec.json.decode(body)["pairs"]
+            assert status == 200
+            assert shown == [
+                msgspec.to_builtins(one.exemplar, str_keys=True) | {"cohorts": list(one.exemplar.cohorts)}
+                for one in await bench.reader.worst(FAIL, limit=2)
+            ]
+            assert not {"head", "body"} & set(shown[0])
+            assert len(msgspec.json.decode((await get("sample"))[1])["pairs"]) == 5
+            for wrong in (
+                "worst?guardrail=nope",
+                "worst?cohort=nope",
+                "worst?limit=0",
+                "sample?limit=1e3",
+                "sample?limit=-1",
+            ):
+                assert (await get(wrong))[0] == 400, wrong
+    finally:
+        await admin.stop()
+
+
+async def no_trouble() -> Mapping[str, str]:
+    return {}
 
 
 # What is kept of a pair
