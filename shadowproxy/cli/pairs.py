@@ -131,7 +131,6 @@ def show(
         from shadowproxy.processes import EXIT_AT_ONCE
         from shadowproxy.report.pair import pair_view
         from shadowproxy.report.words import plain
-        from shadowproxy.serve.exemplars import ExemplarReader
 
         reading = Reading(store)
         found: tuple[Pair, Batch, int] | None = None
@@ -144,6 +143,8 @@ def show(
         if found is None and stop.is_set():
             fail("stopped before all pairs were looked at", EXIT_AT_ONCE)
         if found is None:
+            from shadowproxy.serve.exemplars import ExemplarReader
+
             kept = await ExemplarReader(store, read_settings(config)).find(id_)
             if not kept:
                 fail(
