@@ -193,6 +193,16 @@ def test_where_room_is_short_each_board_keeps_its_worst() -> None:
     assert all(kept[0].loss == 1.0 for kept in boards.boards.values())
 
 
+def test_what_one_has_cut_another_does_not_show_in_its_place() -> None:
+    board = Board("a", 0)
+    short = Boards(
+        Limits(8, 0, 250), {board: [Found(1 - at / 10, at, 0.0) for at in range(8)]}, dict.fromkeys(range(8), 100)
+    )
+    other = Boards(Limits(8, 0, 250), {board: [Found(0.85, 20, 0.0), Found(0.5, 21, 0.0)]}, {20: 1, 21: 1})
+    for merged in (short.merge([other]), other.merge([short]), Boards(Limits(8, 0, 999)).merge([other, short])):
+        assert [one.loss for one in merged.boards[board]] == [1.0, 0.9, 0.85]
+
+
 @pytest.mark.parametrize("stored", [b"", b"\xc1", b"\x93\x01\x90", Boards(Limits(1, 1, 1)).to_bytes()[:-1]])
 def test_what_is_no_boards_is_refused(stored: bytes) -> None:
     with pytest.raises(PayloadError):
