@@ -310,6 +310,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
     from shadowproxy.compare.versions import VersionReader
     from shadowproxy.pairs.partitions import Watermarks
     from shadowproxy.serve.admin import AdminServer
+    from shadowproxy.verdict.exemplars import Limits
     from shadowproxy.verdict.plan import Plan
 
     tasks = Tasks()
@@ -320,6 +321,8 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
         comparer, plan, name = Comparer(settings.routes), Plan(settings), unique_name()
         header = settings.verdict.version_header
         versions = None if header is None else VersionReader(header)
+        kept = settings.comparator
+        exemplars = Limits(kept.worst, kept.sample, kept.exemplar_bytes // len(store.stores))
         workers = [
             Worker(
                 partition,
@@ -333,6 +336,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
                 home=store.home,
                 watermarks=watermarks,
                 versions=versions,
+                exemplars=exemplars,
             )
             for partition in store.stores
         ]
@@ -362,7 +366,9 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api import VerdictApi
     from shadowproxy.serve.control import ControlApi
+    from shadowproxy.serve.exemplars import ExemplarReader
     from shadowproxy.serve.labels import LabelApi
+    from shadowproxy.serve.pairs import PairApi
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
@@ -371,7 +377,9 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
-        admin = AdminServer("api", registry, api.ready, [*api.routes, *ControlApi(store.home).routes, *labels.routes])
+        pairs = PairApi(ExemplarReader(store, settings))
+        routes = [*api.routes, *ControlApi(store.home).routes, *labels.routes, *pairs.routes]
+        admin = AdminServer("api", registry, api.ready, routes)
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()

@@ -133,11 +133,36 @@ proxy.
 - `pairs tail [-n 10] [--follow] [--json]`: the newest pairs, a line each.
 - `pairs show ID [--json] [--raw]`: one pair side by side, and what differs. Bodies are shown without content codings, JSON
   in lines; control characters are written out. Exit code 1 if the pair isn't there.
+- `pairs worst [--guardrail NAME] [--cohort NAME] [--limit 10] [--json]`: the pairs with the greatest loss of each
+  guardrail, and `pairs sample [--limit 100] [--json]`: pairs chosen by chance; see [below](#exemplars).
 - `pairs dead-letters [-n 10] [--json] [--raw DIR]`: entries that no comparator could read, newest first, and why;
   `--raw` writes their payloads to files.
 - `pairs export FILE [--follow | --for 10m] [--limit N]`: all pairs into a file or a table, below.
 
 All take `--config FILE`. A store that can't be reached is exit code 4.
+
+## Exemplars
+
+What differs between the models is seldom among the newest pairs. So the comparator keeps, beside what it counts:
+
+- of each guardrail, over all pairs and in each cohort (`--cohort region=us`; `other` for those that are pooled), the
+  `comparator.worst` pairs with the greatest loss. Among equals, such as failures, chance decides and not who was first. A
+  pair whose loss is 0 or less, or undefined, is not among them; nor is one for what a later [label](labels.md) said;
+- `comparator.sample` pairs by chance, each that was counted as likely as any other.
+
+They stay until the experiment is reset, whatever becomes of the stream, and `pairs show ID` finds them. They are kept in
+the step that counts them, so that crashes neither lose one nor keep one twice. They are shown as soon as they are
+counted, in closed start-time buckets or not: they say what a figure is made of, and are no evidence of their own. In
+particular the worst pairs say nothing of how many there are like them; the sample does.
+
+Bodies are [redacted](shaping.md#redaction) as recorded. A body past 64 KiB is cut, which `show` says; of a pair that takes
+more than 256 KiB all the same, heads and bodies are left out. All together take at most `comparator.exemplar_bytes` of the
+store for each comparator process (a process that died counts until another has taken over what it counted): where that
+is not enough, each guardrail and cohort keeps fewer, its worst. A pair that stands out in several ways is stored once.
+With 7 guardrails and 32 cohorts, 120,000 pairs of two 50-item rankings left 840 exemplars of 0.5 KB, compressed.
+
+`GET /api/v1/pairs/worst?guardrail=NAME&cohort=NAME&limit=10` and `/api/v1/pairs/sample?limit=100` have the same lists as
+`--json`, without heads and bodies: the API does not ask who wants to know.
 
 ## Exporting
 

@@ -26,7 +26,8 @@ COMMANDS = (
     "run", "proxy", "compare", "serve", "check-config", "verdict", "pause", "resume", "sample", "control", "demo",
     "inspect",
     "experiment list", "experiment show", "experiment start", "experiment stop", "experiment reset",
-    "pairs tail", "pairs show", "pairs dead-letters", "pairs export",
+    "pairs tail", "pairs show", "pairs dead-letters", "pairs export", "pairs worst",
+    "pairs sample",
 )  # fmt: skip
 FREE = (
     'proxy: {listen: "127.0.0.1:0", admin: "127.0.0.1:0", grace: 2}\n'

@@ -17,16 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from click.testing import Result
 from msgspec.structs import replace
 from pairs.samples import pair
 from servers import unique, until
+from typer.testing import CliRunner
 
+from shadowproxy import metrics
+from shadowproxy.cli import app
+from shadowproxy.comparator.worker import Worker
+from shadowproxy.compare.comparer import Comparer
 from shadowproxy.config import experiment_id, load
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair
 from shadowproxy.pairs import EmbeddedServer, encode
+from shadowproxy.pairs.exemplars import Record
 from shadowproxy.pairs.lines import read_line
-from shadowproxy.pairs.partitions import Partitions
+from shadowproxy.pairs.partitions import Partitions, Watermarks
+from shadowproxy.proxy.redact import Redactor
+from shadowproxy.verdict.exemplars import Boards, Limits
+from shadowproxy.verdict.plan import Plan
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"}
@@ -94,7 +105,7 @@ def place(tmp_path: Path, valkey: EmbeddedServer) -> Place:
     return Place(str(config), valkey.url)
 
 
-@pytest.mark.parametrize("name", ["tail", "show", "dead-letters", "export"])
+@pytest.mark.parametrize("name", ["tail", "show", "dead-letters", "export", "worst", "sample"])
 def test_every_command_has_help_with_an_example(name: str) -> None:
     done = pairs(name, "--help")
     assert done.returncode == 0
@@ -102,14 +113,18 @@ def test_every_command_has_help_with_an_example(name: str) -> None:
 
 
 def test_the_commands_of_the_group_are_known_to_this_test() -> None:
+    from shadowproxy.cli import exemplars
     from shadowproxy.cli.pairs import app
 
-    assert [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands] == [
-        "tail", "show", "dead-letters", "export"
+    commands = [*app.registered_commands, *exemplars.app.registered_commands]
+    assert [command.name or getattr(command.callback, "__name__", "") for command in commands] == [
+        "tail", "show", "dead-letters", "export", "worst", "sample"
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("words", [("tail",), ("show", "x"), ("dead-letters",), ("export", "a.jsonl")])
+@pytest.mark.parametrize(
+    "words", [("tail",), ("show", "x"), ("dead-letters",), ("export", "a.jsonl"), ("worst",), ("sample",)]
+)
 def test_no_store_is_one_line_and_code_4(tmp_path: Path, words: tuple[str, ...]) -> None:
     config = tmp_path / "shadowproxy.yaml"
     config.write_text("baseline: http://a\ncandidate: http://b\nredis: {url: 'redis://me:geheim@127.0.0.1:1'}")
@@ -215,6 +230,122 @@ def test_show_of_an_id_that_was_used_twice(place: Place) -> None:
     done = pairs("show", "a", "--json", "--config", place.config)
     assert read_line(done.stdout).baseline.body == b"second"
     assert "2 pairs have this id" in done.stderr
+
+
+@pytest.fixture
+def counted(tmp_path: Path, valkey: EmbeddedServer) -> Place:
+    """Pairs that were recorded by way of redaction, counted, and are gone from the stream."""
+    config = tmp_path / "counted.yaml"
+    config.write_text(
+        f"experiment: {unique('counted')}\nbaseline: http://a\ncandidate: http://b\n"
+        f"redis: {{url: {valkey.url}, partitions: 2, keep: 0}}\n"
+        "proxy: {redact: {json_fields: {secret: drop}}}\n"
+        "routes: [{name: rank, path: /v1/rank, cohorts: {user: request.body.user}}]\n"
+        "comparator: {worst: 2, sample: 3}\n"
+        "verdict: {guardrails: [{metric: failures.difference, margin: 0.01}]}\n"
+    )
+    made = Place(str(config), valkey.url)
+    body = b'{"secret": "geheim", "items": [1]}'
+    good = Exchange(Outcome.OK, 200, b"Content-Type: application/json\r\n", body, len(body), b"", 0.01, 0.02)
+    settings = load(config)
+    scrub = Redactor(settings.proxy.redact)
+    written = [replace(pair(f"ok{at}"), baseline=good, candidate=good) for at in range(8)]
+    written += [replace(pair(f"bad{at}\x07"), baseline=good) for at in range(4)]
+    made.write(*(list(map(scrub, written[first : first + 3])) for first in range(0, 12, 3)))
+
+    async def count(store: Partitions) -> None:
+        marks = Watermarks(2)
+        for part in store.stores:
+            worker = Worker(
+                part,
+                Comparer(settings.routes),
+                Plan(settings),
+                metrics.ComparatorMetrics(metrics.registry()),
+                name="w",
+                read=10,
+                claim_idle=15.0,
+                max_cohorts=32,
+                home=store.home,
+                watermarks=marks,
+                exemplars=Limits(settings.comparator.worst, settings.comparator.sample, 1 << 20),
+            )
+            worker.stop()
+            await worker.run()
+            assert await part.browse("0", 1) == []
+
+    made.run(count)
+    return made
+
+
+def here(*words: str) -> Result:
+    """The same without a process of its own, which takes a second to begin."""
+    return CliRunner().invoke(app, ["pairs", *words])
+
+
+def test_worst(counted: Place) -> None:
+    done = pairs("worst", "--config", counted.config)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert re.fullmatch(
+            r"failures\.difference  all  loss 1  2023-11-14 22:13:20\.250Z  bad\d\\x07  POST /v1/rank\?k=50  "
+            r"baseline 200 .*candidate timeout .*  user=7",
+            line,
+        ), line
+    rows = [json.loads(line) for line in here("worst", "--json", "--config", counted.config).stdout.splitlines()]
+    assert [row["id"].removesuffix("\x07") for row in rows] == [re.findall(r"bad\d", line)[0] for line in lines]
+    assert {(row["guardrail"], row["cohort"], row["loss"], row["route"], *row["cohorts"]) for row in rows} == {
+        ("failures.difference", "all", 1.0, "rank", "user=7")
+    }
+    assert len(here("worst", "--cohort", "user=7", "-n", "1", "--config", counted.config).stdout.splitlines()) == 1
+    assert rows[0]["candidate"] == {"outcome": "timeout", "status": 0, "total": None}
+
+
+def test_worst_of_what_is_not_known_names_what_is(counted: Place) -> None:
+    done = here("worst", "--guardrail", "ranking.rbo", "--config", counted.config)
+    assert done.exit_code == 2
+    assert "there is no guardrail ranking.rbo; there are failures.difference" in done.stderr
+    done = here("worst", "--cohort", "user=8", "--config", counted.config)
+    assert done.exit_code == 2
+    assert "there is no cohort user=8; there are all, user=7, other" in done.stderr
+
+
+def test_sample_and_show_of_a_pair_that_is_gone_from_the_stream(counted: Place) -> None:
+    rows = [json.loads(line) for line in here("sample", "--json", "--config", counted.config).stdout.splitlines()]
+    assert len(rows) == 3
+    assert {(row["guardrail"], row["loss"]) for row in rows} == {(None, None)}
+    lines = here("sample", "--config", counted.config).stdout.splitlines()
+    assert [line.split("  ")[1] for line in lines] == [row["id"].replace("\x07", "\\x07") for row in rows]
+    shown = here("show", rows[0]["id"], "--json", "--config", counted.config)
+    assert shown.exit_code == 0, shown.stderr
+    line = json.loads(shown.stdout)
+    assert [line[key] for key in ("id", "partition", "entry", "position")] == [
+        rows[0][key] for key in ("id", "partition", "entry", "position")
+    ]
+    assert line["baseline"]["body"] == '{"items":[1]}'
+    assert "partition " in here("show", rows[0]["id"], "--config", counted.config).stdout
+
+
+def test_what_was_redacted_is_in_no_exemplar(counted: Place) -> None:
+    async def held(store: Partitions) -> bytes:
+        found = [part.exemplars for part in store.stores]
+        boards = [stored for one in found for stored in await one.all()]
+        keys = [key for stored in boards for key in Boards.from_bytes(stored).sizes]
+        records = [record for one in found for record in (await one.records(keys)).values()]
+        assert len(records) >= 3
+        return b"".join([*boards, *records, *(msgspec.msgpack.encode(Record.of(one).pair()) for one in records)])
+
+    found = counted.run(held)
+    assert b'{"items":[1]}' in found
+    assert b"geheim" not in found
+
+
+def test_no_exemplars_say_so(place: Place) -> None:
+    for word in ("worst", "sample"):
+        done = here(word, "--config", place.config)
+        assert (done.exit_code, done.stdout) == (0, "")
+        assert "no pair was kept" in done.stderr
 
 
 def test_dead_letters(place: Place, tmp_path: Path) -> None:

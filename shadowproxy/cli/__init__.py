@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shadowproxy import __version__
-from shadowproxy.cli import control, demo, experiment, inspect, pairs, run, verdict
+from shadowproxy.cli import control, demo, exemplars, experiment, inspect, pairs, run, verdict
 from shadowproxy.cli.common import EXIT_UNFINISHED, fail
 from shadowproxy.errors import ShadowproxyError, Unfinished
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 for commands in (run, verdict, control, experiment, inspect, demo):
     app.add_typer(commands.app)
+pairs.app.add_typer(exemplars.app)
 app.add_typer(pairs.app, name="pairs")
 
 

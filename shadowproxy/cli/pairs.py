@@ -35,7 +35,7 @@ EXIT_NOT_THERE = 1
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Look at the pairs in the store: those that wait, and those kept after they were counted (redis.keep).",
+    help="Look at the pairs in the store: those that wait, and those kept after they were counted.",
 )
 
 Count = Annotated[int, typer.Option("-n", min=0, max=1_000_000, help="How many.")]
@@ -74,9 +74,9 @@ def tail(
             sys.stdout.flush()
         _say_what_was_missed(reading.tally)
         if not reading.tally.pairs and count:
-            _say(f"no pairs of the experiment {store.name} are in the store")
+            say(f"no pairs of the experiment {store.name} are in the store")
 
-    _look(config, work)
+    look(config, work)
 
 
 async def _batches(reading: Reading, stop: asyncio.Event, follow: bool) -> AsyncGenerator[Batch, None]:
@@ -95,14 +95,14 @@ def _lines(batch: Batch, as_json: bool) -> Iterator[str]:
     from shadowproxy.report.pair import summary
 
     for position, pair in enumerate(batch.pairs, batch.first):
-        yield _json(batch, position, pair) if as_json else summary(pair, when(pair.started))
+        yield _json(batch.partition, batch.entry, position, pair) if as_json else summary(pair, when(pair.started))
 
 
-def _json(batch: Batch, position: int, pair: Pair) -> str:
+def _json(partition: int, entry: str, position: int, pair: Pair) -> str:
     from shadowproxy.pairs.lines import line_of
     from shadowproxy.report.words import plain_json
 
-    line = line_of(pair, partition=batch.partition, entry=batch.entry, position=position, undo=undo)
+    line = line_of(pair, partition=partition, entry=entry, position=position, undo=undo)
     return plain_json(line.decode())
 
 
@@ -143,23 +143,31 @@ def show(
         if found is None and stop.is_set():
             fail("stopped before all pairs were looked at", EXIT_AT_ONCE)
         if found is None:
-            fail(
-                f"no pair {plain(id_)} among the {reading.tally.pairs:,} in the store; it was never recorded, or is no "
-                "longer kept (redis.keep)",
-                EXIT_NOT_THERE,
-            )
-        pair, batch, position = found
+            from shadowproxy.serve.exemplars import ExemplarReader
+
+            kept = await ExemplarReader(store, read_settings(config)).find(id_)
+            if not kept:
+                fail(
+                    f"no pair {plain(id_)} among the {reading.tally.pairs:,} in the store, nor among the exemplars; it "
+                    "was never recorded, or is no longer kept (redis.keep)",
+                    EXIT_NOT_THERE,
+                )
+            exemplar, pair = kept[-1]
+            seen, place = len(kept), (exemplar.partition, exemplar.entry, exemplar.position)
+        else:
+            pair, batch, position = found
+            place = (batch.partition, batch.entry, position)
         if seen > 1:
-            _say(f"{seen:,} pairs have this id; this is the newest")
+            say(f"{seen:,} pairs have this id; this is the newest")
         if as_json:
-            typer.echo(_json(batch, position, pair))
+            typer.echo(_json(*place, pair))
             return
         from rich.console import Console
 
-        place = f"partition {batch.partition}, entry {batch.entry}, pair {position}"
-        Console(highlight=False).print(pair_view(pair, when(pair.started), place, raw=raw))
+        where = "partition {}, entry {}, pair {}".format(*place)
+        Console(highlight=False).print(pair_view(pair, when(pair.started), where, raw=raw))
 
-    _look(config, work)
+    look(config, work)
 
 
 @app.command("dead-letters")
@@ -206,9 +214,9 @@ def dead_letters(
                 f"{size(len(entry.payload))}  {plain(reason)}" + ("" if file is None else f"  {file}")
             )
         if not letters:
-            _say(f"there are no dead letters in the experiment {store.name}")
+            say(f"there are no dead letters in the experiment {store.name}")
 
-    _look(config, work)
+    look(config, work)
 
 
 def _write_letter(folder: Path, name: str, payload: bytes) -> Path:
@@ -278,14 +286,14 @@ def export(
                 reading, sink, stop=stop, follow=follow or for_ is not None, limit=limit, progress=progress
             )
         tally = reading.tally
-        _say(f"{_counted(written, 'pair')} written to {file}")
+        say(f"{_counted(written, 'pair')} written to {file}")
         if tally.earlier_entries:
             earlier = _counted(tally.earlier_pairs, "earlier pair")
-            _say(f"{earlier} could no longer be read when it began (see redis.keep)")
+            say(f"{earlier} could no longer be read when it began (see redis.keep)")
         for line in described(tally):
-            _say(line)
+            say(line)
 
-    _look(config, work)
+    look(config, work)
 
 
 @contextlib.contextmanager
@@ -313,18 +321,19 @@ def _say_what_was_missed(tally: Tally) -> None:
     from shadowproxy.pairs.reading import described
 
     for line in described(tally):
-        _say(line)
+        say(line)
 
 
 def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """One line on stderr."""
     sys.stderr.write(f"{line}\n")
 
 
-def _look(config: Path, work: Callable[[Partitions, Stop], Coroutine[Any, Any, None]]) -> None:
+def look(config: Path, work: Callable[[Partitions, Stop], Coroutine[Any, Any, None]]) -> None:
     """Run it on the store of the configuration, until it is done or told to stop."""
     from shadowproxy.processes import open_to_look, stop_signals
 

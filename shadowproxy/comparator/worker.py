@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from shadowproxy.comparator.exemplars import Keeper
 from shadowproxy.comparator.labels import Joiner
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.comparer import Comparer
@@ -21,11 +22,13 @@ from shadowproxy.compare.versions import VersionReader
 from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
 from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.model import Pair, Side
+from shadowproxy.pairs.exemplars import NO_CHANGE
 from shadowproxy.pairs.experiments import note_versions
 from shadowproxy.pairs.labels import Waiting
 from shadowproxy.pairs.partitions import Watermarks
 from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
 from shadowproxy.stats.state import State
+from shadowproxy.verdict.exemplars import Limits
 from shadowproxy.verdict.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ _DEAD_AFTER = 4
 """Times `claim_idle` that a worker is silent before its state becomes another's: no need to hurry."""
 _END_OF_TIME = 1e11
 """Unix seconds; the year 5138."""
+_NO_EXEMPLARS = Limits(0, 0, 0)
 
 
 class Worker:
@@ -46,7 +50,7 @@ class Worker:
 
     `name` must be this worker's alone among all that live: state and entries are held under it. `home` is the partition
     that gives the cohorts their slots. Workers of other partitions in the same process share `watermarks`. With
-    `versions` is noted which versions answered.
+    `versions` is noted which versions answered. `exemplars` is how many pairs are kept to be looked at.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Worker:
         home: Store | None = None,
         watermarks: Watermarks | None = None,
         versions: VersionReader | None = None,
+        exemplars: Limits = _NO_EXEMPLARS,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -82,6 +87,8 @@ class Worker:
         self._jitter = jitter
         self._state = plan.empty()
         self._slots: Mapping[str, int] = {}
+        self._keeper = Keeper(store, plan, exemplars)
+        self._boards = self._keeper.nothing
         wait = plan.settings.longest_wait
         self._joiner = (
             None
@@ -142,6 +149,7 @@ class Worker:
         self._slots = {}
         stored = await self._store.load_state(self._name)
         self._state = self._plan.empty() if stored is None else State.from_bytes(stored)
+        self._boards = await self._keeper.load(self._name)
         while entries := await self._store.own_pending(self._name, self._read):
             await self._count(entries)
         if self._joiner is not None:
@@ -193,10 +201,11 @@ class Worker:
             # Whoever reads the verdict says so, and which worker's it is.
             log.warning("the states of dead workers are left alone: %s", error)
             return False
-        absorbed = await self._store.absorb(self._name, merged.to_bytes(), dead)
+        boards, change, included = await self._keeper.absorb(self._boards, [stored.worker for stored in dead])
+        absorbed = await self._store.absorb(self._name, merged.to_bytes(), dead, exemplars=change, included=included)
         if absorbed:
             log.info("took over what %d dead workers had counted", len(dead))
-            self._state = merged
+            self._state, self._boards = merged, boards
         return absorbed
 
     async def _count(self, entries: Sequence[Entry]) -> None:
@@ -218,12 +227,13 @@ class Worker:
                     return
 
     async def _commit(self, entries: Sequence[Entry]) -> None:
-        pairs, dead = _decode(entries)
-        state = self._state
+        pairs, counts, dead = _decode(entries)
+        state, boards, exemplars = self._state, self._boards, NO_CHANGE
         columns = self._comparer(pairs) if pairs else None
         if columns is not None:
             slots = await self._slots_for(columns)
             state = state.with_added(self._plan.tally(columns, slots, state.names))
+            boards, exemplars = self._keeper.offer(boards, entries, counts, pairs, columns, slots)
             if self._versions is not None and (seen := self._versions(pairs)):
                 # Before the commit: who sees the pairs counted sees by which versions.
                 await note_versions(self._home, seen)
@@ -235,8 +245,9 @@ class Worker:
             unlabelled=[Waiting(pair.id, pair.expires, pair.to_bytes()) for pair in columns.unlabelled]
             if columns is not None
             else (),
+            exemplars=exemplars,
         )
-        self._state = state
+        self._state, self._boards = state, boards
         self._close(watermark)
         self._tell(len(entries), columns, len(dead))
 
@@ -260,17 +271,20 @@ class Worker:
                     self._metrics.failure(side, kind, count)
 
 
-def _decode(entries: Sequence[Entry]) -> tuple[list[Pair], dict[str, str]]:
-    """All pairs of the entries, and by entry id the reason why one can't be read."""
+def _decode(entries: Sequence[Entry]) -> tuple[list[Pair], list[int], dict[str, str]]:
+    """All pairs of the entries, how many are of each, and by entry id the reason why one can't be read."""
     pairs: list[Pair] = []
+    counts: list[int] = []
     dead: dict[str, str] = {}
     for entry in entries:
+        before = len(pairs)
         try:
             pairs += _readable(entry)
         except PayloadError as error:
             log.error("entry %s goes to the dead-letter stream: %s", entry.id, error)
             dead[entry.id] = str(error)
-    return pairs, dead
+        counts.append(len(pairs) - before)
+    return pairs, counts, dead
 
 
 def _readable(entry: Entry) -> list[Pair]:

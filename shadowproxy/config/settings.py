@@ -488,6 +488,18 @@ class Comparator(Section):
     read: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="stream entries taken at once")
     claim_idle: Duration = Field(15.0, gt=0, description="entries of a worker silent for this long are taken over")
     grace: Duration = Field(15.0, description="how long a stop waits for the batch under way")
+    worst: Annotated[int, Field(ge=0, le=1000)] = Field(
+        10,
+        description="pairs with the greatest loss that are kept to be looked at, of each guardrail and cohort; 0: none",
+    )
+    sample: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        100, description="pairs kept beside these by chance, each as likely as any other; 0: none"
+    )
+    exemplar_bytes: Size = Field(
+        32 * 1024**2,
+        gt=0,
+        description="what both may take of the store, for each comparator process; then fewer are kept",
+    )
 
 
 class Guardrail(Section):

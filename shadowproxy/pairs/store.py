@@ -26,6 +26,7 @@ from shadowproxy.pairs.client import Client, Script, boundary, redacted
 from shadowproxy.pairs.codec import decode
 from shadowproxy.pairs.controls import LIVE, ControlChange, Controls, ControlStatus, ProxyReport
 from shadowproxy.pairs.controls import decode as decode_controls
+from shadowproxy.pairs.exemplars import NO_CHANGE, Change, Exemplars
 from shadowproxy.pairs.labels import MOST as MOST_LABELS
 from shadowproxy.pairs.labels import CountedLabels, Fate, Label, Labels, Waiting
 
@@ -393,6 +394,7 @@ class Store:
         self._reader = self.connections.blocking
         self._watcher = self.connections.prompt
         self.labels = Labels(url, prefix, self._client, self._reader, max_labels, reply_within=reply_within)
+        self.exemplars = Exemplars(url, prefix, self._client)
 
     @classmethod
     async def open(
@@ -540,12 +542,14 @@ class Store:
         *,
         dead: Mapping[str, str] | None = None,
         unlabelled: Sequence[Waiting] = (),
+        exemplars: Change = NO_CHANGE,
     ) -> float:
         """Acknowledge `entries` and store the `state` that includes them, in one atomic step.
 
         `dead` maps ids among `entries` to the reason why they can't be read: these are kept in the dead-letter stream.
         `unlabelled` are pairs of these entries that wait for their label from now on; a label that came before goes
-        back into the label stream. Without entries only the state is stored.
+        back into the label stream. `exemplars` is what becomes of the worker's pairs to look at (see `Exemplars`).
+        Without entries only the state is stored.
 
         Returns the watermark in Unix seconds: everything that was written before it has been committed, by whichever
         worker. It is the time of the oldest entry that is pending or undelivered, or the server's clock where there is
@@ -574,6 +578,7 @@ class Store:
                 self._index,
                 self._kept,
                 *self.labels.keys,
+                *self.exemplars.keys,
             ),
             GROUP,
             worker,
@@ -587,6 +592,7 @@ class Store:
             *entries,
             len(letters),
             *(_bytes(text) for letter in letters.items() for text in letter),
+            *exemplars.words,
             self.labels.most,
             max(0, len(unlabelled) - _MOST_WAITING),
             *(
@@ -653,8 +659,18 @@ class Store:
         reply = await self._run_in_group(_SILENT, keys, GROUP, worker, round(idle * 1000), most)
         return [Stored(_text(name), state, version) for name, state, version in reply]
 
-    async def absorb(self, worker: str, state: bytes, others: Sequence[Stored]) -> bool:
+    async def absorb(
+        self,
+        worker: str,
+        state: bytes,
+        others: Sequence[Stored],
+        *,
+        exemplars: Change = NO_CHANGE,
+        included: Sequence[str] = (),
+    ) -> bool:
         """Store the worker's `state`, which includes those of `others`, and delete these, in one atomic step.
+
+        Likewise its `exemplars`, with the boards of those of the others that are `included`.
 
         It may be done to workers that live: their next commit is refused as Superseded. Returns False, and stores
         nothing, where one of the others has written a state since. Raises Superseded as `commit` does.
@@ -663,13 +679,16 @@ class Store:
         version = _version_of(expected, [other.worker for other in others], state)
         reply = await self._run_in_group(
             _ABSORB,
-            (self._pairs, self._states, self._state_versions, self.labels.stream),
+            (self._pairs, self._states, self._state_versions, self.labels.stream, *self.exemplars.keys),
             GROUP,
             worker,
             version,
             expected,
             state,
+            len(others),
             *(part for other in others for part in (_bytes(other.worker), other.version)),
+            *exemplars.words,
+            *map(_bytes, included),
         )
         if reply == 2:
             raise Superseded(worker, ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,6 +135,20 @@ class Plan:
             for bucket, (tally, _) in self.tally(columns, slots).items()
         }
         return {bucket: (Tally(arrays), 0) for bucket, arrays in sums.items() if arrays}
+
+    def memberships(self, columns: Columns, slots: Mapping[str, int]) -> tuple[IntArray, IntArray]:
+        """(pair, cohort slot) of every membership, each once; `slots` as in `tally`. Raises ValueError likewise."""
+        return self._membership(columns.cohorts, slots)
+
+    def losses(self, columns: Columns) -> Iterator[tuple[Rule, FloatArray, FloatArray]]:
+        """Of every rule that some pair counts for: the metric's values and the losses, (n,) each, within their ranges.
+        NaN where the pair does not count, or the value is undefined."""
+        for rule in self.rules:
+            counted = self._counted(rule, columns)
+            values = columns.values.get(rule.metric.name)
+            if values is not None and counted.any():
+                known = np.where(counted, np.clip(values, rule.metric.low, rule.metric.high), np.nan)
+                yield rule, known, np.clip(rule.losses(known), rule.lo, rule.hi)
 
     def judge(self, total: Tally, slots: Mapping[str, int], facts: Facts) -> Verdict:
         """The verdict on everything in closed buckets."""

@@ -84,7 +84,7 @@ for at = 3, 8 do
 end
 redis.call('DEL', KEYS[10], KEYS[11], KEYS[12], KEYS[13])
 -- The label stream goes with its group, which is made anew, and so does what workers hold of it: they are told so.
-for at = 16, 22 do
+for at = 16, 24 do
     redis.call('DEL', KEYS[at])
 end
 local known = redis.call('HMGET', totals, 'entries', 'pairs')

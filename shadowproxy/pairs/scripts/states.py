@@ -6,13 +6,35 @@ from typing import Final
 
 from shadowproxy.pairs.scripts.common import COMMON
 
+_KEEP_EXEMPLARS: Final = """
+-- Store a worker's boards, and the records that they gained and lost, from ARGV[at] on; returns what is behind them.
+local function keep_exemplars(exemplars, records, worker, at)
+    if ARGV[at] ~= '' then
+        redis.call('HSET', exemplars, worker, ARGV[at])
+    end
+    at = at + 2
+    for _ = 1, tonumber(ARGV[at - 1]) do
+        redis.call('HSET', records, ARGV[at], ARGV[at + 1])
+        at = at + 2
+    end
+    at = at + 1
+    for _ = 1, tonumber(ARGV[at - 1]) do
+        redis.call('HDEL', records, ARGV[at])
+        at = at + 1
+    end
+    return at
+end
+"""
+
 COMMIT: Final = (
     COMMON
+    + _KEEP_EXEMPLARS
     + """
 -- KEYS: pairs, totals, states, versions, dead, dead sizes, index, kept,
---       labels, their totals, unlabelled, its expiry, early, its expiry, labelled
+--       labels, their totals, unlabelled, its expiry, early, its expiry, labelled, exemplars, their pairs
 -- ARGV: group, worker, version to write, version expected, state, most dead letters, their most bytes,
 --       bytes of committed entries to keep, number of ids, ids…, number of dead, (id, reason)…,
+--       the worker's boards ('' as they were), number of exemplars, (key, record)…, number of those gone, keys…,
 --       most unlabelled, how many of them found no room in this commit, (pair's id, expiry ms, record)…
 -- Returns {1, watermark in ms} when stored (or stored before), {0, lost ids…} when entries are no longer the worker's,
 -- {2} when the worker's state was written by somebody else since it was loaded.
@@ -122,6 +144,8 @@ if letters > 0 then
     redis.call('HSET', totals, 'dead_bytes', integer(dead_bytes))
 end
 
+at = keep_exemplars(KEYS[16], KEYS[17], worker, at)
+
 -- Pairs that wait for their label; a label that came before goes back into the stream, to be joined as any other is.
 local most, overflow = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
 at = at + 2
@@ -187,9 +211,12 @@ end
 return found
 """
 
-ABSORB: Final = """
--- KEYS: pairs, states, versions, labels
--- ARGV: group, worker, version to write, version expected, state, (name, version)…
+ABSORB: Final = (
+    _KEEP_EXEMPLARS
+    + """
+-- KEYS: pairs, states, versions, labels, exemplars, their pairs
+-- ARGV: group, worker, version to write, version expected, state, number of others, (name, version)…,
+--       boards and records as COMMIT has them, workers whose boards these include…
 -- The worker's state is written, and those it includes are deleted. One of these workers that lives after all is told
 -- by its next commit that its state is no longer what it thinks.
 -- Returns 1 when stored (or stored before), 0 where one of the others has changed, 2 where the worker's own has.
@@ -201,14 +228,18 @@ end
 if held ~= ARGV[4] then
     return 2
 end
-for at = 6, #ARGV, 2 do
+local behind = 7 + 2 * tonumber(ARGV[6])
+for at = 7, behind - 1, 2 do
     if ARGV[at] == ARGV[2] or (redis.call('HGET', versions, ARGV[at]) or '') ~= ARGV[at + 1] then
         return 0
     end
 end
 redis.call('HSET', states, ARGV[2], ARGV[5])
 redis.call('HSET', versions, ARGV[2], ARGV[3])
-for at = 6, #ARGV, 2 do
+for at = keep_exemplars(KEYS[5], KEYS[6], ARGV[2], behind), #ARGV do
+    redis.call('HDEL', KEYS[5], ARGV[at])
+end
+for at = 7, behind - 1, 2 do
     redis.call('HDEL', states, ARGV[at])
     redis.call('HDEL', versions, ARGV[at])
     -- Deleting a consumer forgets what it holds, so only of one that holds nothing.
@@ -223,6 +254,7 @@ for at = 6, #ARGV, 2 do
 end
 return 1
 """
+)
 
 SLOTS: Final = """
 -- KEYS: slots;  ARGV: limit, names…
