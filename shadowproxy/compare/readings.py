@@ -57,7 +57,8 @@ def scores_of(value: Any, length: int) -> list[float]:
     if not isinstance(value, list) or len(value) != length:
         raise BodyError("bad_body")
     with contextlib.suppress(OverflowError):  # of an integer that no float can hold
-        if set(map(type, value)) <= {float, int} and all(map(math.isfinite, value)):
+        # Their sum is finite only where each of them is; where it isn't, though each is, the long way says the same.
+        if set(map(type, value)) <= {float, int} and math.isfinite(sum(value)):
             return value
     return [_number(inner) for inner in value]
 
