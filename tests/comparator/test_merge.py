@@ -27,7 +27,7 @@ from shadowproxy.tasks import Tasks
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Verdict
 
-QUICK = SETTINGS.model_copy(update={"comparator": SETTINGS.comparator.model_copy(update={"claim_idle": 0.01})})
+QUICK = SETTINGS.model_copy(update={"comparator": SETTINGS.comparator.model_copy(update={"claim_idle": 0.25})})
 FIGURES = ("state", "pairs", "guardrails", "cohorts", "failures", "summaries", "latencies", "evidence_rollback")
 
 

@@ -69,6 +69,21 @@ SETTINGS = Settings.model_validate(
                 "text": "response.body.choices[0].text",
                 "finish": "response.body.choices[0].finish",
             },
+            {
+                "name": "whole",
+                "path": "/whole",
+                "ids": "response.body.items[*].id",
+                "scores": "response.body.items[*].score",
+                "weight": "annotations.weight",
+                "fields": {"extracted": True, "unordered": ["scores"]},
+                "valid": [
+                    {"schema": {"type": "object", "required": ["items"]}},
+                    {"unique": True},
+                    {"descending": True},
+                    {"length": {"min": 1, "max": 1000}},
+                    {"holds": "sum(response.body.scores) > `0`"},
+                ],
+            },
         ],
         "verdict": {"guardrails": [{"metric": "failures.difference", "margin": 0.02}]},
     }
@@ -206,6 +221,9 @@ def rows(columns: Columns, skip: int = -1) -> list[list[Any]]:
             by_pair = _by_pair(parts)
             for row, at in zip(found, kept, strict=True):
                 row.append(sorted(by_pair.get(at, ())))
+        elif field.name == "scores":
+            for row, at in zip(found, kept, strict=True):
+                row.append([parts[side].value[parts[side].pair == at].tobytes() if parts else b"" for side in SIDES])
         elif field.name == "unlabelled":
             by_id: dict[str, Unlabelled] = {one.id: one for one in parts}
             for row, at in zip(found, kept, strict=True):

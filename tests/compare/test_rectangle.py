@@ -27,6 +27,15 @@ def counted(found: list[list[int]]) -> list[int]:
     return [sum(a > b for at, a in enumerate(one) for b in one[at + 1 :]) for one in found]
 
 
+def involved(found: list[list[int]]) -> list[int]:
+    """By element, in how many inversions it takes part."""
+    return [
+        sum(a > value for a in one[:at]) + sum(value > b for b in one[at + 1 :])
+        for one in found
+        for at, value in enumerate(one)
+    ]
+
+
 def dense(found: list[list[int]]) -> list[list[int]]:
     return [[sorted(set(one)).index(value) for value in one] for one in found]
 
@@ -42,7 +51,7 @@ def check(found: list[list[int]]) -> None:
     assert inversions(rank.dense, pair, len(found)).tolist() == counted(found)
     # Of a rectangle with room to spare, too.
     if max([*map(len, found), 0]) <= rectangle.SHORT:
-        assert rectangle.inversions(rank.dense, lengths).tolist() == counted(found)
+        assert rectangle.involved(rank.dense, lengths).tolist() == involved(dense(found))
 
 
 @settings(max_examples=200, deadline=None)
