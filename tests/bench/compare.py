@@ -112,7 +112,7 @@ def _read_tensors(exchange: Exchange) -> pairwise.Answer:
 
 _JSON_ROUTE: Final = {"ids": "response.body.items[*].id", "scores": "response.body.items[*].score"}
 _READ_JSON: Final = pairwise.json_reader("items[*].id", "items[*].score")
-_TENSOR: Final = "response.body.outputs[?name=='{}'] | [0].data"
+_TENSOR: Final = "response.body.tensors.{}"
 
 SIDES: Final[Mapping[str, Side]] = {
     "50": Side("50 items", 50, _JSON_ROUTE, _json, _READ_JSON),
@@ -366,7 +366,7 @@ def _report(turns: Sequence[Turn], differences: Mapping[str, float], absent: Map
         not_measured=absent,
         notes=(
             f"Median of {number} rounds (least–most), ratios within a round; {turns[0].pairs:,} pairs a read.",
-            "Pair by pair: orjson, jmespath, scipy.stats (kendalltau, spearmanr), rbo; sums in Python.",
+            "Pair by pair: orjson, jmespath, scipy.stats (kendalltau, spearmanr, weightedtau), rbo; sums in Python.",
             f"One of {os.cpu_count()} cores; no store takes part.",
         ),
         raw={"rounds": number, "turns": [asdict(turn) for turn in turns], "differences": dict(differences)},

@@ -50,13 +50,35 @@ def observe(read: Read, pair: Pair) -> dict[str, float]:
         "ranking.top1": float(a[0] == b[0]),
         "ranking.kendall": float(stats.kendalltau(x, y).statistic),
         "ranking.spearman": float(stats.spearmanr(x, y).statistic),
+        "ranking.weighted_tau": float(stats.weightedtau(x, y).statistic),
+        "ranking.ndcg": _ndcg([by_a.get(name, 0.0) for name in b], of_a),
+        "ranking.displacement": _displacement(a, b),
+        "ranking.new": sum(name not in by_a for name in b[:_K]) / min(_K, len(b)),
         "ranking.length": (len(b) - len(a)) / max(len(a), len(b)),
         "scores.relative_delta": sum(map(_relative, x, y)) / len(common),
+        "scores.relative_change": sum(abs(_relative(one, other)) for one, other in zip(x, y, strict=True))
+        / len(common),
+        "scores.undefined": (sum(map(math.isnan, y)) - sum(map(math.isnan, x))) / len(common),
         "failures.difference": float(pair.candidate.status >= 400) - float(pair.baseline.status >= 400),
         "latency.ttfb_log2": _log2(pair.baseline.ttfb, pair.candidate.ttfb),
         "latency.total_log2": _log2(pair.baseline.total, pair.candidate.total),
         "latency.total_slow": float(pair.candidate.total > _SLOW) - float(pair.baseline.total > _SLOW),
     }
+
+
+def _ndcg(gains: Sequence[float], ideal: Sequence[float]) -> float:
+    """NDCG@k; gains below 0 are not looked for."""
+    return _dcg(gains) / _dcg(sorted(ideal, reverse=True))
+
+
+def _dcg(gains: Sequence[float]) -> float:
+    return sum(gain / math.log2(at + 2) for at, gain in enumerate(gains[:_K]))
+
+
+def _displacement(a: Sequence[Any], b: Sequence[Any]) -> float:
+    places = {name: at for at, name in enumerate(a)}
+    farthest = max(abs(places[name] - at) for at, name in enumerate(b) if name in places)
+    return farthest / (max(len(a), len(b)) - 1)
 
 
 def _relative(a: float, b: float) -> float:
