@@ -13,7 +13,7 @@ from shadowproxy.cli.common import EXIT_UNREACHABLE, Json, fail, run_loop
 from shadowproxy.errors import PayloadError, StartError
 
 if TYPE_CHECKING:
-    from shadowproxy.compare.inspecting import Inspection
+    from shadowproxy.compare.inspecting.inspection import Inspection
     from shadowproxy.config import Route
     from shadowproxy.model import Exchange, Pair, Request, Side
 
@@ -56,7 +56,7 @@ def inspect(
 
     [bold]Example[/bold]: shadowproxy inspect http://127.0.0.1:8001/recommend --data '{"user_id": 7}'
     """
-    from shadowproxy.compare.inspecting import inspect as look
+    from shadowproxy.compare.inspecting.inspection import inspect as look
 
     if route is not None and config is None:
         fail("--route needs --config: it names a route of a configuration")
@@ -111,7 +111,7 @@ def _read(name: str) -> bytes:
 
 def _recorded(name: str, asked: bytes | None) -> tuple[list[tuple[Pair, Side]], bool]:
     """The answers in a file, and whether their status was recorded with them."""
-    from shadowproxy.compare.captures import capture, pair_of, request_of
+    from shadowproxy.compare.inspecting.captures import capture, pair_of, request_of
     from shadowproxy.model import Side
 
     found = capture(_read(name))
@@ -143,7 +143,7 @@ def _fetched(
     url: str, asked: bytes | None, data: str | None, header: Sequence[str], method: str | None, timeout: float
 ) -> tuple[tuple[Pair, Side], str]:
     """The pair, and the origin that answered."""
-    from shadowproxy.compare.captures import pair_of, request_of
+    from shadowproxy.compare.inspecting.captures import pair_of, request_of
     from shadowproxy.model import Side
     from shadowproxy.traffic.ask import ask, origin_of
 
@@ -204,7 +204,7 @@ def _routed(config: Path, name: str | None, answers: list[tuple[Pair, Side]]) ->
 
 
 def _proposal(found: Inspection, base: str) -> str:
-    from shadowproxy.compare.inspecting import given_keys
+    from shadowproxy.compare.inspecting.inspection import given_keys
     from shadowproxy.config.written import as_yaml
 
     if found.route is None:

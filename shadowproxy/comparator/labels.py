@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from shadowproxy.compare.columns import Columns
+from shadowproxy.compare.extraction.readings import true_labels_of, truth_of
 from shadowproxy.compare.later import labelled
-from shadowproxy.compare.readings import true_labels_of, truth_of
 from shadowproxy.compare.unlabelled import Unlabelled, from_bytes
 from shadowproxy.errors import Fenced, PayloadError
 from shadowproxy.metrics import ComparatorMetrics

@@ -49,7 +49,7 @@ class Columns:
     applicable: Mapping[str, NDArray[np.bool_]]
     """By metric: whether the pair should have a value. Applicable and NaN is *undefined*, and counted as such."""
     failed: Mapping[Side, NDArray[np.bool_]]
-    """Whether that exchange failed (see `compare.failures`)."""
+    """Whether that exchange failed (see `compare.families.failures`)."""
     failure: Mapping[Side, tuple[str, ...]]
     """The kind of failure, in a bounded set of words (`timeout`, `http_5xx`, `bad_body`, …); empty where it did not."""
     ttfb: Mapping[Side, NDArray[np.float64]]

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shadowproxy.compare.align import SIDES, align
-from shadowproxy.compare.answer import NOTHING, Answer
 from shadowproxy.compare.columns import Columns, Scores, Table
-from shadowproxy.compare.families import FAMILIES, TABLES
-from shadowproxy.compare.fields import changes_of
-from shadowproxy.compare.latency import times
+from shadowproxy.compare.extraction.answer import NOTHING, Answer
+from shadowproxy.compare.families.fields import changes_of
+from shadowproxy.compare.families.latency import times
+from shadowproxy.compare.families.table import FAMILIES, TABLES
 from shadowproxy.compare.later import truths_of
-from shadowproxy.compare.ragged import Ints
+from shadowproxy.compare.lists.align import SIDES, align
+from shadowproxy.compare.lists.ragged import Ints
 from shadowproxy.compare.reader import Reading, RouteReader, read_unrouted
 from shadowproxy.compare.routes import Router, request_path
 from shadowproxy.compare.unlabelled import Unlabelled, classes_of, unlabelled

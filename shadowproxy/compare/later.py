@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from shadowproxy.compare import quality_labels
-from shadowproxy.compare.align import SIDES, align, hits
-from shadowproxy.compare.answer import NOTHING, Answer, Ranking
 from shadowproxy.compare.columns import Columns
-from shadowproxy.compare.quality import NAMES, quality_of_lists
-from shadowproxy.compare.quality_labels import quality_of_labels
-from shadowproxy.compare.readings import true_labels_of, truth_of
+from shadowproxy.compare.extraction.answer import NOTHING, Answer, Ranking
+from shadowproxy.compare.extraction.readings import true_labels_of, truth_of
+from shadowproxy.compare.families import quality_labels
+from shadowproxy.compare.families.quality import NAMES, quality_of_lists
+from shadowproxy.compare.families.quality_labels import quality_of_labels
+from shadowproxy.compare.lists.align import SIDES, align, hits
 from shadowproxy.compare.unlabelled import Unlabelled
 from shadowproxy.compare.view import Truth, Values, View
 from shadowproxy.model import Side

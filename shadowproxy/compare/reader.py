@@ -7,16 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shadowproxy.compare.align import SIDES
-from shadowproxy.compare.answer import NOTHING, Answer, Ranking
-from shadowproxy.compare.bodies import BodyError, decode
-from shadowproxy.compare.checks import Checks
-from shadowproxy.compare.documents import request_document, response_document
-from shadowproxy.compare.extract import Expression, ExtractError
-from shadowproxy.compare.failures import comparable, kind_alone, kinds
-from shadowproxy.compare.places import places_of
-from shadowproxy.compare.presets import preset_of
-from shadowproxy.compare.readings import (
+from shadowproxy.compare.extraction.answer import NOTHING, Answer, Ranking
+from shadowproxy.compare.extraction.bodies import BodyError, decode
+from shadowproxy.compare.extraction.documents import request_document, response_document
+from shadowproxy.compare.extraction.extract import Expression, ExtractError
+from shadowproxy.compare.extraction.readings import (
     account_of,
     cohorts_of,
     ids_of,
@@ -29,7 +24,12 @@ from shadowproxy.compare.readings import (
     truth_of,
     weight_of,
 )
-from shadowproxy.compare.typed import typed_decode
+from shadowproxy.compare.extraction.typed import typed_decode
+from shadowproxy.compare.families.failures import comparable, kind_alone, kinds
+from shadowproxy.compare.lists.align import SIDES
+from shadowproxy.compare.presets import preset_of
+from shadowproxy.compare.structure.checks import Checks
+from shadowproxy.compare.structure.places import places_of
 from shadowproxy.config import Route
 from shadowproxy.model import Exchange, Pair, Side
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from shadowproxy.compare.answer import Answer, Ranking
+from shadowproxy.compare.extraction.answer import Answer, Ranking
 from shadowproxy.config import Route
 from shadowproxy.errors import PayloadError
 from shadowproxy.model import Side

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from shadowproxy.compare.align import Hits, Lists
-from shadowproxy.compare.answer import Answer
-from shadowproxy.compare.ragged import Bools, Floats, Ints
+from shadowproxy.compare.extraction.answer import Answer
+from shadowproxy.compare.lists.align import Hits, Lists
+from shadowproxy.compare.lists.ragged import Bools, Floats, Ints
 from shadowproxy.config import Route
 from shadowproxy.model import Side
 

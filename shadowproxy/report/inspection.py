@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shadowproxy.compare.inspecting import Inspection
-from shadowproxy.compare.outline import Line
+from shadowproxy.compare.inspecting.inspection import Inspection
+from shadowproxy.compare.inspecting.outline import Line
 from shadowproxy.report.words import plain, size
 
 FAULTS = {

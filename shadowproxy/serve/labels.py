@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import orjson
 from aiohttp import web
 
-from shadowproxy.compare.readings import LONGEST, true_labels_of, truth_of
+from shadowproxy.compare.extraction.readings import LONGEST, true_labels_of, truth_of
 from shadowproxy.errors import StoreUnavailable
 from shadowproxy.serve.admin import problem
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shadowproxy.compare import failures
 from shadowproxy.compare.columns import Columns
+from shadowproxy.compare.families import failures
 from shadowproxy.compare.view import Counts
 from shadowproxy.config.catalogue import CATALOGUE
 from shadowproxy.config.settings import Settings

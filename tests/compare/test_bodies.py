@@ -8,7 +8,7 @@ import brotli
 import pytest
 import zstandard
 
-from shadowproxy.compare.bodies import BodyError, decode
+from shadowproxy.compare.extraction.bodies import BodyError, decode
 
 JSON = b'{"ids": [1, 2], "name": "\xc3\xa9"}'
 VALUE = {"ids": [1, 2], "name": "é"}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.compare.families import FAMILIES
+from shadowproxy.compare.families.table import FAMILIES
 from shadowproxy.config import CATALOGUE, Route
 from shadowproxy.model import Exchange, Outcome, Pair, Request, Side
 

@@ -10,9 +10,9 @@ import pytest
 
 import shadowproxy.compare
 
-MODULES = [found.name for found in pkgutil.iter_modules(shadowproxy.compare.__path__)]
+MODULES = [found.name for found in pkgutil.walk_packages(shadowproxy.compare.__path__, "shadowproxy.compare.")]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(f"shadowproxy.compare.{name}")).failed == 0
+    assert doctest.testmod(importlib.import_module(name)).failed == 0

@@ -7,8 +7,8 @@ import jmespath
 import pytest
 from compare.samples import answer, pair
 
-from shadowproxy.compare.documents import request_document, response_document
-from shadowproxy.compare.extract import Expression, ExtractError
+from shadowproxy.compare.extraction.documents import request_document, response_document
+from shadowproxy.compare.extraction.extract import Expression, ExtractError
 
 BODY = {
     "items": [{"id": "a", "s": 1, "t": ["x"]}, {"id": "b", "s": None}, {"id": None, "s": 3}, {"s": 4}, "junk", None],

@@ -17,11 +17,11 @@ from compare.samples import answer, failure, pair, value
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shadowproxy.compare import fields as module
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.compare.extracted import body_paths
-from shadowproxy.compare.places import Places, places_of
+from shadowproxy.compare.families import fields as module
+from shadowproxy.compare.structure.extracted import body_paths
+from shadowproxy.compare.structure.places import Places, places_of
 from shadowproxy.config import Route, loads
 from shadowproxy.config.catalogue import TABLES
 from shadowproxy.config.fields import Fields
@@ -402,7 +402,7 @@ def test_long_names_are_cut_and_stay_apart() -> None:
 
 def test_paths_that_were_met_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A candidate that makes up new names can't make a worker grow; and what is left is right."""
-    monkeypatch.setattr("shadowproxy.compare.places._MOST", 20)
+    monkeypatch.setattr("shadowproxy.compare.structure.places._MOST", 20)
     comparer = Comparer([Route(name="r", fields=Fields(ignore=["**.x", "z.*"]))])
     pairs = [
         pair(answer({str(at): {"x": at, "y": 1}, "z": {str(at): 1}}), answer({str(at): {"y": 1}, "z": {str(-at): 1}}))

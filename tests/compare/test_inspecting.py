@@ -10,12 +10,12 @@ from compare.samples import answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadowproxy.compare.captures import body_alone, capture, pair_of, request_of
-from shadowproxy.compare.extract import Expression
-from shadowproxy.compare.findings import described
-from shadowproxy.compare.guessing import guess
-from shadowproxy.compare.inspecting import given_keys, inspect
-from shadowproxy.compare.outline import outline
+from shadowproxy.compare.extraction.extract import Expression
+from shadowproxy.compare.inspecting.captures import body_alone, capture, pair_of, request_of
+from shadowproxy.compare.inspecting.findings import described
+from shadowproxy.compare.inspecting.guessing import guess
+from shadowproxy.compare.inspecting.inspection import given_keys, inspect
+from shadowproxy.compare.inspecting.outline import outline
 from shadowproxy.config import Route, loads
 from shadowproxy.config.written import as_yaml
 from shadowproxy.model import Exchange, Outcome, Pair, Request, Side

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from verdict.synthetic import facts, settings
 
 from shadowproxy.compare.comparer import Comparer
+from shadowproxy.compare.extraction.readings import truth_of
 from shadowproxy.compare.later import labelled
-from shadowproxy.compare.readings import truth_of
 from shadowproxy.compare.unlabelled import from_bytes
 from shadowproxy.config import Route, Settings
 from shadowproxy.errors import PayloadError

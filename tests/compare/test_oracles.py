@@ -21,14 +21,14 @@ from ir_measures import RR, R, nDCG
 from rbo import RankingSimilarity
 from scipy import stats
 
-from shadowproxy.compare.align import Lists, Ranking, align
-from shadowproxy.compare.correlation import Correlations, correlations
+from shadowproxy.compare.families.quality import ndcg as quality_ndcg
+from shadowproxy.compare.families.quality import recall, reciprocal_rank
+from shadowproxy.compare.families.ranking import displacement, length, ndcg
+from shadowproxy.compare.families.scores import relative, undefined
 from shadowproxy.compare.later import truths_of
-from shadowproxy.compare.overlap import new, overlap, rbo, top1
-from shadowproxy.compare.quality import ndcg as quality_ndcg
-from shadowproxy.compare.quality import recall, reciprocal_rank
-from shadowproxy.compare.ranking import displacement, length, ndcg
-from shadowproxy.compare.scores import relative, undefined
+from shadowproxy.compare.lists.align import Lists, Ranking, align
+from shadowproxy.compare.lists.correlation import Correlations, correlations
+from shadowproxy.compare.lists.overlap import new, overlap, rbo, top1
 
 COUNT = 10_000
 K = 5

@@ -19,7 +19,7 @@ from compare.samples import answer, failure, pair
 
 from shadowproxy.compare.columns import Columns, Table
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.compare.failures import KINDS
+from shadowproxy.compare.families.failures import KINDS
 from shadowproxy.compare.unlabelled import Unlabelled
 from shadowproxy.config import CATALOGUE, Settings
 from shadowproxy.model import Exchange, Outcome, Pair, Request, Side
@@ -317,7 +317,7 @@ def test_a_batch_of_nothing_but_poison_is_counted() -> None:
 def test_the_check_sees_a_single_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a family that lets one pair touch another's value."""
     from shadowproxy.compare import comparer
-    from shadowproxy.compare.families import FAMILIES
+    from shadowproxy.compare.families.table import FAMILIES
     from shadowproxy.compare.view import Values, View
 
     def leaking(view: View) -> Mapping[str, Values]:

@@ -12,7 +12,7 @@ from compare.samples import LISTS, answer, failure, items, pair, value
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.compare.quality_labels import accuracy, losses
+from shadowproxy.compare.families.quality_labels import accuracy, losses
 from shadowproxy.config import Route
 
 ROUTE = Route(name="r", label="response.body.label", probabilities="response.body.p", truth="annotations.truth")

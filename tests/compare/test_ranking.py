@@ -12,12 +12,12 @@ from compare.samples import LISTS, A, B, answer, failure, items, pair, value
 from rbo import RankingSimilarity
 from scipy import stats
 
-from shadowproxy.compare.align import Ranking, align
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.compare.correlation import correlations
-from shadowproxy.compare.overlap import overlap, rbo, top1
-from shadowproxy.compare.ragged import inversions, ranks
-from shadowproxy.compare.ranking import ndcg
+from shadowproxy.compare.families.ranking import ndcg
+from shadowproxy.compare.lists.align import Ranking, align
+from shadowproxy.compare.lists.correlation import correlations
+from shadowproxy.compare.lists.overlap import overlap, rbo, top1
+from shadowproxy.compare.lists.ragged import inversions, ranks
 from shadowproxy.config import CATALOGUE, Route
 from shadowproxy.model import Exchange, Outcome
 

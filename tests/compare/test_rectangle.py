@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadowproxy.compare import rectangle
-from shadowproxy.compare.ragged import inversions, ranks
+from shadowproxy.compare.lists import rectangle
+from shadowproxy.compare.lists.ragged import inversions, ranks
 
 lists = st.lists(st.lists(st.integers(0, 6), max_size=9), max_size=12)
 shapes = [[], [0], [0, 0, 3], [1], [254], [255], [300, 2], [50] * 40, [3, 200, 0, 7], [254, 254], [0, 256, 256]]

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.compare.text import LONGEST_TEXT, folded, token_f1
+from shadowproxy.compare.families.text import LONGEST_TEXT, folded, token_f1
 from shadowproxy.config import Route
 
 ROUTE = Route(name="r", text="response.body.t", finish="response.body.f")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shadowproxy.compare.bodies import BodyError, Decode, decode
-from shadowproxy.compare.extract import Expression, ExtractError
-from shadowproxy.compare.typed import TypedDecode, typed_decode
+from shadowproxy.compare.extraction.bodies import BodyError, Decode, decode
+from shadowproxy.compare.extraction.extract import Expression, ExtractError
+from shadowproxy.compare.extraction.typed import TypedDecode, typed_decode
 
 PATHS: dict[str, tuple[str, ...]] = {
     "ranking": ("items[*].id", "items[*].score"),

@@ -1,8 +1,8 @@
 """Answers as bad as they come, through real processes: each is one counted observation, and nobody else's problem.
 
 The client gets the baseline's answer whatever the candidate does; the failure is counted under its kind
-(`compare/failures.py`, `compare/bodies.py`); pairs that share a batch with it are compared as ever; no process says a
-word of a traceback, for `whole.load.command` looks at their standard error.
+(`compare/families/failures.py`, `compare/extraction/bodies.py`); pairs that share a batch with it are compared as ever;
+no process says a word of a traceback, for `whole.load.command` looks at their standard error.
 """
 
 from __future__ import annotations

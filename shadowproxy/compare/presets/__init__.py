@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from shadowproxy.compare.bodies import Decode, decode
+from shadowproxy.compare.extraction.bodies import Decode, decode
 from shadowproxy.compare.presets import (
     elasticsearch,
     frameworks,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shadowproxy.compare.bodies import BodyError
+from shadowproxy.compare.extraction.bodies import BodyError
 
 _ONCE = frozenset({"role", "type", "id"})
 """Keys of a delta that are said once, whole; servers that repeat them mean the same."""

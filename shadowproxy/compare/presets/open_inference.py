@@ -34,10 +34,10 @@ from typing import Any
 
 import numpy as np
 
-from shadowproxy.compare.bodies import BodyError, uncoded
+from shadowproxy.compare.extraction.bodies import BodyError, uncoded
+from shadowproxy.compare.extraction.readings import LONGEST
 from shadowproxy.compare.presets.sample import Sample
 from shadowproxy.compare.presets.servers import content_type, parsed_json
-from shadowproxy.compare.readings import LONGEST
 
 _DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {

@@ -29,11 +29,11 @@ from typing import Any
 
 import orjson
 
-from shadowproxy.compare.bodies import BodyError, uncoded
+from shadowproxy.compare.extraction.bodies import BodyError, uncoded
+from shadowproxy.compare.extraction.readings import LONGEST
 from shadowproxy.compare.presets.events import event_data
 from shadowproxy.compare.presets.joining import finished, join
 from shadowproxy.compare.presets.sample import Sample
-from shadowproxy.compare.readings import LONGEST
 
 _DONE = b"[DONE]"
 _JOINED = frozenset({"text", "logprobs"})

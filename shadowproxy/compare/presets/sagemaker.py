@@ -16,10 +16,10 @@ import io
 import re
 from typing import Any
 
-from shadowproxy.compare.bodies import BodyError, uncoded
+from shadowproxy.compare.extraction.bodies import BodyError, uncoded
+from shadowproxy.compare.extraction.readings import LONGEST
 from shadowproxy.compare.presets.sample import Sample
 from shadowproxy.compare.presets.servers import content_type, parsed_json
-from shadowproxy.compare.readings import LONGEST
 
 _LINES = {
     "application/jsonlines",

@@ -16,7 +16,7 @@ import math
 import re
 from typing import Any
 
-from shadowproxy.compare.bodies import BodyError
+from shadowproxy.compare.extraction.bodies import BodyError
 from shadowproxy.compare.presets.open_inference import is_shape, shaped
 from shadowproxy.compare.presets.sample import Sample
 from shadowproxy.compare.presets.servers import read_json

@@ -12,7 +12,7 @@ import binascii
 import re
 from typing import Any
 
-from shadowproxy.compare.bodies import BodyError, parse, uncoded
+from shadowproxy.compare.extraction.bodies import BodyError, parse, uncoded
 from shadowproxy.model import headers
 
 # A string is matched as a whole, so that a NaN in it is none; one without an end is matched to the end of the body,

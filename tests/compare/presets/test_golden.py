@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shadowproxy.compare.bodies import BodyError, Decode
+from shadowproxy.compare.extraction.bodies import BodyError, Decode
 from shadowproxy.compare.presets import PRESETS, preset_of
 from shadowproxy.compare.presets.sample import Sample
 from shadowproxy.compare.reader import RouteReader

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from shadowproxy.compare.inspecting import detect
+from shadowproxy.compare.inspecting.inspection import detect
 from shadowproxy.compare.presets import PRESETS
 from shadowproxy.compare.reader import RouteReader
 from shadowproxy.config import Route

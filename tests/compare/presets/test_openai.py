@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openai import AsyncOpenAI
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
-from shadowproxy.compare.bodies import BodyError
+from shadowproxy.compare.extraction.bodies import BodyError
 from shadowproxy.compare.presets.events import event_data
 from shadowproxy.compare.presets.openai import response
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadowproxy.compare.bodies import BodyError
+from shadowproxy.compare.extraction.bodies import BodyError
 from shadowproxy.compare.presets import PRESETS, sagemaker, seldon
 from shadowproxy.compare.presets.sample import Sample
 from shadowproxy.compare.presets.servers import read_json, read_json_or_text, read_json_with_base64

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadowproxy.compare.bodies import BodyError
-from shadowproxy.compare.extract import Expression
+from shadowproxy.compare.extraction.bodies import BodyError
+from shadowproxy.compare.extraction.extract import Expression
 from shadowproxy.compare.presets import open_inference
 
 PACKED = {

@@ -1,0 +1,1 @@
+"""Arithmetic on the rankings of many pairs at once."""

@@ -1,0 +1,1 @@
+"""Whole documents: their values by path, how two differ, and what must hold of one."""
