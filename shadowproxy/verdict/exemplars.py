@@ -125,7 +125,7 @@ class Boards:
             return NotImplemented
         return self.to_bytes() == other.to_bytes()
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # (how Python says that something has none)
 
     @property
     def boards(self) -> Mapping[Board, Sequence[Found]]:

@@ -188,7 +188,7 @@ def expected(bench: Bench, made: Sequence[Pair], size: int = 4) -> tuple[list[st
     return failed, [one.id for _, one in order][: kept.sample]
 
 
-def _array(number: int):  # type: ignore[no-untyped-def]
+def _array(number: int):  # type: ignore[no-untyped-def]  # (numpy is not asked for its types here)
     import numpy as np
 
     return np.array([number])
@@ -263,9 +263,9 @@ def _count_and_die(url: str, name: str, entries: int) -> None:
             commits += 1
             if commits > entries:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return await commit(*args, **more)  # type: ignore[arg-type]
+            return await commit(*args, **more)  # type: ignore[arg-type]  # (passed on as they came)
 
-        worker._store.commit = dying  # type: ignore[method-assign, assignment]
+        worker._store.commit = dying  # type: ignore[method-assign, assignment]  # (the real one runs within)
         await worker.run()
 
     asyncio.run(work())
@@ -323,7 +323,7 @@ async def test_a_commit_whose_reply_is_lost_keeps_each_pair_once(bench: Bench) -
 
     async def losing(*args: object, **more: object) -> float:
         nonlocal lost
-        answer = await commit(*args, **more)  # type: ignore[arg-type]
+        answer = await commit(*args, **more)  # type: ignore[arg-type]  # (passed on as they came)
         if not lost:
             lost += 1
             from shadowproxy.errors import StoreUnavailable
@@ -331,7 +331,7 @@ async def test_a_commit_whose_reply_is_lost_keeps_each_pair_once(bench: Bench) -
             raise StoreUnavailable("the reply was lost")
         return answer
 
-    worker._store.commit = losing  # type: ignore[method-assign, assignment]
+    worker._store.commit = losing  # type: ignore[method-assign, assignment]  # (the real one runs within)
     running = asyncio.ensure_future(worker.run())
 
     async def counted() -> bool:

@@ -166,11 +166,11 @@ def _type(shape: _Shape) -> Any:
     if shape.whole + bool(shape.fields) + (shape.element is not None) != 1:
         raise _TooMuchError
     if shape.element is not None:
-        return list[_type(shape.element)] | None  # type: ignore[misc]
+        return list[_type(shape.element)] | None  # type: ignore[misc]  # (a type that is made when a route is read)
     if shape.fields:
         # An object less what is not looked at may be empty where the whole was not.
         if shape.tested:
             raise _TooMuchError
         fields = {name: _type(inner) for name, inner in shape.fields.items()}
-        return TypedDict("Object", fields, total=False) | None  # type: ignore[operator]
+        return TypedDict("Object", fields, total=False) | None  # type: ignore[operator]  # (likewise)
     return _Leaf
