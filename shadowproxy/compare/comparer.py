@@ -16,7 +16,7 @@ from shadowproxy.compare.families.fields import changes_of
 from shadowproxy.compare.families.latency import times
 from shadowproxy.compare.families.table import FAMILIES, TABLES
 from shadowproxy.compare.later import truths_of
-from shadowproxy.compare.lists.align import SIDES, align
+from shadowproxy.compare.lists.align import SIDES, Aligner, Lists
 from shadowproxy.compare.lists.ragged import Ints
 from shadowproxy.compare.reader import Reading, RouteReader, read_unrouted
 from shadowproxy.compare.routes import Router, request_path
@@ -42,23 +42,19 @@ class Comparer:
 
     def __call__(self, pairs: Sequence[Pair]) -> Columns:
         """Compare a batch, of any size. Every metric of the catalogue has its column, in the pairs' order."""
-        parts = [_compare(part, weighted=self._weighted) for part in self._read(pairs)]
+        parts = [_compare(part, weighted=self._weighted) for part in self._parts(pairs)]
         return parts[0] if len(parts) == 1 else _joined(parts)
 
-    def _read(self, pairs: Sequence[Pair]) -> Iterator[Sequence[_Row]]:
-        """Read all pairs, in parts of a bounded number of items; one empty part of an empty batch."""
-        part: list[_Row] = []
-        items = 0
+    def _parts(self, pairs: Sequence[Pair]) -> Iterator[_Part]:
+        """All pairs read, in parts of a bounded number of items; one empty part of an empty batch."""
+        part = _Part()
         for pair in pairs:
             at = self._router(request_path(pair.request.target))
-            reader = self._readers[at] if at >= 0 else None
-            reading = read_unrouted(pair) if reader is None else reader.read(pair)
-            part.append(_Row(pair, at, reader, reading))
-            items += sum(map(_items, reading.answers.values()))
-            if items >= _ITEMS:
+            part.add(pair, at, self._readers[at] if at >= 0 else None)
+            if part.items >= _ITEMS:
                 yield part
-                part, items = [], 0
-        if part or not pairs:
+                part = _Part()
+        if part.rows or not pairs:
             yield part
 
 
@@ -74,12 +70,34 @@ class _Row(NamedTuple):
     reading: Reading
 
 
+class _Part:
+    """Some pairs, read, and their lists aligned by route."""
+
+    def __init__(self) -> None:
+        self.rows: list[_Row] = []
+        self.aligners: dict[int, Aligner] = {}
+        self.items = 0
+
+    def add(self, pair: Pair, route: int, reader: RouteReader | None) -> None:
+        """Read one more."""
+        reading = read_unrouted(pair) if reader is None else reader.read(pair)
+        self.items += sum(map(_items, reading.answers.values()))
+        if reader is not None and reader.has_ids:
+            aligner = self.aligners.get(route)
+            if aligner is None:
+                aligner = self.aligners[route] = Aligner(by_score=reader.by_score)
+            aligner.add(reading.answers[Side.BASELINE].ranking, reading.answers[Side.CANDIDATE].ranking)
+            reading = reader.without_rankings(reading)
+        self.rows.append(_Row(pair, route, reader, reading))
+
+
 def _items(found: Answer) -> int:
     ranked = 0 if found.ranking is None else len(found.ranking.ids)
     return ranked + len(found.labels or ()) + sum(map(len, found.probabilities or ()))
 
 
-def _compare(part: Sequence[_Row], *, weighted: bool) -> Columns:
+def _compare(whole: _Part, *, weighted: bool) -> Columns:
+    part = whole.rows
     readings = [row.reading for row in part]
     failed = {side: np.array([bool(reading.failure[side]) for reading in readings], np.bool_) for side in SIDES}
     exchanges = {
@@ -106,7 +124,9 @@ def _compare(part: Sequence[_Row], *, weighted: bool) -> Columns:
     scores: list[dict[Side, Scores]] = []
     for route in np.unique(columns.route).tolist():
         rows = np.flatnonzero(columns.route == route)
-        view = _view(part[rows[0]].reader, [readings[row] for row in rows], columns, rows)
+        aligner = whole.aligners.get(route)
+        lists = None if aligner is None else aligner.lists()
+        view = _view(part[rows[0]].reader, [readings[row] for row in rows], columns, rows, lists)
         _fill(columns, rows, view)
         scores += _scores(view, rows)
         tables += (Table(route, counts._replace(pair=rows[counts.pair])) for some in TABLES for counts in some(view))
@@ -190,15 +210,14 @@ def _unlabelled(part: Sequence[_Row]) -> Iterator[Unlabelled]:
         )
 
 
-def _view(reader: RouteReader | None, readings: Sequence[Reading], columns: Columns, rows: Ints) -> View:
-    lists = truth = None
+def _view(
+    reader: RouteReader | None, readings: Sequence[Reading], columns: Columns, rows: Ints, lists: Lists | None
+) -> View:
+    truth = None
     answers = {side: [reading.answers.get(side, NOTHING) for reading in readings] for side in Side}
-    if reader is not None and "ids" in reader.route.offers:
+    if reader is not None and reader.has_ids and reader.route.truth is not None:
         rankings = {side: [found.ranking for found in answers[side]] for side in SIDES}
-        lists = align(rankings, by_score=reader.by_score)
-        if reader.route.truth is not None:
-            truths = [reading.truth for reading in readings]
-            truth = truths_of(rankings, truths, by_score=reader.by_score)
+        truth = truths_of(rankings, [reading.truth for reading in readings], by_score=reader.by_score)
     route = None if reader is None else reader.route
     changes = None
     if reader is not None and reader.places is not None and reader.route.fields is not None:

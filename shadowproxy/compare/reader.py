@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from shadowproxy.compare.extraction.answer import NOTHING, Answer, Ranking
 from shadowproxy.compare.extraction.bodies import BodyError, decode
@@ -24,8 +25,9 @@ from shadowproxy.compare.extraction.readings import (
     truth_of,
     weight_of,
 )
+from shadowproxy.compare.extraction.straight import Columns, StraightRead, straight_read
 from shadowproxy.compare.extraction.typed import typed_decode
-from shadowproxy.compare.families.failures import comparable, kind_alone, kinds
+from shadowproxy.compare.families.failures import answered, comparable, kind_alone, kinds
 from shadowproxy.compare.lists.align import SIDES
 from shadowproxy.compare.presets import preset_of
 from shadowproxy.compare.structure.checks import Checks
@@ -34,8 +36,7 @@ from shadowproxy.config import Route
 from shadowproxy.model import Exchange, Pair, Side
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """What was found in one pair."""
 
     comparable: bool
@@ -52,6 +53,8 @@ class Reading:
     """How much the pair counts, in [0, 1]."""
 
 
+_NOTHING: Final[Mapping[str, Any]] = {"request": {}}
+"""What is shared where nothing of the request is looked at."""
 _NO_ANSWERS: Mapping[Side, Answer] = dict.fromkeys(SIDES, NOTHING)
 
 
@@ -96,20 +99,31 @@ class RouteReader:
         self._side_reads = frozenset().union(
             filter(_is_response, whole), *(filter(_is_response, expression.reads) for expression in of_answers)
         )
+        # An expression that reads nothing at all, such as a constant, is found there too.
+        self._reads_request = bool(of_requests or self._cohorts) or not all(map(_is_response, self._shared_reads))
         self._reads_replica = bool(whole)
         self._read_response = self._preset.response
         if self._read_response is decode and not whole:
             self._read_response = typed_decode(of_answers) or decode
+        self._only_lists = not whole and all(one is self._ids or one is self._scores for one in of_answers)
+        self._straight: StraightRead | None = None
+        if self._preset.response is decode and self._only_lists:
+            self._straight = straight_read(self._ids if _in_response(self._ids) else None, self._scores)
         self._by_label = self._label is not None or self._probabilities is not None
         self._has_lists = self._ids is not None or self._scores is not None
         self._ids_in_response = _in_response(self._ids)
+        self.has_ids = "ids" in route.offers
+        self.keeps_rankings = route.truth is not None or route.labels is not None
+        """Whether something looks at the lists after they are aligned."""
         self.by_score = not self._ids_in_response and _in_response(self._scores)
 
     def read(self, pair: Pair) -> Reading:
         """Read one pair. Never raises."""
-        shared = request_document(pair, self._shared_reads, self._preset.request)
-        content = comparable(pair)
-        failure = dict(zip(SIDES, kinds(pair), strict=True))
+        shared = request_document(pair, self._shared_reads, self._preset.request) if self._reads_request else _NOTHING
+        if answered(pair):
+            content, failure = True, {Side.BASELINE: "", Side.CANDIDATE: ""}
+        else:
+            content, failure = comparable(pair), dict(zip(SIDES, kinds(pair), strict=True))
         answers = dict(_NO_ANSWERS)
         if content and self._side_reads:
             ids = self._shared_ids(shared)
@@ -118,6 +132,8 @@ class RouteReader:
                     answers[side], failure[side] = self._answer(shared, ids, exchange)
             if self._reads_replica and pair.replica is not None and not kind_alone(pair.replica):
                 answers[Side.REPLICA], _ = self._answer(shared, ids, pair.replica)
+        if not self._reads_request:
+            return Reading(content, failure, answers)
         truth = _lenient(self._truth, shared)
         return Reading(
             comparable=content,
@@ -130,7 +146,16 @@ class RouteReader:
             weight=1.0 if self._weight is None else weight_of(_lenient(self._weight, shared)),
         )
 
-    def _shared_ids(self, shared: dict[str, Any]) -> list[str] | None:
+    def without_rankings(self, reading: Reading) -> Reading:
+        """What `read` gave less the lists of ids and scores, which are most of it: for when they are aligned."""
+        if self.keeps_rankings:
+            return reading
+        if self._only_lists:
+            return msgspec.structs.replace(reading, answers=_NO_ANSWERS)
+        answers = {side: msgspec.structs.replace(answer, ranking=None) for side, answer in reading.answers.items()}
+        return msgspec.structs.replace(reading, answers=answers)
+
+    def _shared_ids(self, shared: Mapping[str, Any]) -> list[str] | None:
         """The ids, where they don't stand in the response. None where they do, and where the request lacks them."""
         if self._ids is None or self._ids_in_response:
             return None
@@ -141,6 +166,11 @@ class RouteReader:
 
     def _answer(self, shared: Mapping[str, Any], ids: list[str] | None, exchange: Exchange) -> tuple[Answer, str]:
         """(what was found, kind of failure) of one side, with the ids that both share, if they do."""
+        if self._straight is not None and not exchange.truncated:
+            columns = self._straight(exchange.head, exchange.body)
+            ranking = None if columns is None else self._straight_ranking(columns, ids)
+            if ranking is not None:
+                return Answer(ranking), ""
         try:
             document = {**shared, "response": response_document(exchange, self._side_reads, self._read_response)}
             return Answer(
@@ -156,6 +186,16 @@ class RouteReader:
             return NOTHING, error.kind
         except ExtractError:
             return NOTHING, "bad_body"
+
+    def _straight_ranking(self, columns: Columns, ids: list[str] | None) -> Ranking | None:
+        """None where it must be read the long way."""
+        if columns.ids is not None:
+            ids = columns.ids
+        elif self._ids is None and columns.scores is not None:
+            ids = list(map(str, range(len(columns.scores))))
+        if ids is None or (columns.scores is not None and len(columns.scores) != len(ids)):
+            return None
+        return ranking_of(ids, columns.scores, by_score=self.by_score)
 
     def _ranking(self, document: dict[str, Any], ids: list[str] | None) -> Ranking | None:
         """None where the ids should stand in the request, and don't: that is neither side's fault."""
@@ -187,7 +227,7 @@ def _is_response(read: str) -> bool:
     return read.startswith("response")
 
 
-def _lenient(expression: Expression | None, document: dict[str, Any]) -> Any:
+def _lenient(expression: Expression | None, document: Mapping[str, Any]) -> Any:
     try:
         return None if expression is None else expression(document)
     except ExtractError:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shadowproxy.compare.lists import rectangle
-from shadowproxy.compare.lists.ragged import inversions, ranks
+from shadowproxy.compare.lists.ragged import inversions, ordered
 
 lists = st.lists(st.lists(st.integers(0, 6), max_size=9), max_size=12)
 shapes = [[], [0], [0, 0, 3], [1], [254], [255], [300, 2], [50] * 40, [3, 200, 0, 7], [254, 254], [0, 256, 256]]
@@ -46,12 +48,27 @@ def check(found: list[list[int]]) -> None:
     assert sorted(placed.tolist()) == list(range(len(value)))
     assert (pair[placed] == pair).all()
     assert value[placed].tolist() == [inner for one in found for inner in sorted(one)]
-    rank = ranks(value / 2, pair, len(found))
-    assert rank.dense.tolist() == [inner for one in dense(found) for inner in one]
-    assert inversions(rank.dense, pair, len(found)).tolist() == counted(found)
+    rank = np.array([inner for one in dense(found) for inner in one], np.int64)
+    assert inversions(rank, pair, len(found)).tolist() == counted(found)
     # Of a rectangle with room to spare, too.
     if max([*map(len, found), 0]) <= rectangle.SHORT:
-        assert rectangle.involved(rank.dense, lengths).tolist() == involved(dense(found))
+        assert rectangle.involved(rank, lengths).tolist() == involved(dense(found))
+    by_both(value / 2, pair, lengths)
+
+
+def by_both(key: np.ndarray, pair: np.ndarray, lengths: np.ndarray) -> None:
+    """Sorted by the key and then by another, with the ties of the key told."""
+    other = np.random.default_rng(5).integers(0, 3, len(key)).astype(np.float64)
+    found = ordered(key, other, pair, lengths)
+    assert sorted(found.order.tolist()) == list(range(len(key)))
+    told = list(zip(pair[found.order].tolist(), key[found.order].tolist(), other[found.order].tolist(), strict=True))
+    assert told == sorted(zip(pair.tolist(), key.tolist(), other.tolist(), strict=True))
+    groups = Counter(zip(pair.tolist(), key.tolist(), strict=True))
+    assert found.tied.lengths.tolist() == [size for _, size in sorted(groups.items()) if size > 1]
+    heads = [told[at][:2] for at in found.tied.starts]
+    assert heads == [group for group, size in sorted(groups.items()) if size > 1]
+    members = [head for head, size in zip(heads, found.tied.lengths, strict=True) for _ in range(size)]
+    assert [told[at][:2] for at in found.tied.places] == members
 
 
 @settings(max_examples=200, deadline=None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import msgspec
 
 
 class Ranking(NamedTuple):
@@ -14,8 +15,7 @@ class Ranking(NamedTuple):
     scores: list[float] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What the route's expressions found in one side's answer. Each is None where the route doesn't look for it."""
 
     ranking: Ranking | None = None

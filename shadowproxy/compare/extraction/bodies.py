@@ -12,13 +12,16 @@ from typing import Any, Literal
 
 import orjson
 
-from shadowproxy.encodings import DECODED_LIMIT, EncodingError, decoded
+from shadowproxy.encodings import DECODED_LIMIT, EncodingError, codings, decoded
 
 BodyFault = Literal["bad_body", "truncated_capture", "unsupported_encoding", "bad_encoding", "too_large"]
 
 
 Decode = Callable[[bytes, bytes], Any]
 """From (head, body) as captured to what expressions see as `body`. Raises BodyError, and nothing else."""
+
+
+_MARK = b"\xef\xbb\xbf"
 
 
 class BodyError(Exception):
@@ -48,13 +51,15 @@ def decode(head: bytes, body: bytes, *, limit: int = DECODED_LIMIT) -> Any:
 
 def uncoded(head: bytes, body: bytes, *, limit: int = DECODED_LIMIT) -> bytes:
     """`body` without the content codings that stand in `head` and without a byte order mark. Raises BodyError."""
+    if len(body) <= limit and not codings(head):
+        return body.removeprefix(_MARK)
     try:
         data, complete = decoded(head, body, limit=limit)
     except EncodingError as error:
         raise BodyError(error.kind) from None
     if not complete:
         raise BodyError("bad_encoding")
-    return data.removeprefix(b"\xef\xbb\xbf")
+    return data.removeprefix(_MARK)
 
 
 def parse(data: bytes) -> Any:

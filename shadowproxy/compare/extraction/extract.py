@@ -19,7 +19,7 @@ Source: https://jmespath.org/specification.html.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -57,7 +57,7 @@ class Expression:
         self.reads = _reads(root)
         self._evaluate = _build(root, aligned)
 
-    def __call__(self, document: dict[str, Any]) -> Any:
+    def __call__(self, document: Mapping[str, Any]) -> Any:
         """The result on `document`: JSON as Python values, None where there is none. Raises ExtractError."""
         try:
             return self._evaluate(document)

@@ -18,6 +18,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from shadowproxy.compare.extraction.answer import Ranking
 from shadowproxy.compare.extraction.bodies import BodyError
 
@@ -41,8 +43,10 @@ def ids_of(value: Any) -> list[str]:
     kinds = set(map(type, value))
     if kinds <= {str}:
         return value
-    if kinds == {int} and min(value) >= _LEAST and max(value) <= _GREATEST:
-        return list(map(str, value))
+    if kinds == {int}:
+        # Refuses an integer beyond 64 bits, and writes all of them in less time than `str` takes.
+        with contextlib.suppress(orjson.JSONEncodeError):
+            return orjson.dumps(value).decode()[1:-1].split(",")
     names = []
     for inner in value:
         name = canonical(inner)

@@ -46,7 +46,7 @@ class TypedDecode:
     def __call__(self, head: bytes, body: bytes) -> Any:
         """As `bodies.decode`; raises BodyError likewise."""
         data = uncoded(head, body)
-        if _fit(data):
+        if alike(data):
             try:
                 return self._decoder.decode(data)
             # Bad UTF-8 and deep nesting come out of msgspec under their own names.
@@ -82,8 +82,8 @@ def _nests_deeper() -> bool:
     return sys.version_info >= (3, 12) or sys.getrecursionlimit() > _DEEPEST
 
 
-def _fit(data: bytes) -> bool:
-    """Whether what is stepped over holds nothing that orjson refuses and msgspec doesn't."""
+def alike(data: bytes) -> bool:
+    """Whether `data` holds nothing, where it is stepped over, that orjson refuses and msgspec doesn't."""
     if _nests_deeper() and data.count(b"[") + data.count(b"{") > _DEEPEST:
         return False
     if data.isascii():

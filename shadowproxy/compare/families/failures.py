@@ -40,6 +40,10 @@ KINDS: tuple[str, ...] = (
 """Every kind of failure there is. Appended to, never reordered: they are columns of stored counts."""
 
 
+_OK = Outcome.OK
+_BODILESS = (204, 205)
+
+
 def kinds(pair: Pair) -> tuple[str, str]:
     """The kind of failure of (baseline, candidate) as far as it shows without their bodies; empty where none does."""
     baseline, candidate = _alone(pair.baseline), _alone(pair.candidate)
@@ -47,6 +51,20 @@ def kinds(pair: Pair) -> tuple[str, str]:
         baseline = baseline or ("http_4xx" if _refused(pair.baseline) else "")
         candidate = candidate or ("http_4xx" if _refused(pair.candidate) else "")
     return baseline, candidate
+
+
+def answered(pair: Pair) -> bool:
+    """Whether both sides gave a 2xx with a body, as nearly all do: then neither failed, and content is compared."""
+    a, b = pair.baseline, pair.candidate
+    return (
+        a.outcome is _OK
+        and b.outcome is _OK
+        and 200 <= a.status < 300
+        and 200 <= b.status < 300
+        and a.status not in _BODILESS
+        and b.status not in _BODILESS
+        and pair.request.method != "HEAD"
+    )
 
 
 def kind_alone(exchange: Exchange) -> str:
@@ -65,7 +83,7 @@ def comparable(pair: Pair) -> bool:
 
 
 def _alone(exchange: Exchange) -> str:
-    if exchange.outcome is not Outcome.OK:
+    if exchange.outcome is not _OK:
         return str(exchange.outcome)
     if not 200 <= exchange.status <= 599:
         return "protocol"
@@ -73,13 +91,13 @@ def _alone(exchange: Exchange) -> str:
 
 
 def _refused(exchange: Exchange) -> bool:
-    return exchange.outcome is Outcome.OK and 400 <= exchange.status < 500
+    return exchange.outcome is _OK and 400 <= exchange.status < 500
 
 
 def _bodiless(pair: Pair, exchange: Exchange) -> bool:
     if exchange.outcome is not Outcome.OK or not 200 <= exchange.status < 400:
         return False
-    return pair.request.method == "HEAD" or exchange.status in (204, 205) or exchange.status >= 300
+    return pair.request.method == "HEAD" or exchange.status in _BODILESS or exchange.status >= 300
 
 
 def failures(view: View) -> Mapping[str, Values]:

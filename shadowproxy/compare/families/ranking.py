@@ -51,7 +51,7 @@ from shadowproxy.compare.lists.align import SIDES, Lists
 from shadowproxy.compare.lists.correlation import correlations
 from shadowproxy.compare.lists.gains import discounts, mean_over_places
 from shadowproxy.compare.lists.overlap import both_empty, new, overlap, rbo, top1
-from shadowproxy.compare.lists.ragged import Floats, Ints, counts, sums
+from shadowproxy.compare.lists.ragged import Floats, Ints, counts, highest, sums
 from shadowproxy.compare.view import Values, View
 from shadowproxy.model import Side
 
@@ -87,7 +87,7 @@ def ranking(view: View) -> Mapping[str, Values]:
 def ndcg(lists: Lists, scores: Floats, k: int) -> Floats:
     """NDCG@k of the candidate's order, by pair; `scores`: of all items of the baseline. NaN where none is a number."""
     pair, place = lists.items(Side.BASELINE)
-    gain = gains(scores, pair, lists.n)
+    gain = gains(scores, pair, lists.length[Side.BASELINE])
     weights = discounts(min(k, max(map(_longest, lists.length.values()))))
     firsts, lasts = lists.ranges(Side.CANDIDATE)
     at = lists.at(Side.CANDIDATE)
@@ -103,18 +103,18 @@ def ndcg(lists: Lists, scores: Floats, k: int) -> Floats:
     return np.where(both_empty(lists), 1.0, value)
 
 
-def gains(scores: Floats, pair: Ints, n: int) -> Floats:
+def gains(scores: Floats, pair: Ints, lengths: Ints) -> Floats:
     """What items with these scores are worth, 0 to 1 within each list: NDCG has no unit."""
     known = np.isfinite(scores)
-    largest, lowest, highest = np.zeros(n), np.zeros(n), np.zeros(n)
-    np.maximum.at(largest, pair[known], np.abs(scores[known]))
+    score = scores if known.all() else np.where(known, scores, 0.0)
+    largest = highest(np.abs(score), lengths)
     # In units of the largest, for the difference of two may overflow.
-    unit = np.where(largest > 0, largest, 1.0)
-    gain = np.where(known, scores, 0.0) / unit[pair]
-    np.minimum.at(lowest, pair[known], gain[known])
-    gain = gain - lowest[pair]
-    np.maximum.at(highest, pair[known], gain[known])
-    return np.where(known, np.where(highest[pair] > 0, gain, 1.0), 0.0)
+    gain = score / np.where(largest > 0, largest, 1.0)[pair]
+    lowest = -highest(-gain, lengths)
+    if lowest.any():
+        gain = np.where(known, gain - lowest[pair], 0.0)
+    worthless = highest(gain, lengths) == 0
+    return np.where(known & worthless[pair], 1.0, gain) if worthless.any() else gain
 
 
 def displacement(lists: Lists) -> Floats:
@@ -124,10 +124,10 @@ def displacement(lists: Lists) -> Floats:
         first, last = lists.ranges(side)
         at = lists.at(side)
         places.append((first[at] + last[at]) / 2)
-    farthest = np.zeros(lists.n)
-    np.maximum.at(farthest, lists.pair, np.abs(places[0] - places[1]))
+    size = counts(lists.pair, lists.n)
+    farthest = highest(np.abs(places[0] - places[1]), size)
     span = np.maximum(lists.length[Side.BASELINE], lists.length[Side.CANDIDATE]) - 1
-    known = (counts(lists.pair, lists.n) > 0) | both_empty(lists)
+    known = (size > 0) | both_empty(lists)
     return np.where(known, farthest / np.maximum(span, 1), np.nan)
 
 

@@ -6,11 +6,14 @@ which `pair` is the row that an element belongs to, ascending (see `ragged`). Pl
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shadowproxy.compare.extraction.answer import Ranking
 from shadowproxy.compare.lists.ragged import Bools, Floats, Ints, offsets, run_starts
@@ -18,6 +21,9 @@ from shadowproxy.model import Side
 
 SIDES = (Side.BASELINE, Side.CANDIDATE)
 """The two sides of a comparison."""
+
+
+_Number = TypeVar("_Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,34 +80,82 @@ class Hits:
     last: Ints
 
 
+class _Side:
+    """The lists of one side, one after the other."""
+
+    def __init__(self) -> None:
+        self.lengths = array("q")
+        """−1 where there is no list."""
+        self.scores = array("d")
+        self.scored = True
+        """Whether every list has scores."""
+
+    def add(self, ranking: Ranking | None) -> None:
+        if ranking is None:
+            self.lengths.append(-1)
+            return
+        ids, scores = ranking
+        self.lengths.append(len(ids))
+        if scores is None:
+            self.scored = False
+        else:
+            self.scores.fromlist(scores)
+
+
+class Aligner:
+    """Aligns rankings pair by pair, as they are read, and keeps numbers alone of them.
+
+    Ids are strings, the bulk of what is read: forgotten at once, they never leave the processor's cache.
+    """
+
+    def __init__(self, *, by_score: bool = False) -> None:
+        """`by_score` as in `Lists`."""
+        self._by_score = by_score
+        self._sides = {side: _Side() for side in SIDES}
+        self._in_baseline = array("q")
+
+    def add(self, baseline: Ranking | None, candidate: Ranking | None) -> None:
+        """The rankings of one more pair, None where there is none."""
+        self._sides[Side.BASELINE].add(baseline)
+        self._sides[Side.CANDIDATE].add(candidate)
+        if baseline is not None and candidate is not None:
+            places = dict(zip(baseline.ids, range(len(baseline.ids)), strict=True))
+            self._in_baseline.fromlist(list(map(places.get, candidate.ids, repeat(-1))))
+
+    def lists(self) -> Lists:
+        """All pairs so far, in their order."""
+        lengths = {side: _array(self._sides[side].lengths, np.int64) for side in SIDES}
+        known = {side: lengths[side] >= 0 for side in SIDES}
+        length = {side: np.maximum(lengths[side], 0) for side in SIDES}
+        scores = None
+        if all(side.scored for side in self._sides.values()):
+            scores = {side: _array(self._sides[side].scores, np.float64) for side in SIDES}
+        both = known[Side.BASELINE] & known[Side.CANDIDATE]
+        pair, in_candidate = _places(np.where(both, length[Side.CANDIDATE], 0))
+        in_baseline = _array(self._in_baseline, np.int64)
+        common = in_baseline >= 0
+        pair, in_baseline, in_candidate = pair[common], in_baseline[common], in_candidate[common]
+        place = {Side.BASELINE: in_baseline, Side.CANDIDATE: in_candidate}
+        return Lists(
+            n=len(both),
+            known=known,
+            length=length,
+            pair=pair,
+            place=place,
+            score=None
+            if scores is None
+            else {side: scores[side][offsets(length[side])[pair] + place[side]] for side in SIDES},
+            scores=scores,
+            by_score=self._by_score,
+        )
+
+
 def align(rankings: Mapping[Side, Sequence[Ranking | None]], *, by_score: bool = False) -> Lists:
     """Align the two sides' rankings, given in the pairs' order, None where there is none; `by_score` as in `Lists`."""
-    baseline, candidate = rankings[Side.BASELINE], rankings[Side.CANDIDATE]
-    lengths = {side: _lengths(rankings[side]) for side in SIDES}
-    found: list[int] = []
-    for a, b in zip(baseline, candidate, strict=True):
-        if a is not None and b is not None:
-            found.extend(map(dict(zip(a.ids, range(len(a.ids)), strict=True)).get, b.ids, repeat(-1)))
-    both = np.array([a is not None and b is not None for a, b in zip(baseline, candidate, strict=True)], np.bool_)
-    sizes = np.where(both, lengths[Side.CANDIDATE], 0)
-    in_baseline = np.array(found, np.int64)
-    pair, in_candidate = _places(sizes)
-    common = in_baseline >= 0
-    pair, in_baseline, in_candidate = pair[common], in_baseline[common], in_candidate[common]
-    place = {Side.BASELINE: in_baseline, Side.CANDIDATE: in_candidate}
-    scores = _scores(rankings)
-    return Lists(
-        n=len(baseline),
-        known={side: np.array([ranking is not None for ranking in rankings[side]], np.bool_) for side in SIDES},
-        length=lengths,
-        pair=pair,
-        place=place,
-        score=None
-        if scores is None
-        else {side: scores[side][offsets(lengths[side])[pair] + place[side]] for side in SIDES},
-        scores=scores,
-        by_score=by_score,
-    )
+    aligner = Aligner(by_score=by_score)
+    for baseline, candidate in zip(rankings[Side.BASELINE], rankings[Side.CANDIDATE], strict=True):
+        aligner.add(baseline, candidate)
+    return aligner.lists()
 
 
 def hits(rankings: Sequence[Ranking | None], truths: Sequence[Mapping[str, float] | None], *, by_score: bool) -> Hits:
@@ -150,7 +204,6 @@ def _flat_scores(rankings: Iterable[Ranking | None]) -> Floats:
     return np.array(list(chain.from_iterable(lists)), np.float64)
 
 
-def _scores(rankings: Mapping[Side, Sequence[Ranking | None]]) -> Mapping[Side, Floats] | None:
-    if any(ranking.scores is None for side in SIDES for ranking in rankings[side] if ranking is not None):
-        return None
-    return {side: _flat_scores(rankings[side]) for side in SIDES}
+def _array(values: array[Any], dtype: type[_Number]) -> NDArray[_Number]:
+    """A copy: what is gathered may grow."""
+    return np.frombuffer(values, dtype).copy() if values else np.empty(0, dtype)

@@ -15,21 +15,21 @@ Each is undefined (NaN) where fewer than two items are common, and where all of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from shadowproxy.compare.lists import rectangle
-from shadowproxy.compare.lists.align import SIDES, Lists
+from shadowproxy.compare.lists.align import Lists
 from shadowproxy.compare.lists.ragged import (
     Bools,
     Floats,
     Ints,
-    Ranks,
+    Runs,
     counts,
     offsets,
-    ranks,
-    run_starts,
+    ordered,
+    runs_where,
     sums,
     totals,
     weighed_inversions,
@@ -51,77 +51,109 @@ class Correlations(NamedTuple):
 def correlations(lists: Lists) -> Correlations:
     """All three over the common items."""
     pair, n = lists.pair, lists.n
-    a, b = (ranks(key, pair, n) for key in _keys(lists))
     size = counts(pair, n)
     start = offsets(size)[pair]
-    most = int(size.max(initial=0)) + 1
-    # Both ranks as one number, which no list is long enough to make inexact. Items tied on both sides are alike in all
-    # that follows, whichever comes first.
-    order = rectangle.order((a.dense * most + b.dense).astype(np.float64), pair, size)
-    other = rectangle.order((b.dense * most + a.dense).astype(np.float64), pair, size)
-    place = np.arange(len(pair))
-    weight = (_ONE / np.arange(1, most + 1)).astype(np.int64)
-    by_a, by_b = weight[place - start], np.empty(len(pair), np.int64)
-    by_b[other] = by_a
-    by_b = by_b[order]
+    place = np.arange(len(pair)) - start
+    keys = _keys(lists)
+    a, b = ordered(keys[0], keys[1], pair, size), ordered(keys[1], keys[0], pair, size)
 
-    sorted_a, sorted_b = a.dense[order], b.dense[order]
-    # Sorted by A and then B, so that items that are tied in A count no inversion.
-    discordant, exchanged_a, exchanged_b = weighed_inversions(sorted_b, pair, n, by_a, by_b)
-    runs = run_starts(pair, sorted_a, sorted_b)
-    joint = np.repeat(np.arange(len(runs)), np.diff(runs, append=len(pair)))
-    groups = (start + sorted_a, start + sorted_b, joint)
+    # By item: its place in A, and in B, where ties of the one are broken by the other.
+    in_a, in_b = np.empty_like(place), np.empty_like(place)
+    in_a[a.order], in_b[b.order] = place, place
+    # From here on items stand in A's order. Those tied in B all have the first one's rank: none inverts another.
+    rank_b = in_b[a.order]
+    weight = (_ONE / np.arange(1, int(size.max(initial=0)) + 1)).astype(np.int64)
+    by_a, by_b = weight[place], weight[rank_b]
+    of_b = b.order[b.tied.places]
+    tied_b = in_a[of_b] + start[of_b]
+    rank_b[tied_b] = b.tied.spread(place[b.tied.starts])
+    discordant, exchanged_a, exchanged_b = weighed_inversions(rank_b, pair, n, by_a, by_b)
+
+    tied_a = a.tied.places
+    joint = _joint(a.tied, rank_b[tied_a])
+    ties = (
+        _Ties(pair[tied_a], tied_a, a.tied.spread(a.tied.lengths - 1)),
+        _Ties(pair[tied_b], tied_b, b.tied.spread(b.tied.lengths - 1)),
+        _Ties(pair[tied_a][joint.places], tied_a[joint.places], joint.spread(joint.lengths - 1)),
+    )
+    # Twice an item's average rank, less its mean.
+    middle = (size - 1)[pair]
+    x, y = 2 * place - middle, 2 * rank_b - middle
+    x[tied_a] = (2 * a.tied.spread(place[a.tied.starts]) - middle[tied_a]) + ties[0].others
+    y[tied_b] += ties[1].others
     taus = [
-        _weighted_tau(size, weights, discordances, groups)
-        for weights, discordances in ((by_a, exchanged_a), (by_b, exchanged_b))
+        _tau((size - 1) * totals(weights, size), [tie.sums(n, weights) for tie in ties], exchanged)
+        for weights, exchanged in ((by_a, exchanged_a), (by_b, exchanged_b))
     ]
     return Correlations(
-        kendall=_tau_b(size, a, b, discordant, joint),
-        spearman=_rho(size, a.average, b.average, pair),
+        kendall=_tau(size * (size - 1), [tie.sums(n) for tie in ties], 2 * discordant),
+        spearman=_rho(size, totals(x * y, size), a.tied, b.tied, pair),
         weighted=np.clip((taus[0] + taus[1]) / 2, -1.0, 1.0),
     )
 
 
+class _Ties(NamedTuple):
+    """Items that are tied with others: of which list, where they stand in A's order, and with how many others."""
+
+    pair: Ints
+    at: Ints
+    others: Ints
+
+    def sums(self, n: int, weights: Ints | None = None) -> Ints:
+        """By list, the sum over items of weight times others: over pairs of tied items, the sum of both weights."""
+        found = np.zeros(n, np.int64)
+        np.add.at(found, self.pair, self.others if weights is None else self.others * weights[self.at])
+        return found
+
+
 def _keys(lists: Lists) -> tuple[Floats, Floats]:
     """What the common items are ordered by on either side, ascending from the best."""
-    by_place = tuple(lists.place[side].astype(np.float64) for side in SIDES)
     if lists.score is None:
-        return by_place[0], by_place[1]
-    undefined = np.isnan(lists.score[Side.BASELINE]) | np.isnan(lists.score[Side.CANDIDATE])
-    by_score = (sums(undefined, lists.pair, lists.n) == 0)[lists.pair]
-    a, b = (np.where(by_score, -lists.score[side], place) for side, place in zip(SIDES, by_place, strict=True))
+        return _places(lists)
+    a, b = -lists.score[Side.BASELINE], -lists.score[Side.CANDIDATE]
+    undefined = np.isnan(a) | np.isnan(b)
+    if undefined.any():
+        by_place = (sums(undefined, lists.pair, lists.n) > 0)[lists.pair]
+        a, b = (np.where(by_place, place, key) for place, key in zip(_places(lists), (a, b), strict=True))
     return a, b
 
 
-def _tau_b(size: Ints, a: Ranks, b: Ranks, discordant: Ints, joint: Ints) -> Floats:
-    total = size * (size - 1) / 2
-    tied_both = totals(_others(joint), size) / 2
-    surplus = total - a.tied - b.tied + tied_both - 2 * discordant
-    return _ratio(surplus, total - a.tied, total - b.tied)
+def _places(lists: Lists) -> tuple[Floats, Floats]:
+    return lists.place[Side.BASELINE].astype(np.float64), lists.place[Side.CANDIDATE].astype(np.float64)
 
 
-def _weighted_tau(size: Ints, weights: Ints, discordant: Ints, groups: tuple[Ints, Ints, Ints]) -> Floats:
-    """By one of the two ranks; `groups`: of items tied in A, in B, and in both, numbered over all pairs."""
-    # Every pair of a group weighs w_i + w_j, so a group of g items adds (g − 1)·Σw.
-    total = (size - 1) * totals(weights, size)
-    tied_a, tied_b, tied_both = (totals(weights * _others(group), size) for group in groups)
-    return _ratio(total - tied_a - tied_b + tied_both - 2 * discordant, total - tied_a, total - tied_b)
+def _joint(tied: Runs, rank_b: Ints) -> Runs:
+    """Among the members of A's tied runs, one run after the other, those that are tied in B too."""
+    run = tied.spread(tied.starts)
+    equal = np.zeros(len(run), np.bool_)
+    equal[1:] = (run[1:] == run[:-1]) & (rank_b[1:] == rank_b[:-1])
+    return runs_where(equal)
 
 
-def _others(group: Ints) -> Ints:
-    """By item, how many others there are in its group."""
-    others: Ints = np.bincount(group)[group] - 1
-    return others
+def _tau(total: Ints, tied: Sequence[Ints], discordant: Ints) -> Floats:
+    """From sums over ordered pairs of items: of all, of those tied in A, in B and in both; `discordant`: unordered."""
+    in_a, in_b, in_both = tied
+    return _ratio(total - in_a - in_b + in_both - 2 * discordant, total - in_a, total - in_b)
 
 
-def _rho(size: Ints, a: Floats, b: Floats, pair: Ints) -> Floats:
-    n = len(size)
-    middle = ((size - 1) / 2)[pair]
-    x, y = a - middle, b - middle
-    return _ratio(sums(x * y, pair, n), sums(x * x, pair, n), sums(y * y, pair, n))
+def _rho(size: Ints, product: Ints, a: Runs, b: Runs, pair: Ints) -> Floats:
+    """From the sum of the products of what twice the average ranks are off their mean."""
+    squares = size * (size * size - 1) // 3
+    # Σ(2r − m + 1)² over m ranks without ties; a run of t tied ones takes t(t² − 1)/3 from it.
+    of_a, of_b = (
+        squares - _summed(runs.lengths * (runs.lengths * runs.lengths - 1) // 3, pair[runs.starts], len(size))
+        for runs in (a, b)
+    )
+    return _ratio(product, of_a, of_b)
 
 
-def _ratio(product: Floats | Ints, a: Floats | Ints, b: Floats | Ints) -> Floats:
+def _summed(values: Ints, pair: Ints, n: int) -> Ints:
+    found = np.zeros(n, np.int64)
+    np.add.at(found, pair, values)
+    return found
+
+
+def _ratio(product: Ints, a: Ints, b: Ints) -> Floats:
     """product / √(a·b); NaN where a or b is 0."""
     defined: Bools = (a > 0) & (b > 0)
     # Two roots, not the root of the product: exact for untied lists, and no overflow for long ones.

@@ -28,6 +28,15 @@ def counts(pair: Ints, n: int) -> Ints:
     return np.bincount(pair, minlength=n).astype(np.int64, copy=False)
 
 
+def highest(values: Floats, lengths: Ints) -> Floats:
+    """The largest of `values`, and of 0, by list of these lengths, shape (n,)."""
+    found = np.zeros(len(lengths))
+    some = lengths > 0
+    if some.any():
+        found[some] = np.maximum(np.maximum.reduceat(values, offsets(lengths)[some]), 0.0)
+    return found
+
+
 def totals(values: Ints, lengths: Ints) -> Ints:
     """Exact sum of integers by list of these lengths, shape (n,): it must be below 2^63, what is before it need not."""
     before, first = _before(values), offsets(lengths)
@@ -53,33 +62,63 @@ def run_starts(*keys: NDArray[np.generic]) -> Ints:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
-    """Ranks of the elements within their list, ascending, from 0."""
+class Runs:
+    """Runs of two or more neighbours that are equal; what stands alone is in none. Few, in most data."""
 
-    dense: Ints
-    """Number of distinct smaller values: ties share it, and no rank is skipped."""
-    average: Floats
-    """Ties share the mean of the places they take."""
-    tied: Floats
-    """By list, the number of pairs of elements that are tied."""
+    starts: Ints
+    """Where each begins, ascending."""
+    lengths: Ints
+
+    @property
+    def places(self) -> Ints:
+        """Where all their members stand."""
+        return np.repeat(self.starts - offsets(self.lengths), self.lengths) + np.arange(int(self.lengths.sum()))
+
+    def spread(self, values: Ints) -> Ints:
+        """A value of each run for each of its members."""
+        found: Ints = np.repeat(values, self.lengths)
+        return found
 
 
-def ranks(key: Floats, pair: Ints, n: int) -> Ranks:
-    """Rank `key` (no NaN) within each list.
+def runs_where(equal: Bools) -> Runs:
+    """The runs in which each but the first is `equal` to the one before it. The first of all is equal to none.
 
-    >>> ranks(np.array([3.0, 1.0, 3.0]), np.zeros(3, np.int64), 1)
-    Ranks(dense=array([1, 0, 1]), average=array([1.5, 0. , 1.5]), tied=array([1.]))
+    >>> runs_where(np.array([False, True, False, False, True, True]))
+    Runs(starts=array([0, 3]), lengths=array([2, 3]))
     """
-    size = len(key)
-    order = rectangle.order(key, pair, counts(pair, n))
-    starts = run_starts(pair, key[order])
-    lengths = np.diff(starts, append=size)
-    owner = pair[starts]
-    dense = np.empty(size, np.int64)
-    dense[order] = np.repeat(np.arange(len(starts)) - offsets(counts(owner, n))[owner], lengths)
-    average = np.empty(size, np.float64)
-    average[order] = np.repeat(starts - offsets(counts(pair, n))[owner] + (lengths - 1) / 2, lengths)
-    return Ranks(dense, average, sums(lengths * (lengths - 1) / 2, owner, n))
+    again = np.append(equal, False)
+    starts = np.flatnonzero(~again[:-1] & again[1:])
+    ends = np.flatnonzero(again[:-1] & ~again[1:])
+    return Runs(starts, ends - starts + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Lists, each in ascending order of a key."""
+
+    order: Ints
+    """Where the elements stand in the flat array; those with equal keys in ascending order of the other key."""
+    tied: Runs
+    """Equal keys, in that order."""
+
+
+def ordered(key: Floats, other: Floats, pair: Ints, lengths: Ints) -> Ordered:
+    """Order each list by `key`, then by `other` (no NaN).
+
+    >>> ordered(np.array([3.0, 1.0, 3.0]), np.array([5.0, 0.0, 4.0]), np.zeros(3, np.int64), np.array([3]))
+    Ordered(order=array([1, 2, 0]), tied=Runs(starts=array([1]), lengths=array([2])))
+    """
+    order = rectangle.order(key, pair, lengths)
+    by_key = key[order]
+    equal = np.zeros(len(key), np.bool_)
+    np.equal(by_key[1:], by_key[:-1], out=equal[1:])
+    equal[1:] &= pair[1:] == pair[:-1]
+    tied = runs_where(equal)
+    at = tied.places
+    members = order[at]
+    # Few are tied: to sort these alone is cheaper than to sort everything by both.
+    order[at] = members[np.lexsort((other[members], tied.spread(tied.starts)))]
+    return Ordered(order, tied)
 
 
 def inversions(rank: Ints, pair: Ints, n: int) -> Floats:
@@ -98,7 +137,8 @@ def weighed_inversions(rank: Ints, pair: Ints, n: int, *weights: Ints) -> tuple[
 
     Bit by bit from the highest, each list is split into the elements without and with that bit, keeping their order,
     and every one without it counts those with it that stood before it in its group, and sums up their weights:
-    O(m log m) for m elements, all lists at once (the counting that a wavelet tree does).
+    O(m log m) for m elements, all lists at once (the counting that a wavelet tree does). Groups that have become short
+    are counted as rectangles.
 
     Weights are integers, so that a list's sum does not depend on the lists beside it. Those of all elements before one
     may wrap around; what must stay below 2^63 is a list's own sum of weights times twice its elements.
@@ -118,6 +158,13 @@ def weighed_inversions(rank: Ints, pair: Ints, n: int, *weights: Ints) -> tuple[
     start = offsets(lengths)[pair]
     end = start + lengths[pair]
     for bit in reversed(range(int(rank.max(initial=0)).bit_length())):
+        if bit < _FEW_BITS and (groups := _short_groups(start, end, place)) is not None:
+            involved = rectangle.involved(value & ((2 << bit) - 1), groups)
+            doubled = 2 * totals(inverted, lengths) + totals(involved, lengths)
+            found = (
+                totals(before + involved * weight, lengths) for before, weight in zip(weighed, weights, strict=True)
+            )
+            return doubled // 2, *found
         one = (value >> bit) & 1
         ones = _before(one)
         ones_before = ones[:-1] - ones[start]
@@ -136,6 +183,17 @@ def weighed_inversions(rank: Ints, pair: Ints, n: int, *weights: Ints) -> tuple[
             _moved(np.where(one, end, middle), to),
         )
     return tuple(totals(found, lengths) for found in (inverted, *weighed))
+
+
+_FEW_BITS = 7
+"""Of ranks that a rectangle takes."""
+
+
+def _short_groups(start: Ints, end: Ints, place: Ints) -> Ints | None:
+    """The lengths of the groups that elements stand in, from `start` to `end`, where they are fit for a rectangle."""
+    first = np.flatnonzero(start == place)
+    lengths = end[first] - start[first]
+    return lengths if lengths.max(initial=0) <= rectangle.SHORT and rectangle.fits(lengths) else None
 
 
 def _before(values: Ints) -> Ints:
