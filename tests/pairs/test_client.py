@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import array
+import asyncio
+import fcntl
+import socket
+import termios
+from pathlib import Path
+
 import pytest
 
 from shadowproxy.errors import StartError
@@ -43,3 +50,35 @@ def test_a_url_that_cannot_be_used_is_one_line_without_its_password(url: str) ->
     with pytest.raises(StartError, match=r"redis\.url .*(percent-encode|write redis://)") as raised:
         Client(url, reply_within=1, connect_within=1, attempts=1)
     assert "SECRET" not in str(raised.value)
+
+
+async def test_a_unix_socket_takes_a_batch_though_the_server_reads_nothing(tmp_path: Path) -> None:
+    """More than the 200 KiB that such a socket takes by default."""
+    size = 300_000
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        server.setblocking(False)
+        client = Client(f"unix://{tmp_path / 's'}", reply_within=10, connect_within=1, attempts=1)
+        command = asyncio.create_task(client.command("SET", "key", b"x" * size))
+        accepted, _ = await loop.sock_accept(server)
+        with accepted:
+            async with asyncio.timeout(5):
+                while _unread(accepted) < size:
+                    if _introduces_itself(accepted):
+                        await loop.sock_sendall(accepted, b"+OK\r\n" * accepted.recv(65536).count(b"SETINFO"))
+                    await asyncio.sleep(0.001)
+        command.cancel()
+        await asyncio.gather(command, return_exceptions=True)
+        await client.close()
+
+
+def _unread(peer: socket.socket) -> int:
+    waiting = array.array("i", [0])
+    fcntl.ioctl(peer, termios.FIONREAD, waiting)
+    return waiting[0]
+
+
+def _introduces_itself(peer: socket.socket) -> bool:
+    return 0 < _unread(peer) < 1000 and b"SETINFO" in peer.recv(1000, socket.MSG_PEEK)
