@@ -109,7 +109,10 @@ def _every_cell(verdict: Verdict) -> str:
 
 
 def _latencies(verdict: Verdict) -> str:
+    rows = words.latencies(verdict)
+    routes = any(row.route for row in rows)
     columns = (
+        *((("route", "l"),) if routes else ()),
         ("cohort", "l"),
         ("side", "l"),
         ("timing", "l"),
@@ -122,12 +125,13 @@ def _latencies(verdict: Verdict) -> str:
         columns,
         (
             (
+                *((escape(row.route or "all"),) if routes else ()),
                 escape(row.cohort),
                 escape(row.side),
                 escape(row.timing),
                 *(words.seconds(value) for value in (row.p50, row.p90, row.p99)),
                 f"{row.pairs:,}",
             )
-            for row in verdict.latencies
+            for row in rows
         ),
     )

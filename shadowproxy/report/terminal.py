@@ -186,13 +186,15 @@ def verdict_report(verdict: Verdict, *, every_cell: bool = False) -> RenderableT
 
 
 def _latencies(verdict: Verdict) -> Table:
-    table = _grid("Latency over all pairs", "side", "timing", "p50", "p90", "p99", "pairs")
-    for row in verdict.latencies:
-        if row.cohort != OVERALL:
-            continue
+    """Over all pairs, and by route."""
+    rows = [row for row in words.latencies(verdict) if row.cohort == OVERALL]
+    routes = any(row.route for row in rows)
+    names = (*(("route",) if routes else ()), "side", "timing")
+    table = _grid("Latency over all pairs", *names, "p50", "p90", "p99", "pairs")
+    for row in rows:
         quantiles = (words.seconds(value) for value in (row.p50, row.p90, row.p99))
-        names = (Text(words.plain(name)) for name in (row.side, row.timing))
-        table.add_row(*names, *quantiles, f"{row.pairs:,}")
+        told = (*((row.route or "all",) if routes else ()), row.side, row.timing)
+        table.add_row(*(Text(words.plain(name)) for name in told), *quantiles, f"{row.pairs:,}")
     return table
 
 

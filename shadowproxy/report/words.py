@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 from shadowproxy.model import Accounting
-from shadowproxy.verdict.record import OVERALL, Cell, Finding, Labels, Verdict
+from shadowproxy.verdict.record import OVERALL, Cell, Finding, Labels, Quantiles, Verdict
 
 
 def plain(text: str) -> str:
@@ -164,6 +164,15 @@ def rests_on(verdict: Verdict) -> str:
     """The pairs that the verdict counts, and those it doesn't."""
     text = f"{verdict.pairs:,} pairs counted, {verdict.open_pairs:,} waiting for their bucket to close"
     return f"{text}, {verdict.late_pairs:,} came late" if verdict.late_pairs else text
+
+
+def latencies(verdict: Verdict) -> tuple[Quantiles, ...]:
+    """Those over all routes, and by route where that says more: of one route that has all pairs it says nothing new."""
+    by_route = [row for row in verdict.latencies if row.route]
+    pairs = {row.pairs for row in verdict.latencies if row.cohort == OVERALL}
+    if len({row.route for row in by_route}) > 1 or len(pairs) > 1:
+        return verdict.latencies
+    return tuple(row for row in verdict.latencies if not row.route)
 
 
 def cells(verdict: Verdict) -> tuple[Cell, ...]:

@@ -69,6 +69,19 @@ class Tally(Mapping[str, NDArray[Any]]):
             merged[name] = array if mine is None else _add(name, mine, array)
         return Tally(merged)
 
+    def rows(self, name: str, slots: int, shape: tuple[int, ...]) -> NDArray[Any]:
+        """The array of this name with a row of `shape` for each of `slots`, zeros where nothing was counted.
+
+        Raises ValueError where the array has another shape, or more rows: another plan counted it.
+        """
+        stored = self.get(name)
+        rows = np.zeros((slots, *shape), np.float64 if stored is None else stored.dtype)
+        if stored is not None:
+            if stored.shape[1:] != shape or len(stored) > len(rows):
+                raise ValueError(f"{name}: sums of shape {stored.shape} were not counted by this plan")
+            rows[: len(stored)] = stored
+        return rows
+
     def same_as(self, other: Tally, rel: float = 1e-9) -> bool:
         """Whether both hold the same sums, rounding (`rel` of the larger, or `rel` itself) and zero rows aside."""
         return all(_same(self.get(name), other.get(name), rel) for name in {*self, *other})

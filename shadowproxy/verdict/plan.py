@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.families import failures
 from shadowproxy.compare.view import Counts
-from shadowproxy.config.catalogue import CATALOGUE
 from shadowproxy.config.settings import Settings
 from shadowproxy.model import Side
 from shadowproxy.stats import betting
 from shadowproxy.stats.additive import FloatArray, Grouping, IntArray
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.empirical_bernstein import interval
-from shadowproxy.stats.histogram import LatencyHistogram
-from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.state import State, Tally
 from shadowproxy.verdict import decide as decision_rules
 from shadowproxy.verdict.decide import CAP
@@ -32,11 +29,10 @@ from shadowproxy.verdict.record import (
     Cell,
     CohortReport,
     Facts,
-    Quantiles,
-    Summary,
     Verdict,
 )
 from shadowproxy.verdict.rules import Rule, rules
+from shadowproxy.verdict.summaries import Summaries
 from shadowproxy.verdict.tables import Tables
 
 FAILURES: tuple[str, ...] = (*failures.KINDS, "other")
@@ -44,8 +40,6 @@ FAILURES: tuple[str, ...] = (*failures.KINDS, "other")
 
 _MOST_GROUPS = 4096
 """Buckets × slots that are summed at once: bounds the memory of a batch spread over many buckets."""
-_TIMINGS = ("ttfb", "total")
-_LATENCY = LatencyHistogram()
 _FIRST_COHORT = 1
 
 
@@ -84,6 +78,8 @@ class Plan:
         self.settings = settings
         self.rules: tuple[Rule, ...] = rules(settings)
         self.other_slot = settings.verdict.max_cohorts + 1
+        self._slots = self.other_slot + 1
+        self._summaries = Summaries(settings.routes, self._slots)
         self._distributions = Distributions([route.name for route in settings.routes])
         self._tables = Tables([route.name for route in settings.routes])
         self._weighted = any(route.weight is not None for route in settings.routes)
@@ -153,7 +149,7 @@ class Plan:
     def judge(self, total: Tally, slots: Mapping[str, int], facts: Facts) -> Verdict:
         """The verdict on everything in closed buckets."""
         policy = self.settings.verdict
-        counts = self._rows(total, "pairs", ())
+        counts = total.rows("pairs", self._slots, ())
         pairs = int(counts[0])
         cohorts = self._cohorts(counts, slots)
         large = {
@@ -191,8 +187,8 @@ class Plan:
             accounting=facts.accounting,
             checks=checks,
             failures=_failures(total),
-            summaries=tuple(self._summaries(total, places)),
-            latencies=tuple(self._latencies(total, places)),
+            summaries=tuple(self._summaries.summaries(total, places)),
+            latencies=tuple(self._summaries.latencies(total, places)),
             tables=tuple(self._tables.rows(total)),
             distributions=tuple(self._distributions.rows(total, places)),
             evidence_rollback=decision.evidence,
@@ -229,8 +225,7 @@ class Plan:
             counted = self._counted(rule, columns)
             if counted.any():
                 sums |= self._guardrail(rule, counted, batch)
-        sums |= _moments(batch)
-        sums |= _latency_counts(batch)
+        sums |= {name: batch.by_bucket(rows) for name, rows in self._summaries.counted(columns, batch.every)}
         sums |= _failure_counts(batch)
         sums |= {name: batch.by_bucket(rows) for name, rows in self._distributions.counted(columns, batch.every)}
         for name, counts in tables:
@@ -268,23 +263,13 @@ class Plan:
             found[f"weight/{rule.name}"] = batch.by_bucket(batch.every.sum(known[:, np.newaxis]))
         return found
 
-    def _rows(self, total: Tally, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-        """An array of the total with a row for every slot there can be."""
-        stored = total.get(name)
-        rows = np.zeros((self.other_slot + 1, *shape), np.float64 if stored is None else stored.dtype)
-        if stored is not None:
-            if stored.shape[1:] != shape or len(stored) > len(rows):
-                raise ValueError(f"{name}: sums of shape {stored.shape} were not counted by this plan")
-            rows[: len(stored)] = stored
-        return rows
-
     def _cohorts(self, counts: NDArray[Any], slots: Mapping[str, int]) -> dict[str, int]:
         named = {name: slot for name, slot in sorted(slots.items()) if slot < self.other_slot and counts[slot]}
         return named | ({OTHER: self.other_slot} if counts[self.other_slot] else {})
 
     def _cells(self, rule: Rule, total: Tally, places: Mapping[str, int], large: set[str]) -> Iterable[Cell]:
         overall, cohort = self._grids[rule.name]
-        state = self._rows(total, f"guardrail/{rule.name}", (overall.width,))[list(places.values())]
+        state = total.rows(f"guardrail/{rule.name}", self._slots, (overall.width,))[list(places.values())]
         policy = self.settings.verdict
         logs = [
             np.concatenate([first[:1], rest[1:]])
@@ -294,7 +279,7 @@ class Plan:
         n = state[:, betting.COUNT]
         weights = n
         if f"weight/{rule.name}" in total:
-            weights = self._rows(total, f"weight/{rule.name}", (1,))[list(places.values()), 0]
+            weights = total.rows(f"weight/{rule.name}", self._slots, (1,))[list(places.values()), 0]
         lower, upper = interval(
             weights, state[:, betting.SUM], state[:, betting.SQUARES], rule.lo, rule.hi, policy.alpha_rollback
         )
@@ -343,48 +328,12 @@ class Plan:
         for cell in unproven:
             overall, cohort = self._grids[cell.guardrail]
             grid = overall if cell.cohort == OVERALL else cohort
-            row = self._rows(total, f"guardrail/{cell.guardrail}", (grid.width,))[places[cell.cohort]]
+            row = total.rows(f"guardrail/{cell.guardrail}", self._slots, (grid.width,))[places[cell.cohort]]
             needed = grid.forecast(row, math.log(cell.promote_at))
             if math.isnan(needed):
                 return math.nan
             longest = max(longest, needed * pairs / cell.pairs)
         return longest
-
-    def _summaries(self, total: Tally, places: Mapping[str, int]) -> Iterable[Summary]:
-        for metric in CATALOGUE.values():
-            name = f"moments/{metric.name}"
-            if name not in total:
-                continue
-            moments = Moments(metric.ideal)
-            n, mean, deviation = moments.get(self._rows(total, name, (moments.width,)))
-            for cohort, slot in places.items():
-                if n[slot]:
-                    yield Summary(
-                        metric=metric.name,
-                        cohort=cohort,
-                        pairs=int(n[slot]),
-                        mean=_finite(mean[slot]),
-                        deviation=_finite(deviation[slot]),
-                    )
-
-    def _latencies(self, total: Tally, places: Mapping[str, int]) -> Iterable[Quantiles]:
-        for side in Side:
-            for timing in _TIMINGS:
-                name = f"latency/{side.value}/{timing}"
-                if name not in total:
-                    continue
-                counts = self._rows(total, name, (_LATENCY.width,))
-                p50, p90, p99 = _LATENCY.get(counts)
-                for cohort, slot in places.items():
-                    yield Quantiles(
-                        side=side.value,
-                        timing=timing,
-                        cohort=cohort,
-                        pairs=int(counts[slot].sum()),
-                        p50=_finite(p50[slot]),
-                        p90=_finite(p90[slot]),
-                        p99=_finite(p99[slot]),
-                    )
 
 
 def _grids(rule: Rule) -> tuple[MeanGrid, MeanGrid]:
@@ -444,26 +393,6 @@ def _pair_counts(batch: _Batch) -> IntArray:
     return counts.reshape(len(batch.buckets), batch.slots)
 
 
-def _moments(batch: _Batch) -> dict[str, FloatArray]:
-    sums = {}
-    for name, values in batch.columns.values.items():
-        metric = CATALOGUE.get(name)
-        applicable = batch.columns.applicable.get(name)
-        if metric is None or applicable is None or not applicable.any():
-            continue
-        known = np.where(applicable, np.clip(values, metric.low, metric.high), np.nan)
-        sums[f"moments/{name}"] = batch.by_bucket(Moments(metric.ideal).fold(known, batch.every))
-    return sums
-
-
-def _latency_counts(batch: _Batch) -> dict[str, IntArray]:
-    return {
-        f"latency/{side.value}/{timing}": batch.by_bucket(_LATENCY.fold(seconds, batch.every))
-        for timing, sides in zip(_TIMINGS, (batch.columns.ttfb, batch.columns.total), strict=True)
-        for side, seconds in sides.items()
-    }
-
-
 def _failure_counts(batch: _Batch) -> dict[str, IntArray]:
     column = {kind: at for at, kind in enumerate(FAILURES)}
     other = column["other"]
@@ -482,7 +411,3 @@ def _failures(total: Tally) -> dict[str, dict[str, int]]:
         for side in Side
         if (stored := total.get(f"failures/{side.value}")) is not None
     }
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

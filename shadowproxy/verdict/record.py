@@ -88,6 +88,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     pairs: int
     mean: float | None
     deviation: float | None
+    route: str = ""
+    """Empty: over all routes."""
 
 
 class TableRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +104,10 @@ class TableRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Latency of one upstream in one cohort, seconds; None where it lies among the failures (+∞) or there are none."""
+    """Latency of one upstream in one cohort, seconds; None where it lies among the failures (+∞) or there are none.
+
+    Over all routes, those of pairs of no route included, or of one.
+    """
 
     side: str
     timing: str
@@ -112,6 +117,8 @@ class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
     p50: float | None
     p90: float | None
     p99: float | None
+    route: str = ""
+    """Empty: over all routes."""
 
 
 class ScoreQuantiles(msgspec.Struct, frozen=True, kw_only=True):

@@ -377,6 +377,41 @@ def test_summaries_and_latencies_by_cohort() -> None:
     assert latency["baseline", "total", "all"].p99 == pytest.approx(0.02, rel=0.05)
 
 
+def test_summaries_and_latencies_by_route() -> None:
+    """Of three routes, a third of the pairs each, of which one has none, and as many pairs of no route."""
+    route = np.array([0, 1, -1] * 40)
+    top1 = np.where(route == 0, 1.0, 0.25)
+    kinds = {Side.CANDIDATE: ["timeout" if at == 1 else "" for at in route]}
+    cohorts = [("gender=F",) if at == 0 else () for at in route]
+    batch = columns(120, {FAIL: 0.0, "ranking.top1": top1}, kinds=kinds, cohorts=cohorts, route=route)
+    batch.applicable["ranking.top1"][route == -1] = False
+    routes = [{"name": name, "path": f"/{name}", "ids": "response.body"} for name in ("a", "b", "c")]
+    verdict = judged(plan((FAIL, 0.01), routes=routes), batch, {"gender=F": 1})
+    agreed = [one for one in verdict.summaries if one.metric == "ranking.top1"]
+    means = {(one.route, one.cohort): (one.pairs, one.mean) for one in agreed}
+    assert means == {
+        ("", "all"): (80, pytest.approx(0.625)),
+        ("", "gender=F"): (40, 1.0),
+        ("a", "all"): (40, 1.0),
+        ("a", "gender=F"): (40, 1.0),
+        ("b", "all"): (40, 0.25),
+    }
+    totals = [one for one in verdict.latencies if (one.side, one.timing) == ("candidate", "total")]
+    slow = {(one.route, one.cohort): one for one in totals}
+    pairs = {key: one.pairs for key, one in slow.items()}
+    assert pairs == {("", "all"): 120, ("", "gender=F"): 40, ("a", "all"): 40, ("a", "gender=F"): 40, ("b", "all"): 40}
+    assert slow["a", "all"].p99 == pytest.approx(0.02, rel=0.05)
+    assert slow["b", "all"].p50 is None
+
+
+@pytest.mark.parametrize(("path", "apart"), [("/**", False), ("/*", False), ("/rank", True)])
+def test_a_single_route_is_apart_only_where_there_may_be_pairs_of_none(path: str, apart: bool) -> None:
+    batch = columns(6, {FAIL: 0.0}, route=np.zeros(6, np.int64))
+    verdict = judged(plan((FAIL, 0.01), routes=[{"name": "a", "path": path, "ids": "response.body"}]), batch)
+    for rows in (verdict.summaries, verdict.latencies):
+        assert {row.route for row in rows} == ({"", "a"} if apart else {""})
+
+
 def test_kinds_of_failure_stay_a_bounded_set() -> None:
     kinds = {Side.CANDIDATE: ["timeout", "shed", "never heard of", ""], Side.BASELINE: ["", "", "http_4xx", ""]}
     verdict = judged(plan((FAIL, 0.01)), columns(4, {FAIL: 0.0}, kinds=kinds))
@@ -415,6 +450,6 @@ def test_false_decisions_of_a_whole_plan_are_rare() -> None:
 
 def test_a_value_out_of_its_range_is_held_to_it() -> None:
     verdict = judged(plan((FAIL, 0.01)), columns(3, {FAIL: [math.inf, -math.inf, 0.5]}))
-    (summary,) = verdict.summaries
+    (summary,) = (one for one in verdict.summaries if not one.route)
     assert summary.mean == pytest.approx(0.5 / 3)
     assert verdict.guardrails[0].estimate == pytest.approx(0.5 / 3)
