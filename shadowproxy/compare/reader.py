@@ -25,7 +25,7 @@ from shadowproxy.compare.extraction.readings import (
     truth_of,
     weight_of,
 )
-from shadowproxy.compare.extraction.straight import Columns, StraightRead, straight_read
+from shadowproxy.compare.extraction.straight import Listed, StraightRead, straight_read
 from shadowproxy.compare.extraction.typed import typed_decode
 from shadowproxy.compare.families.failures import answered, comparable, kind_alone, kinds
 from shadowproxy.compare.lists.align import SIDES
@@ -167,8 +167,8 @@ class RouteReader:
     def _answer(self, shared: Mapping[str, Any], ids: list[str] | None, exchange: Exchange) -> tuple[Answer, str]:
         """(what was found, kind of failure) of one side, with the ids that both share, if they do."""
         if self._straight is not None and not exchange.truncated:
-            columns = self._straight(exchange.head, exchange.body)
-            ranking = None if columns is None else self._straight_ranking(columns, ids)
+            listed = self._straight(exchange.head, exchange.body)
+            ranking = None if listed is None else self._straight_ranking(listed, ids)
             if ranking is not None:
                 return Answer(ranking), ""
         try:
@@ -187,15 +187,15 @@ class RouteReader:
         except ExtractError:
             return NOTHING, "bad_body"
 
-    def _straight_ranking(self, columns: Columns, ids: list[str] | None) -> Ranking | None:
+    def _straight_ranking(self, listed: Listed, ids: list[str] | None) -> Ranking | None:
         """None where it must be read the long way."""
-        if columns.ids is not None:
-            ids = columns.ids
-        elif self._ids is None and columns.scores is not None:
-            ids = list(map(str, range(len(columns.scores))))
-        if ids is None or (columns.scores is not None and len(columns.scores) != len(ids)):
+        if listed.ids is not None:
+            ids = listed.ids
+        elif self._ids is None and listed.scores is not None:
+            ids = list(map(str, range(len(listed.scores))))
+        if ids is None or (listed.scores is not None and len(listed.scores) != len(ids)):
             return None
-        return ranking_of(ids, columns.scores, by_score=self.by_score)
+        return ranking_of(ids, listed.scores, by_score=self.by_score)
 
     def _ranking(self, document: dict[str, Any], ids: list[str] | None) -> Ranking | None:
         """None where the ids should stand in the request, and don't: that is neither side's fault."""

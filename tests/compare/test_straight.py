@@ -1,4 +1,4 @@
-"""Ids and scores read straight into columns are those that the long way finds, or it is the long way that is taken."""
+"""Ids and scores read straight are those that the long way finds, or it is the long way that is taken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shadowproxy.compare.extraction.bodies import BodyError, decode
 from shadowproxy.compare.extraction.extract import Expression, ExtractError
 from shadowproxy.compare.extraction.readings import LONGEST, ids_of, scores_of
-from shadowproxy.compare.extraction.straight import Columns, StraightRead, straight_read
+from shadowproxy.compare.extraction.straight import Listed, StraightRead, straight_read
 from shadowproxy.compare.reader import RouteReader
 from shadowproxy.config import Route
 
@@ -60,7 +60,7 @@ def long_way(name: str, body: bytes) -> Any:
         found = None if ids is None else ids_of(ids(document))
         values = None if scores is None else scores(document)
         length = len(found) if found is not None else len(values) if isinstance(values, list) else 0
-        return Columns(found, None if scores is None else list(map(float, scores_of(values, length))))
+        return Listed(found, None if scores is None else list(map(float, scores_of(values, length))))
     except (BodyError, ExtractError) as error:
         return error
 
@@ -98,17 +98,17 @@ def test_odd_values(key: str, value: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "body", "expected"),
     [
-        ("items", {"items": [{"id": "a", "score": 1, "more": {}}]}, Columns(["a"], [1.0])),
-        ("items", {"items": [{"id": 2**63 - 1, "score": 0.5}]}, Columns(["9223372036854775807"], [0.5])),
-        ("items", {"items": []}, Columns([], [])),
-        ("columns", {"ids": ["a", "b"], "score": [1, 2]}, Columns(["a", "b"], [1.0, 2.0])),
-        ("deeper", {"items": [{"a": {"id": 1, "b": 2}}]}, Columns(["1"], [2.0])),
-        ("root", [{"id": "x", "score": 0}], Columns(["x"], [0.0])),
-        ("ids alone", {"items": [{"id": "x"}]}, Columns(["x"], None)),
-        ("scores alone", {"items": [{"score": 3}]}, Columns(None, [3.0])),
+        ("items", {"items": [{"id": "a", "score": 1, "more": {}}]}, Listed(["a"], [1.0])),
+        ("items", {"items": [{"id": 2**63 - 1, "score": 0.5}]}, Listed(["9223372036854775807"], [0.5])),
+        ("items", {"items": []}, Listed([], [])),
+        ("columns", {"ids": ["a", "b"], "score": [1, 2]}, Listed(["a", "b"], [1.0, 2.0])),
+        ("deeper", {"items": [{"a": {"id": 1, "b": 2}}]}, Listed(["1"], [2.0])),
+        ("root", [{"id": "x", "score": 0}], Listed(["x"], [0.0])),
+        ("ids alone", {"items": [{"id": "x"}]}, Listed(["x"], None)),
+        ("scores alone", {"items": [{"score": 3}]}, Listed(None, [3.0])),
     ],
 )
-def test_plain_bodies_are_read(name: str, body: Any, expected: Columns) -> None:
+def test_plain_bodies_are_read(name: str, body: Any, expected: Listed) -> None:
     assert straight(name)(b"", orjson.dumps(body)) == expected
 
 

@@ -1,4 +1,4 @@
-"""Ids and scores read straight into columns, where a body's lists are as plain as nearly all are.
+"""Ids and scores read straight into lists, where a body's lists are as plain as nearly all are.
 
 The long way from a body to a ranking makes a dict of every item, takes the values out by place, and looks at the type
 of each. Where a route's `ids` and `scores` are plain paths (`response.body.items[*].id`, or `response.body.ids`) and
@@ -32,7 +32,7 @@ _Column = Callable[[Any], list[Any]]
 """From a decoded body to one list in it."""
 
 
-class Columns(NamedTuple):
+class Listed(NamedTuple):
     """What was found: None where the route doesn't look for it in the answer."""
 
     ids: list[str] | None
@@ -41,7 +41,7 @@ class Columns(NamedTuple):
 
 
 class StraightRead:
-    """From (head, body) as captured to columns. See `straight_read`."""
+    """From (head, body) as captured to both. See `straight_read`."""
 
     def __init__(self, ids: _Path | None, scores: _Path | None) -> None:
         self._ids = None if ids is None else _ids(ids)
@@ -49,7 +49,7 @@ class StraightRead:
         names = (str,) if ids is None else (str, _Integer)
         self._decoders = tuple(_decoder(ids, scores, name) for name in names)
 
-    def __call__(self, head: bytes, body: bytes) -> Columns | None:
+    def __call__(self, head: bytes, body: bytes) -> Listed | None:
         """None where the body must be read the long way."""
         try:
             data = uncoded(head, body)
@@ -65,17 +65,17 @@ class StraightRead:
                 continue
             if decoder is not self._decoders[0]:
                 self._decoders = self._decoders[::-1]
-            return self._columns(decoded)
+            return self._listed(decoded)
         return None
 
-    def _columns(self, decoded: Any) -> Columns | None:
+    def _listed(self, decoded: Any) -> Listed | None:
         ids = None if self._ids is None else self._ids(decoded)
         scores = None if self._scores is None else self._scores(decoded)
         if ids is None:
-            return None if scores is None or len(scores) > LONGEST else Columns(None, scores)
+            return None if scores is None or len(scores) > LONGEST else Listed(None, scores)
         if len(ids) > LONGEST or (scores is not None and len(ids) != len(scores)):
             return None
-        return Columns(ids if not ids or type(ids[0]) is str else list(map(str, ids)), scores)
+        return Listed(ids if not ids or type(ids[0]) is str else list(map(str, ids)), scores)
 
 
 def straight_read(ids: Expression | None, scores: Expression | None) -> StraightRead | None:
@@ -83,7 +83,7 @@ def straight_read(ids: Expression | None, scores: Expression | None) -> Straight
 
     >>> read = straight_read(Expression("response.body.items[*].id"), Expression("response.body.items[*].score"))
     >>> read(b"", b'{"items": [{"id": "a", "title": "A", "score": 0.5}, {"id": "b", "score": 1}]}')
-    Columns(ids=['a', 'b'], scores=[0.5, 1.0])
+    Listed(ids=['a', 'b'], scores=[0.5, 1.0])
     >>> read(b"", b'{"items": [{"id": "a", "score": 0.5}, {"id": "b"}]}') is None
     True
     """

@@ -95,7 +95,7 @@ def _refused(exchange: Exchange) -> bool:
 
 
 def _bodiless(pair: Pair, exchange: Exchange) -> bool:
-    if exchange.outcome is not Outcome.OK or not 200 <= exchange.status < 400:
+    if exchange.outcome is not _OK or not 200 <= exchange.status < 400:
         return False
     return pair.request.method == "HEAD" or exchange.status in _BODILESS or exchange.status >= 300
 
