@@ -21,6 +21,7 @@ COMPILED = (
     "pairs/batch",
     "pairs/ledger",
     "proxy/admission",
+    "proxy/arrivals",
     "proxy/bodies",
     "proxy/breaker",
     "proxy/capture",

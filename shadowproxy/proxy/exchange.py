@@ -16,8 +16,9 @@ class Observation:
 
     Three readings in monotonic seconds: `sent`, when the last byte of the request had been given to the kernel;
     `first`, when the first byte of the final response came; `last`, when the latest byte came. They are taken as
-    bytes arrive, before anything is done with them: passing them to a client must not count against the baseline. A
-    response that begins before its request is fully sent counts from its own first byte: no duration is negative.
+    bytes arrive, before anything is done with them (see `Arrivals`): passing them to a client must not count against
+    the baseline. A response that begins before its request is fully sent counts from its own first byte: no duration
+    is negative.
     """
 
     __slots__ = ("_body", "_cap", "_capture", "first", "head", "last", "sent", "status")

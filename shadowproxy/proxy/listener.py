@@ -13,6 +13,7 @@ from typing import Final, cast
 
 from shadowproxy.config import Limits
 from shadowproxy.model import Outcome
+from shadowproxy.proxy.arrivals import Arrivals
 from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, chunk
 from shadowproxy.proxy.flow import hold_reading
 from shadowproxy.proxy.framing import RefusalError, RequestHead, RequestRules, ResponseHead, skip_blank_lines
@@ -57,6 +58,7 @@ class Front:
         max_body: int,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        arrivals: Arrivals,
         new_id: Callable[[], str],
         emptied: Callable[[], None],
     ) -> None:
@@ -67,6 +69,7 @@ class Front:
         self.max_body = max_body
         self.clock = clock
         self.monotonic = monotonic
+        self.arrivals = arrivals
         self.new_id = new_id
         self.emptied = emptied
         self.draining = False
@@ -264,6 +267,8 @@ class ClientConnection:
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
+        # An answer that waits behind this must not seem to have come when this was done with.
+        self._front.arrivals.now()
         if self._state is _AT_ANSWER:
             self._pending += data
             self._hold(_HELD_BY_REQUEST, True)

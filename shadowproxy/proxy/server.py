@@ -13,6 +13,7 @@ from shadowproxy.model import Side
 from shadowproxy.pairs.controls import Controls
 from shadowproxy.proxy.acceptor import Acceptor
 from shadowproxy.proxy.admission import Admission
+from shadowproxy.proxy.arrivals import Arrivals
 from shadowproxy.proxy.certificates import CertificateWatch, listener_contexts, upstream_contexts
 from shadowproxy.proxy.connector import Connector, Resolve, system_resolver
 from shadowproxy.proxy.framing import RequestRules
@@ -128,6 +129,7 @@ class ProxyServer:
             if upstream is not None and upstream.url.startswith("https:")
         }
         guarded = guarded_headers(proxy.redact)
+        arrivals = Arrivals(loop, self._monotonic)
         pools = self._pools = {
             side: Pool(
                 side,
@@ -139,6 +141,7 @@ class ProxyServer:
                 loop=loop,
                 tasks=self._tasks,
                 monotonic=self._monotonic,
+                arrivals=arrivals,
                 observe=None if self._observer is None else self._observer(side),
             )
             for side, upstream in upstreams.items()
@@ -172,6 +175,7 @@ class ProxyServer:
             max_body=min(proxy.mirror.max_body, proxy.limits.body),
             clock=self._clock,
             monotonic=self._monotonic,
+            arrivals=arrivals,
             new_id=self._new_id,
             emptied=self._check_quiet,
         )

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from shadowproxy.config import Upstream
 from shadowproxy.model import Exchange, Outcome, Side
+from shadowproxy.proxy.arrivals import Arrivals
 from shadowproxy.proxy.bodies import LAST_CHUNK, BadFramingError, Body, CloseBody, chunk
 from shadowproxy.proxy.connector import Connector, NoConnectionError
 from shadowproxy.proxy.exchange import Observation
@@ -464,7 +465,7 @@ class Connection:
         watch = call.watch
         if watch is not None:
             # Before anything is done with them: see `Observation`.
-            watch.last = self._pool.monotonic()
+            watch.last = self._pool.arrivals.now()
         try:
             if self._body is None:
                 self._heads(call, data)
@@ -593,6 +594,7 @@ class Pool:
         loop: asyncio.AbstractEventLoop,
         tasks: Tasks,
         monotonic: Callable[[], float],
+        arrivals: Arrivals,
         observe: Observe | None,
     ) -> None:
         parts = urlsplit(upstream.url)
@@ -607,6 +609,7 @@ class Pool:
         self.capture = capture
         self.rules = ResponseRules(guarded)
         self.monotonic = monotonic
+        self.arrivals = arrivals
         self.observe = observe
         self.in_flight = 0
         self.silences: Deadlines[Call] = Deadlines(loop, upstream.deadline, Call.silent)
