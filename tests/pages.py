@@ -9,10 +9,17 @@ from prometheus_client import Metric
 
 from shadowproxy import metrics
 from shadowproxy.config import CATALOGUE
+from shadowproxy.config.catalogue import TABLES, Direction
 from shadowproxy.config.catalogue import Metric as Comparison
 from shadowproxy.model import Accounting, Outcome, Side
 from shadowproxy.pairs.ledger import DROPPED, SHED, SKIPPED
 from shadowproxy.pairs.tables import PAIR_COLUMNS, SIDE_COLUMNS
+from shadowproxy.stats.betting import MeanGrid
+from shadowproxy.stats.histogram import LatencyHistogram, ScoreHistogram
+from shadowproxy.stats.moments import Moments
+from shadowproxy.verdict.distributions import BLOCK
+from shadowproxy.verdict.plan import FAILURES
+from shadowproxy.verdict.tables import MOST_KEYS
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -111,6 +118,42 @@ def _row(metric: Comparison) -> str:
         f"| `{metric.name}` | {title} | {metric.unit} | {metric.low:g} … {metric.high:g} | {metric.ideal:g} "
         f"| {', '.join(metric.worse)} | {needs} | {metric.margin:.3g} | {'yes' if metric.default else ''} |"
     )
+
+
+def verdict_page() -> str:
+    """docs/verdict.md: written by hand, but for the table of what a worker's state holds."""
+    begin, end = "<!-- state -->", "<!-- /state -->"
+    before, _, rest = (DOCS / "verdict.md").read_text().partition(begin)
+    widths = [_guardrail(metric, direction) for metric in CATALOGUE.values() for direction in metric.worse]
+    blocks = -(-ScoreHistogram().width // BLOCK)
+    latency = LatencyHistogram().width
+    tables = ", ".join(f"{len(table.columns)} of `{name}`" for name, table in TABLES.items())
+    rows = (
+        ("`pairs`", "1", "one"),
+        ("`guardrail/NAME`", f"{min(widths)} to {max(widths)} with default margins", "one a guardrail"),
+        ("`moments/METRIC`", f"{Moments(0.0).width}", f"one a metric that some pair has, of {len(CATALOGUE)}"),
+        ("`latency/SIDE/TIMING`", f"{latency}", "4: two sides, first and last byte"),
+        ("`route/ROUTE/…`", "as these two", "again for each route, where there are several or one that isn't `/**`"),
+        ("`scores/ROUTE/SIDE/BLOCK`", f"{BLOCK}", f"a block where a score fell, of {blocks} a side and route"),
+        ("`failures/SIDE`", f"{len(FAILURES)}, of all pairs only", "2"),
+        (
+            "`table/ROUTE/TABLE/KEY`",
+            f"{tables}; of all pairs only",
+            f"at most {MOST_KEYS} keys each, the rest as `other`",
+        ),
+    )
+    table = [
+        "| sums | numbers in a row | how many |",
+        "| --- | --- | --- |",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    return "\n".join([f"{before}{begin}", *table, end + rest.partition(end)[2]])
+
+
+def _guardrail(metric: Comparison, direction: Direction) -> int:
+    intercept, slope = metric.loss(direction)
+    low, high = sorted(intercept + slope * value for value in (metric.low, metric.high))
+    return MeanGrid(low, high, metric.margin).width
 
 
 _BEGIN = "<!-- metrics -->"
@@ -264,7 +307,12 @@ def pairs_page() -> str:
     return PAIRS.replace("COLUMNS", "\n".join(rows))
 
 
-PAGES = {"metrics.md": metrics_page, "comparisons.md": comparisons_page, "pairs.md": pairs_page}
+PAGES = {
+    "metrics.md": metrics_page,
+    "comparisons.md": comparisons_page,
+    "pairs.md": pairs_page,
+    "verdict.md": verdict_page,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
