@@ -137,8 +137,7 @@ def verdict_page() -> str:
         (
             "`ratio/LATENCY@MARGINS/all/BLOCK`, `…/cohorts/BLOCK`",
             f"{6 * BINS}",
-            f"a block of latencies where one fell, of {blocks_of_latency} with a margin of 0.1 and a deadline of 10 s; "
-            "for all quantiles of a latency with the same margins together",
+            f"a block of latencies where one fell, of {blocks_of_latency} with a margin of 0.1 and a deadline of 10 s",
         ),
         ("`moments/METRIC`", f"{Moments(0.0).width}", f"one a metric that some pair has, of {len(CATALOGUE)}"),
         ("`latency/SIDE/TIMING`", f"{latency}", "4: two sides, first and last byte"),

@@ -50,7 +50,7 @@ class Metric:
 
     @property
     def tail(self) -> bool:
-        """Whether it is a quantile that few pairs say anything of: a cohort would have to bring thousands of its own."""
+        """Whether it is a quantile that few pairs say anything of: a single cohort seldom has enough of them."""
         return self.quantile is not None and self.quantile > 0.9
 
     def by_default(self, offers: frozenset[str]) -> bool:
