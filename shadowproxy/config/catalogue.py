@@ -86,6 +86,16 @@ _FAILURES: tuple[Metric, ...] = (
         0.01,
         default=True,
     ),
+    Metric(
+        "failures.candidate",
+        "the candidate's failures",
+        "share of requests",
+        0,
+        1,
+        0,
+        ("higher",),
+        0.001,
+    ),
 )
 _LATENCY: tuple[Metric, ...] = (
     Metric(
@@ -120,6 +130,17 @@ _LATENCY: tuple[Metric, ...] = (
         0.01,
         needs=frozenset({"slow"}),
         default=True,
+    ),
+    Metric(
+        "latency.total_over",
+        "the candidate's answers later than the route's limit",
+        "share of requests",
+        0,
+        1,
+        0,
+        ("higher",),
+        0.01,
+        needs=frozenset({"slow"}),
     ),
 )
 _RANKING: tuple[Metric, ...] = (
@@ -385,6 +406,17 @@ _VALIDITY: tuple[Metric, ...] = (
         0.01,
         needs=frozenset({"valid"}),
         default=True,
+    ),
+    Metric(
+        "validity.candidate",
+        "the candidate's answers that break a rule",
+        "share of requests",
+        0,
+        1,
+        0,
+        ("higher",),
+        0.0001,
+        needs=frozenset({"valid"}),
     ),
 )
 _QUALITY: tuple[Metric, ...] = (

@@ -401,7 +401,9 @@ class Route(Section):
     )
     k: Count = Field(10, description="depth of overlap@k, NDCG@k and recall@k")
     rbo_p: Probability = Field(0.9, description="persistence of rank-biased overlap")
-    slow: Duration | None = Field(None, gt=0, description="an answer later than this is slow (latency.total_slow)")
+    slow: Duration | None = Field(
+        None, gt=0, description="an answer later than this is slow (latency.total_slow, latency.total_over)"
+    )
     fields: Fields | None = Field(None, description="how the rest of the JSON is compared; none: it isn't")
     valid: tuple[Rule, ...] | None = Field(None, description="what must hold of any single answer, whoever gave it")
 
