@@ -51,12 +51,20 @@ def _policy(settings: Settings) -> dict[str, Any]:
 
 
 _MARGIN, _DEFAULT = 3, 4
-"""Where a row of the catalogue has the margin, and whether a metric is judged by default."""
+"""Where a row of the catalogue has the margin, and whether a metric is judged by default: where there is a replica, and
+instead of another, it has that one's name."""
 
 
 def _catalogue() -> dict[str, list[Any]]:
     return {
-        metric.name: [metric.low, metric.high, metric.ideal, metric.margin, metric.default, *metric.worse]
+        metric.name: [
+            metric.low,
+            metric.high,
+            metric.ideal,
+            metric.margin,
+            metric.in_place_of or metric.default,
+            *metric.worse,
+        ]
         for metric in CATALOGUE.values()
     }
 
@@ -169,11 +177,14 @@ def _judged(settings: Settings, catalogue: Mapping[str, Any]) -> dict[str, Any]:
     """By metric, the row of the catalogue that the experiment was judged by."""
     if settings.verdict.guardrails:
         return {guardrail.metric: catalogue.get(guardrail.metric) for guardrail in settings.verdict.guardrails}
-    return {
+    found = {
         name: row
         for name, row in catalogue.items()
-        if row[_DEFAULT] and (name not in CATALOGUE or _offered(CATALOGUE[name], settings))
+        if (row[_DEFAULT] is True or (settings.replica is not None and row[_DEFAULT]))
+        and (name not in CATALOGUE or _offered(CATALOGUE[name], settings))
     }
+    replaced = {row[_DEFAULT] for row in found.values()}
+    return {name: row for name, row in found.items() if name not in replaced}
 
 
 def _offered(metric: Metric, settings: Settings) -> bool:

@@ -586,7 +586,8 @@ class Settings(Section):
     baseline: UpstreamOrUrl = Field(description="the service in use; its answer goes to the client")
     candidate: UpstreamOrUrl = Field(description="the service under test; its answer is only recorded")
     replica: UpstreamOrUrl | None = Field(
-        None, description="a second instance of the baseline's model; recorded, and not judged yet"
+        None,
+        description="a second instance of the baseline's model: how much the baseline differs from itself is noise",
     )
     proxy: Proxy = Proxy()
     recorder: Recorder = Recorder()

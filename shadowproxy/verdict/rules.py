@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shadowproxy.config.catalogue import CATALOGUE, Direction, Metric
+from shadowproxy.config.catalogue import CATALOGUE, Direction, Metric, defaults
 from shadowproxy.config.settings import Guardrail, Settings
 from shadowproxy.errors import ConfigError, Fault
 from shadowproxy.stats.betting import fewest_pairs
@@ -97,8 +97,7 @@ def warnings(settings: Settings) -> list[str]:
 def _defaults(settings: Settings) -> tuple[Guardrail, ...]:
     return tuple(
         Guardrail(metric=metric.name, margin=metric.margin)
-        for metric in CATALOGUE.values()
-        if metric.default and (not metric.needs or any(metric.by_default(route.offers) for route in settings.routes))
+        for metric in defaults([route.offers for route in settings.routes], replica=settings.replica is not None)
     )
 
 
