@@ -114,12 +114,19 @@ def comparisons_page() -> str:
 
 
 def _row(metric: Comparison) -> str:
-    needs = ", ".join(f"`{need}`" for need in sorted(metric.needs)) or "–"
+    needed = [f"`{need}`" for need in sorted(metric.needs)] + ["a replica"] * metric.replicated
+    needs = ", ".join(needed) or "–"
     title = metric.title.replace("|", "\\|")
     return (
         f"| `{metric.name}` | {title} | {metric.unit} | {metric.low:g} … {metric.high:g} | {metric.ideal:g} "
-        f"| {', '.join(metric.worse)} | {needs} | {metric.margin:.3g} | {'yes' if metric.default else ''} |"
+        f"| {', '.join(metric.worse)} | {needs} | {metric.margin:.3g} | {_default(metric)} |"
     )
+
+
+def _default(metric: Comparison) -> str:
+    if any(other.in_place_of == metric.name for other in CATALOGUE.values()):
+        return "without a replica"
+    return "with a replica" if metric.in_place_of else "yes" if metric.default else ""
 
 
 def verdict_page() -> str:
