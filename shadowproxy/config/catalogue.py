@@ -586,7 +586,7 @@ def _quantiles(timing: Timing, what: str, defaults: Mapping[int, float]) -> Iter
     for percent in (50, 90, 95, 99):
         yield Metric(
             f"latency.{timing}_p{percent}",
-            f"{what}, its {'median' if percent == 50 else f'{percent}th percentile'}, candidate over baseline",
+            f"{'median' if percent == 50 else f'p{percent}'} of the {what}, candidate over baseline",
             "share of the baseline's",
             -1,
             math.inf,
