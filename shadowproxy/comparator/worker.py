@@ -22,12 +22,14 @@ from shadowproxy.compare.versions import VersionReader
 from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
 from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.model import Pair, Side
+from shadowproxy.pairs.calibrations import calibrations
 from shadowproxy.pairs.exemplars import NO_CHANGE
 from shadowproxy.pairs.experiments import note_versions
 from shadowproxy.pairs.labels import Waiting
 from shadowproxy.pairs.partitions import Watermarks
 from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
 from shadowproxy.stats.state import State
+from shadowproxy.verdict.calibration import calibrations_of
 from shadowproxy.verdict.exemplars import Limits
 from shadowproxy.verdict.plan import Plan
 
@@ -146,7 +148,7 @@ class Worker:
 
     async def _recover(self) -> None:
         """Take the store's word for what this worker has counted and in which slots, and finish what it had read."""
-        self._slots = {}
+        self._forget()
         stored = await self._store.load_state(self._name)
         self._state = self._plan.empty() if stored is None else State.from_bytes(stored)
         self._boards = await self._keeper.load(self._name)
@@ -219,8 +221,7 @@ class Worker:
                 except Fenced as fenced:
                     self._metrics.fenced.inc()
                     log.info("%s", fenced)
-                    # Of slots that no commit holds, a reset may have made others meanwhile.
-                    self._slots = {}
+                    self._forget()
                     lost = set(fenced.lost)
                     entries = [entry for entry in entries if entry.id not in lost]
                 else:
@@ -232,6 +233,9 @@ class Worker:
         columns = self._comparer(pairs) if pairs else None
         if columns is not None:
             slots = await self._slots_for(columns)
+            if self._plan.waiting:
+                # After the batch was read and before it is counted: what was read without one started before it holds.
+                self._plan = self._plan.calibrated(calibrations_of(await calibrations(self._home)))
             state = state.with_added(self._plan.tally(columns, slots, state.names))
             boards, exemplars = self._keeper.offer(boards, entries, counts, pairs, columns, slots)
             if self._versions is not None and (seen := self._versions(pairs)):
@@ -254,6 +258,11 @@ class Worker:
     def _close(self, watermark: float) -> None:
         # Folding is left out of what was stored: whoever reads a state closes it by the watermark of that moment.
         self._state = self._state.close(self._watermarks.hear(self._partition, watermark))
+
+    def _forget(self) -> None:
+        """What the experiment gave this worker to count by: where no commit holds it, a reset may have made it anew."""
+        self._slots = {}
+        self._plan = self._plan.calibrated({})
 
     async def _slots_for(self, columns: Columns) -> Mapping[str, int]:
         unknown = {name for names in columns.cohorts for name in names} - self._slots.keys()
