@@ -19,7 +19,7 @@ from shadowproxy.stats.histogram import LatencyHistogram, ScoreHistogram
 from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.quantiles import BLOCK as BINS
 from shadowproxy.stats.quantiles import RatioGrid
-from shadowproxy.verdict.calibration import FirstPairs
+from shadowproxy.verdict.calibration import THRESHOLDS, FirstPairs
 from shadowproxy.verdict.distributions import BLOCK
 from shadowproxy.verdict.plan import FAILURES
 from shadowproxy.verdict.tables import MOST_KEYS
@@ -157,6 +157,11 @@ def verdict_page() -> str:
             "`calibration/NAME`, `calibration/NAME/scores`",
             f"{FirstPairs.WIDTH} and 3, of all pairs only",
             "one a guardrail that is calibrated, of the pairs before it is",
+        ),
+        (
+            "`shift/NAME`",
+            f"{2 * THRESHOLDS} times as many as `guardrail/NAME`",
+            "one a guardrail on `scores.shift`, in place of that",
         ),
         ("`clipped/NAME`", "1", "one a guardrail that clips"),
         ("`failures/SIDE`", f"{len(FAILURES)}, of all pairs only", "2"),

@@ -358,6 +358,18 @@ _NOISE = Metric(
     needs=_OF_SCORES,
     replicated=True,
 )
+_SHIFT = Metric(
+    "scores.shift",
+    "distributions of all scores apart, at the widest of 15 thresholds (Kolmogorov-Smirnov)",
+    "of probability",
+    0,
+    1,
+    0,
+    ("higher",),
+    0,
+    needs=_OF_SCORES,
+    calibrated="thresholds",
+)
 _LABELS: tuple[Metric, ...] = (
     Metric(
         "labels.agreement",
@@ -640,6 +652,7 @@ _ALL = (
     *_RANKING,
     *_SCORES,
     _DELTA,
+    _SHIFT,
     *_LABELS,
     *_TEXT,
     *_FIELDS,
@@ -651,7 +664,7 @@ GUARDABLE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metr
 """All that a guardrail can be on."""
 
 CATALOGUE: Mapping[str, Metric] = MappingProxyType(
-    {metric.name: metric for metric in (*_ALL, _NOISE) if metric.quantile is None}
+    {metric.name: metric for metric in (*_ALL, _NOISE) if metric.quantile is None and metric.calibrated != "thresholds"}
 )
 """What has a value on every pair."""
 

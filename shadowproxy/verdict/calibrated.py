@@ -11,18 +11,21 @@ from shadowproxy.verdict.clips import ClippedGuard
 from shadowproxy.verdict.guards import Guard
 from shadowproxy.verdict.record import Check
 from shadowproxy.verdict.rules import Rule
+from shadowproxy.verdict.shifts import ShiftGuard
 
 MOST_CLIPPED = 0.01
 """Share of pairs that may be clipped for a promote."""
 
 
-def calibrated_guard(
-    rule: Rule, settings: Settings, slots: int, calibration: Calibration | None
-) -> WaitingGuard | ClippedGuard:
+Calibrated = WaitingGuard | ClippedGuard | ShiftGuard
+
+
+def calibrated_guard(rule: Rule, settings: Settings, slots: int, calibration: Calibration | None) -> Calibrated:
     """The guardrail by its calibration, or waiting for it."""
     if calibration is None:
         return WaitingGuard(rule, settings)
-    return ClippedGuard(rule, settings, slots, calibration)
+    kind = ClippedGuard if rule.metric.calibrated == "clip" else ShiftGuard
+    return kind(rule, settings, slots, calibration)
 
 
 def calibration_checks(guards: Sequence[Guard], total: Tally) -> tuple[Check, ...]:
@@ -34,9 +37,8 @@ def calibration_checks(guards: Sequence[Guard], total: Tally) -> tuple[Check, ..
         name, pairs = min(waiting.items(), key=lambda entry: entry[1])
         detail = f"{name} is calibrated by the first {FEWEST:,} pairs with scores; {min(pairs, FEWEST):,} are counted"
         checks.append(Check(name="calibrated", passed=False, detail=detail))
-    elif clips:
-        detail = "; ".join(f"{guard.rule.name} is clipped at ±{guard.clip:.3g}" for guard in clips)
-        checks.append(Check(name="calibrated", passed=True, detail=detail))
+    elif calibrated := [guard for guard in guards if isinstance(guard, ClippedGuard | ShiftGuard)]:
+        checks.append(Check(name="calibrated", passed=True, detail="; ".join(map(_told, calibrated))))
     if clips:
         share, guard = max(((guard.clipped_share(total), guard) for guard in clips), key=lambda entry: entry[0])
         detail = (
@@ -45,3 +47,10 @@ def calibration_checks(guards: Sequence[Guard], total: Tally) -> tuple[Check, ..
         )
         checks.append(Check(name="clipped", passed=share <= MOST_CLIPPED, detail=detail))
     return tuple(checks)
+
+
+def _told(guard: ClippedGuard | ShiftGuard) -> str:
+    if isinstance(guard, ClippedGuard):
+        return f"{guard.rule.name} is clipped at ±{guard.clip:.3g}"
+    first, last = guard.thresholds[[0, -1]]
+    return f"{guard.rule.name} looks at {len(guard.thresholds)} thresholds from {first:.3g} to {last:.3g}"

@@ -19,9 +19,8 @@ from shadowproxy.stats.additive import FloatArray, IntArray
 from shadowproxy.stats.state import State, Tally
 from shadowproxy.verdict import decide as decision_rules
 from shadowproxy.verdict.batch import Batch, batch_of, membership
-from shadowproxy.verdict.calibrated import calibrated_guard, calibration_checks
+from shadowproxy.verdict.calibrated import Calibrated, calibrated_guard, calibration_checks
 from shadowproxy.verdict.calibration import Calibration, WaitingGuard
-from shadowproxy.verdict.clips import ClippedGuard
 from shadowproxy.verdict.decide import CAP, Decision
 from shadowproxy.verdict.distributions import Distributions
 from shadowproxy.verdict.guards import Counter, Guard
@@ -298,7 +297,7 @@ def guards(
             found.append(calibrated_guard(rule, settings, slots, calibrations.get(rule.name)))
         else:
             found.append(MeanGuard(rule, settings, slots))
-    counting = (guard for guard in found if isinstance(guard, MeanGuard | WaitingGuard | ClippedGuard))
+    counting = (guard for guard in found if isinstance(guard, MeanGuard | Calibrated))
     return tuple(found), (*counting, *latencies.values())
 
 
