@@ -15,6 +15,7 @@ import shadowproxy.stats
 from shadowproxy.stats.additive import Additive, Grouping
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.histogram import LatencyHistogram, ScoreHistogram
+from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.state import State, Tally
 
@@ -24,6 +25,7 @@ CASES = {
     LatencyHistogram: (LatencyHistogram(), st.floats(0, 1e4) | st.sampled_from([float("inf"), float("nan")])),
     ScoreHistogram: (ScoreHistogram(), st.floats()),
     Moments: (Moments(0.5), LOSSES),
+    VarianceInflation: (VarianceInflation(), st.tuples(LOSSES, st.integers(0, 600) | st.just(float("nan")))),
 }
 
 
