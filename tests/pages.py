@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client import Metric
 
 from shadowproxy import metrics
-from shadowproxy.config import CATALOGUE
+from shadowproxy.config import CATALOGUE, GUARDABLE
 from shadowproxy.config.catalogue import TABLES, Direction
 from shadowproxy.config.catalogue import Metric as Comparison
 from shadowproxy.model import Accounting, Outcome, Side
@@ -17,6 +17,8 @@ from shadowproxy.pairs.tables import PAIR_COLUMNS, SIDE_COLUMNS
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.histogram import LatencyHistogram, ScoreHistogram
 from shadowproxy.stats.moments import Moments
+from shadowproxy.stats.quantiles import BLOCK as BINS
+from shadowproxy.stats.quantiles import RatioGrid
 from shadowproxy.verdict.distributions import BLOCK
 from shadowproxy.verdict.plan import FAILURES
 from shadowproxy.verdict.tables import MOST_KEYS
@@ -106,7 +108,7 @@ def comparisons_page() -> str:
     table = [
         "| metric | value of a pair | unit | range | ideal | worse | needs | margin | default |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(_row(metric) for metric in CATALOGUE.values()),
+        *(_row(metric) for metric in GUARDABLE.values()),
     ]
     return "\n".join([f"{before}{_BEGIN}", *table, _END + rest.partition(_END)[2]])
 
@@ -127,10 +129,17 @@ def verdict_page() -> str:
     widths = [_guardrail(metric, direction) for metric in CATALOGUE.values() for direction in metric.worse]
     blocks = -(-ScoreHistogram().width // BLOCK)
     latency = LatencyHistogram().width
+    blocks_of_latency = -(-RatioGrid(1.1, deadline=10.0).bins // BINS)
     tables = ", ".join(f"{len(table.columns)} of `{name}`" for name, table in TABLES.items())
     rows = (
         ("`pairs`", "1", "one"),
         ("`guardrail/NAME`", f"{min(widths)} to {max(widths)} with default margins", "one a guardrail"),
+        (
+            "`ratio/LATENCY@MARGINS/all/BLOCK`, `…/cohorts/BLOCK`",
+            f"{6 * BINS}",
+            f"a block of latencies where one fell, of {blocks_of_latency} with a margin of 0.1 and a deadline of 10 s; "
+            "for all quantiles of a latency with the same margins together",
+        ),
         ("`moments/METRIC`", f"{Moments(0.0).width}", f"one a metric that some pair has, of {len(CATALOGUE)}"),
         ("`latency/SIDE/TIMING`", f"{latency}", "4: two sides, first and last byte"),
         ("`route/ROUTE/…`", "as these two", "again for each route, where there are several or one that isn't `/**`"),

@@ -9,12 +9,13 @@ clipped where it is computed, and says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 Direction = Literal["lower", "higher"]
+Timing = Literal["ttfb", "total"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,16 @@ class Metric:
     """Whether only pairs with a replica's answer have it: it is what differs beyond the baseline's own noise."""
     unless: frozenset[str] = frozenset()
     """What a route may extract that makes it no default there."""
+    quantile: float | None = None
+    """Of a metric that is no mean over pairs but compares a quantile of both sides: which, as a share. Its margin is by
+    how much of the baseline's the candidate's may be greater."""
+    timing: Timing = "total"
+    """Of which latency it is a quantile."""
+
+    @property
+    def tail(self) -> bool:
+        """Whether it is a quantile that few pairs say anything of: a cohort would have to bring thousands of its own."""
+        return self.quantile is not None and self.quantile > 0.9
 
     def by_default(self, offers: frozenset[str]) -> bool:
         """Whether a route that offers this gives reason for a guardrail on it, if it is a default."""
@@ -97,7 +108,6 @@ _LATENCY: tuple[Metric, ...] = (
         0,
         ("higher",),
         math.log2(1.1),
-        default=True,
     ),
     Metric(
         "latency.ttfb_log2",
@@ -460,9 +470,51 @@ _QUALITY: tuple[Metric, ...] = (
     ),
 )
 
-_ALL = (*_FAILURES, *_LATENCY, *_RANKING, *_SCORES, *_LABELS, *_TEXT, *_FIELDS, *_VALIDITY, *_QUALITY)
 
-CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
+def _quantiles(timing: Timing, what: str, defaults: Mapping[int, float]) -> Iterator[Metric]:
+    for percent in (50, 90, 95, 99):
+        yield Metric(
+            f"latency.{timing}_p{percent}",
+            f"{what}, its {'median' if percent == 50 else f'{percent}th percentile'}, candidate over baseline",
+            "share of the baseline's",
+            -1,
+            math.inf,
+            0,
+            ("higher",),
+            defaults.get(percent, 0.1),
+            default=percent in defaults,
+            quantile=percent / 100,
+            timing=timing,
+        )
+
+
+_QUANTILES: tuple[Metric, ...] = (
+    # The tail takes many more pairs to know: at the same margin ten times those of the median.
+    *_quantiles("total", "time to the last byte", {50: 0.1, 99: 0.25}),
+    *_quantiles("ttfb", "time to the first byte", {}),
+)
+
+_ALL = (
+    *_FAILURES,
+    *_LATENCY,
+    *_QUANTILES,
+    *_RANKING,
+    *_SCORES,
+    *_LABELS,
+    *_TEXT,
+    *_FIELDS,
+    *_VALIDITY,
+    *_QUALITY,
+)
+
+GUARDABLE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
+"""All that a guardrail can be on."""
+
+CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL if metric.quantile is None})
+"""What has a value on every pair."""
+
+QUANTILES: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _QUANTILES})
+"""Quantiles of latency, paired: what no single pair has a value of."""
 
 _TABLES: tuple[Table, ...] = (
     Table("labels", "labels, baseline → candidate", ("pairs", "instances")),

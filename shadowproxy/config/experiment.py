@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from pydantic import ValidationError
 
-from shadowproxy.config.catalogue import CATALOGUE, Metric
+from shadowproxy.config.catalogue import GUARDABLE, Metric
 from shadowproxy.config.presets import EXTRACTED
 from shadowproxy.config.redaction import KEY_LENGTH
 from shadowproxy.config.settings import Guardrail, Route, Settings, Upstream
@@ -38,7 +39,8 @@ def frozen(settings: Settings) -> dict[str, Any]:
         **({"partitions": settings.redis.partitions} if settings.redis.partitions > 1 else {}),
         "routes": [_route(route) for route in settings.routes],
         "verdict": _policy(settings),
-        "catalogue": _catalogue(),
+        # Of what is judged only: a metric that is new, and no default, leaves every experiment what it is.
+        "catalogue": _judged(settings, _catalogue()),
     }
 
 
@@ -47,7 +49,15 @@ def _policy(settings: Settings) -> dict[str, Any]:
     # Versions that were not noted from the beginning say nothing; and who doesn't ask for them keeps the id.
     if policy["version_header"] is None:
         del policy["version_header"]
+    for guardrail in policy["guardrails"]:
+        for key, unused in _GUARDRAILS_LATER.items():
+            if guardrail[key] == unused:
+                del guardrail[key]
     return policy
+
+
+_GUARDRAILS_LATER: Mapping[str, Any] = {"cohorts": None, "weight": 1.0, "alpha": None}
+"""Keys that guardrails have not always had, and what they are where they are not used."""
 
 
 _MARGIN, _DEFAULT = 3, 4
@@ -55,9 +65,17 @@ _MARGIN, _DEFAULT = 3, 4
 
 
 def _catalogue() -> dict[str, list[Any]]:
+    # JSON has no infinity.
     return {
-        metric.name: [metric.low, metric.high, metric.ideal, metric.margin, metric.default, *metric.worse]
-        for metric in CATALOGUE.values()
+        metric.name: [
+            metric.low,
+            metric.high if math.isfinite(metric.high) else None,
+            metric.ideal,
+            metric.margin,
+            metric.default,
+            *metric.worse,
+        ]
+        for metric in GUARDABLE.values()
     }
 
 
@@ -172,7 +190,7 @@ def _judged(settings: Settings, catalogue: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: row
         for name, row in catalogue.items()
-        if row[_DEFAULT] and (name not in CATALOGUE or _offered(CATALOGUE[name], settings))
+        if row[_DEFAULT] and (name not in GUARDABLE or _offered(GUARDABLE[name], settings))
     }
 
 
@@ -184,5 +202,5 @@ def _with_guardrails(settings: Settings, judged: Mapping[str, Any]) -> Settings:
     """The same with the guardrails of then, where a metric has become a default one since, or is none any more."""
     if settings.verdict.guardrails or judged.keys() == _judged(settings, _catalogue()).keys():
         return settings
-    guardrails = tuple(Guardrail(metric=name, margin=row[_MARGIN]) for name, row in judged.items())
+    guardrails = tuple(Guardrail.default(name, row[_MARGIN]) for name, row in judged.items())
     return settings.model_copy(update={"verdict": settings.verdict.model_copy(update={"guardrails": guardrails})})

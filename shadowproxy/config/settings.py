@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from shadowproxy.config.catalogue import CATALOGUE, Direction
+from shadowproxy.config.catalogue import GUARDABLE, Direction
 from shadowproxy.config.expressions import Expression
 from shadowproxy.config.fields import Fields
 from shadowproxy.config.headers import HeaderName
@@ -512,18 +512,34 @@ class Guardrail(Section):
     )
     worse: Direction | None = Field(None, description="for a metric that can be worse both ways: only this one")
     routes: tuple[Name, ...] = Field((), description="only these routes; all that offer the metric unless given")
+    cohorts: tuple[str, ...] | None = Field(
+        None,
+        description="cohorts that it is looked at for: dimensions (`region`) or single ones (`region=eu`); all unless "
+        "given, none for []: over all pairs only",
+    )
+    weight: float = Field(
+        1.0, gt=0, le=1000, description="its part of the error that a rollback may make, beside the others' weights"
+    )
+    alpha: Probability | None = Field(
+        None, description="chance of calling it safe where it is not; verdict.alpha_promote unless given"
+    )
+
+    @classmethod
+    def default(cls, metric: str, margin: float) -> Guardrail:
+        """What a metric is judged by where no guardrails are given: a tail over all pairs only."""
+        return cls(metric=metric, margin=margin, cohorts=() if GUARDABLE[metric].tail else None)
 
     @field_validator("metric")
     @classmethod
     def _known(cls, metric: str) -> str:
-        if metric not in CATALOGUE:
-            raise ValueError(f"there is no metric {metric!r}; there are {', '.join(sorted(CATALOGUE))}")
+        if metric not in GUARDABLE:
+            raise ValueError(f"there is no metric {metric!r}; there are {', '.join(sorted(GUARDABLE))}")
         return metric
 
     @field_validator("margin", "cohort_margin")
     @classmethod
     def _inside(cls, margin: float | None, info: ValidationInfo) -> float | None:
-        metric = CATALOGUE.get(info.data.get("metric", ""))
+        metric = GUARDABLE.get(info.data.get("metric", ""))
         if metric is not None and margin is not None:
             high = min(metric.loss_range(worse)[1] for worse in metric.worse)
             if margin >= high:
@@ -533,7 +549,7 @@ class Guardrail(Section):
     @field_validator("worse")
     @classmethod
     def _possible(cls, worse: Direction | None, info: ValidationInfo) -> Direction | None:
-        metric = CATALOGUE.get(info.data.get("metric", ""))
+        metric = GUARDABLE.get(info.data.get("metric", ""))
         if metric is not None and worse is not None and worse not in metric.worse:
             raise ValueError(f"{metric.name} is only worse when {' or '.join(metric.worse)}")
         return worse
@@ -688,7 +704,7 @@ def _unmeasurable(routes: Sequence[Route], guardrails: Sequence[Guardrail]) -> l
         path = f"$.verdict.guardrails[{at}]"
         unknown = [name for name in guardrail.routes if name not in names]
         faults += [Fault(f"{path}.routes", f"there is no route {name!r}") for name in unknown]
-        needs = CATALOGUE[guardrail.metric].needs
+        needs = GUARDABLE[guardrail.metric].needs
         chosen = [route for route in routes if not guardrail.routes or route.name in guardrail.routes]
         if needs and not unknown and not any(needs <= route.offers for route in chosen):
             what = " and ".join(f"`{need}`" for need in sorted(needs))
@@ -712,5 +728,5 @@ def _unreplicated(replica: Upstream | None, guardrails: Sequence[Guardrail]) -> 
     return [
         Fault(f"$.verdict.guardrails[{at}].metric", f"{guardrail.metric} needs a `replica`, and there is none")
         for at, guardrail in enumerate(guardrails)
-        if replica is None and CATALOGUE[guardrail.metric].replicated
+        if replica is None and GUARDABLE[guardrail.metric].replicated
     ]
