@@ -169,14 +169,16 @@ def independence(found: Sequence[Dependence], policy: Policy) -> Check:
     others = len(flagged(looked_at)) - 1
     if others < 0:
         return Check(name="independence", passed=True, detail=_told(worst))
-    more = f"; and {others} more of this kind" if others else ""
+    more = f"; and {others} more such figures" if others else ""
     return Check(name="independence", passed=False, detail=f"{_told(worst)}; {_remedy(worst, found)}{more}")
 
 
 def _told(one: Dependence) -> str:
+    unit = "blocks" if one.by == BLOCKS else "pairs"
+    figure = f"{one.inflation:.2g} (± {2 * one.error:.2g})"
     return (
-        f"{one.guardrail}: by {one.by} its mean varies {one.inflation:.2g} times as much as that of independent "
-        f"{'blocks' if one.by == BLOCKS else 'pairs'}, ± {2 * one.error:.2g}; at most {MOST:g} allowed"
+        f"{one.guardrail}: by {one.by} the variance of its mean is {figure} times that of independent {unit}, "
+        f"{MOST:g} allowed"
     )
 
 
