@@ -683,7 +683,7 @@ async def test_workers_count_blocks_from_one_beginning_until_a_reset(bench: Benc
     assert await blocks("two", 23, 10, 11, 25) == 3
     assert await bench.store.command("GET", "origin") == b"1002.0"
     await bench.store.change_controls(ControlChange(stopped=True))
-    await reset(Partitions(bench.store), by="", reason="")
+    await reset(Partitions(bench.store), by="", reason="", force=True)
     await bench.store.change_controls(ControlChange(stopped=False))
     assert await blocks("one", 33, 35, 37) == 2
     assert await bench.store.command("GET", "origin") == b"1003.0"
