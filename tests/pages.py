@@ -114,12 +114,19 @@ def comparisons_page() -> str:
 
 
 def _row(metric: Comparison) -> str:
-    needs = ", ".join(f"`{need}`" for need in sorted(metric.needs)) or "–"
+    needed = [f"`{need}`" for need in sorted(metric.needs)] + ["a replica"] * metric.replicated
+    needs = ", ".join(needed) or "–"
     title = metric.title.replace("|", "\\|")
     return (
         f"| `{metric.name}` | {title} | {metric.unit} | {metric.low:g} … {metric.high:g} | {metric.ideal:g} "
-        f"| {', '.join(metric.worse)} | {needs} | {metric.margin:.3g} | {'yes' if metric.default else ''} |"
+        f"| {', '.join(metric.worse)} | {needs} | {metric.margin:.3g} | {_default(metric)} |"
     )
+
+
+def _default(metric: Comparison) -> str:
+    if any(other.in_place_of == metric.name for other in CATALOGUE.values()):
+        return "without a replica"
+    return "with a replica" if metric.in_place_of else "yes" if metric.default else ""
 
 
 def verdict_page() -> str:
@@ -137,8 +144,7 @@ def verdict_page() -> str:
         (
             "`ratio/LATENCY@MARGINS/all/BLOCK`, `…/cohorts/BLOCK`",
             f"{6 * BINS}",
-            f"a block of latencies where one fell, of {blocks_of_latency} with a margin of 0.1 and a deadline of 10 s; "
-            "for all quantiles of a latency with the same margins together",
+            f"a block of latencies where one fell, of {blocks_of_latency} with a margin of 0.1 and a deadline of 10 s",
         ),
         ("`moments/METRIC`", f"{Moments(0.0).width}", f"one a metric that some pair has, of {len(CATALOGUE)}"),
         ("`latency/SIDE/TIMING`", f"{latency}", "4: two sides, first and last byte"),

@@ -62,7 +62,8 @@ _GUARDRAILS_LATER: Mapping[str, Any] = {"cohorts": None, "weight": 1.0, "alpha":
 
 
 _MARGIN, _DEFAULT = 3, 4
-"""Where a row of the catalogue has the margin, and whether a metric is judged by default."""
+"""Where a row of the catalogue has the margin, and whether a metric is judged by default: where there is a replica, and
+instead of another, it has that one's name."""
 
 
 def _catalogue() -> dict[str, list[Any]]:
@@ -73,7 +74,7 @@ def _catalogue() -> dict[str, list[Any]]:
             metric.high if math.isfinite(metric.high) else None,
             metric.ideal,
             metric.margin,
-            metric.default,
+            metric.in_place_of or metric.default,
             *metric.worse,
         ]
         for metric in GUARDABLE.values()
@@ -188,11 +189,14 @@ def _judged(settings: Settings, catalogue: Mapping[str, Any]) -> dict[str, Any]:
     """By metric, the row of the catalogue that the experiment was judged by."""
     if settings.verdict.guardrails:
         return {guardrail.metric: catalogue.get(guardrail.metric) for guardrail in settings.verdict.guardrails}
-    return {
+    found = {
         name: row
         for name, row in catalogue.items()
-        if row[_DEFAULT] and (name not in GUARDABLE or _offered(GUARDABLE[name], settings))
+        if (row[_DEFAULT] is True or (settings.replica is not None and row[_DEFAULT]))
+        and (name not in GUARDABLE or _offered(GUARDABLE[name], settings))
     }
+    replaced = {row[_DEFAULT] for row in found.values()}
+    return {name: row for name, row in found.items() if name not in replaced}
 
 
 def _offered(metric: Metric, settings: Settings) -> bool:

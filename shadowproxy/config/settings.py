@@ -401,7 +401,9 @@ class Route(Section):
     )
     k: Count = Field(10, description="depth of overlap@k, NDCG@k and recall@k")
     rbo_p: Probability = Field(0.9, description="persistence of rank-biased overlap")
-    slow: Duration | None = Field(None, gt=0, description="an answer later than this is slow (latency.total_slow)")
+    slow: Duration | None = Field(
+        None, gt=0, description="an answer later than this is slow (latency.total_slow, latency.total_over)"
+    )
     fields: Fields | None = Field(None, description="how the rest of the JSON is compared; none: it isn't")
     valid: tuple[Rule, ...] | None = Field(None, description="what must hold of any single answer, whoever gave it")
 
@@ -611,7 +613,8 @@ class Settings(Section):
     baseline: UpstreamOrUrl = Field(description="the service in use; its answer goes to the client")
     candidate: UpstreamOrUrl = Field(description="the service under test; its answer is only recorded")
     replica: UpstreamOrUrl | None = Field(
-        None, description="a second instance of the baseline's model; recorded, and not judged yet"
+        None,
+        description="a second instance of the baseline's model: how much the baseline differs from itself is noise",
     )
     proxy: Proxy = Proxy()
     recorder: Recorder = Recorder()

@@ -217,13 +217,14 @@ class Plan:
 
     def _cells(self, guard: Guard, total: Tally, places: Mapping[str, int], large: set[str]) -> Iterable[Cell]:
         rule, policy = guard.rule, self.settings.verdict
+        places = {name: slot for name, slot in places.items() if rule.concerns(name)}
         found = guard.evidence(total, list(places.values()), policy.alpha_rollback)
         e_promote, e_rollback = (
             np.exp(np.minimum(log, math.log(CAP))) for log in (found.log_promote, found.log_rollback)
         )
         for at, (name, slot) in enumerate(places.items()):
             pairs, undefined = int(found.pairs[at]), int(found.undefined[at])
-            if not rule.concerns(name) or not (pairs or undefined or self._may_apply(rule, name)):
+            if not (pairs or undefined or self._may_apply(rule, name)):
                 continue
             margin, weight = (rule.margin, rule.weight) if name == OVERALL else (rule.cohort_margin, rule.cohort_weight)
             promote_at, rollback_at = 1 / rule.alpha, 1 / (policy.alpha_rollback * weight)

@@ -117,6 +117,9 @@ def _figure(cell: Cell, rules: Mapping[str, Rule]) -> str:
     rule = rules[cell.guardrail]
     sign = -1.0 if rule.direction == "lower" else 1.0
     shift = "unknown" if cell.estimate is None else _amount(sign * cell.estimate, cell.unit)
+    # Where nothing can be below the ideal it is no shift but an amount.
+    if rule.metric.low == rule.metric.ideal:
+        shift = shift.removeprefix("+")
     return f"{_title(rule)}: {shift} {_cohort(cell.cohort)}, margin {_bare(cell.margin, cell.unit)}"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shadowproxy.config.catalogue import GUARDABLE, Direction, Metric
+from shadowproxy.config.catalogue import GUARDABLE, Direction, Metric, defaults
 from shadowproxy.config.settings import Guardrail, Settings, Verdict
 from shadowproxy.errors import ConfigError, Fault
 from shadowproxy.stats.betting import fewest_pairs
@@ -110,8 +110,7 @@ def warnings(settings: Settings) -> list[str]:
 def _defaults(settings: Settings) -> tuple[Guardrail, ...]:
     return tuple(
         Guardrail.default(metric.name, metric.margin)
-        for metric in GUARDABLE.values()
-        if metric.default and (not metric.needs or any(metric.by_default(route.offers) for route in settings.routes))
+        for metric in defaults([route.offers for route in settings.routes], replica=settings.replica is not None)
     )
 
 

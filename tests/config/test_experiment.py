@@ -198,6 +198,21 @@ def test_a_metric_that_is_judged_by_default_since_is_not_judged_by_then() -> Non
         }
 
 
+def test_an_experiment_with_a_replica_goes_on_by_what_it_was_judged_by_before_noise_was_taken_out() -> None:
+    text = "baseline: http://a\ncandidate: http://b\nreplica: http://c\nroutes: [{name: r, ids: response.body}]"
+    description = frozen(loads(text))
+    today = {rule.name for rule in rules(thawed(json.dumps(description).encode(), "e-1"))}
+    assert "ranking.rbo_excess" in today
+    assert "ranking.rbo" not in today
+    plain = frozen(loads(text.replace("replica: http://c\n", "")))
+    before = plain["catalogue"]
+    then = {rule.name for rule in rules(thawed(json.dumps({**description, "catalogue": before}).encode(), "e-1"))}
+    assert then == today - {"ranking.rbo_excess"} | {"ranking.rbo"}
+    # And one without a replica is as it ever was.
+    found = {rule.name for rule in rules(thawed(json.dumps(plain).encode(), "e-1"))}
+    assert found == then
+
+
 def test_a_version_header_is_evidence_and_none_is_not() -> None:
     text = "baseline: http://a\ncandidate: http://b\n"
     plain, with_header = loads(text), loads(f"{text}verdict: {{version_header: X-Model-Version}}")

@@ -110,11 +110,11 @@ def test_buckets_are_found_by_their_edges(seconds) -> None:
     assert SMALL.index(np.array(seconds, float)).tolist() == expected
 
 
-@pytest.mark.parametrize("ratio", [1.1, 2.0, 10.0])
-def test_a_ratio_is_so_many_buckets_on_edges_too(ratio) -> None:
-    grid = RatioGrid(ratio, deadline=100.0)
-    seconds = np.concatenate([np.arange(1, 2000) * 1e-3, 1e-4 * ratio ** (np.arange(20, 90) / 20)])
-    seconds = seconds[seconds * ratio < 100]
+@pytest.mark.parametrize(("ratio", "steps"), [(1.1, 10), (4.0, 5), (10.0, 10)])
+def test_a_ratio_is_so_many_buckets_on_edges_too(ratio, steps) -> None:
+    """25.6 ms is an edge of the second grid, and by logarithms alone 102.4 ms would be 4 or 6 buckets off."""
+    grid = RatioGrid(ratio, deadline=100.0, steps=steps)
+    seconds = np.arange(2, 20_000) * 1e-4
     np.testing.assert_array_equal(grid.index(seconds * ratio), grid.index(seconds) + grid.steps)
 
 
@@ -263,8 +263,12 @@ def test_what_is_excluded_by_one_bet_is_excluded_by_all(n, p, bound) -> None:
     many = math.ceil(excluding_successes(count, p, *high, np.array([bound]))[0] + 1e-6)
     if 0 <= few <= n:
         assert binomial_log_e(np.array([few]), count, p, *low)[0] >= bound - 1e-6
+    if 0 <= few + 2 <= n:
+        assert binomial_log_e(np.array([few + 2]), count, p, *low)[0] < bound + math.log(12)
     if 0 <= many <= n:
         assert binomial_log_e(np.array([many]), count, p, *high)[0] >= bound - 1e-6
+    if 0 <= many - 2 <= n:
+        assert binomial_log_e(np.array([many - 2]), count, p, *high)[0] < bound + math.log(12)
 
 
 def test_a_billion_observations_keep_their_digits() -> None:
@@ -413,17 +417,17 @@ def false_alarms(make, p: float = 0.5, runs: int = 200) -> tuple[int, int]:
     "make", [lognormal, rounded_with_timeouts, lambda rng: atoms(rng, 1.1)], ids=["lognormal", "rounded", "atoms"]
 )
 def test_at_the_margin_neither_is_proven(make) -> None:
-    """At most 5% each in truth, 10 of 200; 19 are 3 standard deviations more."""
+    """At most 5% each, 10 of 200. In truth they are rarer, since every bucket that may hold the quantile has a say."""
     ni, harm = false_alarms(make)
-    assert ni <= 19
-    assert harm <= 19
+    assert ni <= 10
+    assert harm <= 10
 
 
 def test_equal_medians_of_unequal_atoms_are_no_harm() -> None:
     """60% on one value against 65%, and the other way round."""
     for order in ([0, 1], [1, 0]):
         _, harm = false_alarms(lambda rng, order=order: atoms(rng, 1.0)[:, order], runs=100)
-        assert harm == 0
+        assert harm <= 2
 
 
 @pytest.mark.parametrize(("p", "about"), [(0.5, 800), (0.9, 1600)])

@@ -58,7 +58,7 @@ def test_a_candidate_as_quick_is_promoted_with_its_figures() -> None:
     low, high = cell.interval
     assert low < cell.estimate < high
     (reason,) = verdict.reasons
-    assert reason.startswith("time to the last byte, its median, candidate over baseline: ")
+    assert reason.startswith("median of the time to the last byte, candidate over baseline: ")
     assert "% of the baseline's over all, margin 10%: proven within it on 2,000 pairs" in reason
 
 

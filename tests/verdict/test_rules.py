@@ -36,6 +36,23 @@ def test_without_guardrails_there_is_one_per_default_metric_that_a_route_offers(
     assert "latency.total_slow" in names(routes=[{"name": "a", "slow": 0.3}])
 
 
+def test_with_a_replica_what_is_beyond_the_noise_is_judged_instead() -> None:
+    routes = [LISTS, {**LABEL, **CHAT, "probabilities": "response.body.p"}]
+    without, with_replica = names(routes=routes), names(routes=routes, replica="http://c:1")
+    corrected = {
+        name
+        for name in ("ranking.rbo", "labels.agreement", "labels.probability_shift", "text.token_f1", "text.finish")
+        if name in without
+    }
+    assert len(corrected) == 5
+    assert set(with_replica) == {*without} - corrected | {f"{name}_excess" for name in corrected}
+    assert "ranking.rbo_excess" not in names(replica="http://c:1")
+    found = {
+        rule.name: (rule.margin, rule.lo, rule.hi) for rule in rules(settings(routes=routes, replica="http://c:1"))
+    }
+    assert found["ranking.rbo_excess"] == (0.05, -1, 1)
+
+
 def test_guardrails_that_are_given_are_the_only_ones() -> None:
     assert names(**guarded({"metric": "ranking.top1", "margin": 0.3})) == ["ranking.top1"]
 
