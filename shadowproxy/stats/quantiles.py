@@ -256,6 +256,8 @@ class RatioGrid(Additive):
     def _log_e(self, sums: State, p: float) -> tuple[FloatArray, FloatArray]:
         """As `log_e`, of running sums (rows, 6, bins)."""
         bets = _bets(p)
+        if not len(sums):
+            return np.zeros(0), np.zeros(0)
         observed = _quantile(sums[:, 0], p)
         at_observed = self._log_e_at(sums, np.arange(len(sums)), observed, bets)
         # A k whose G1 or G2 alone makes more than E does at the observed quantile, or than the cap, is not the least.
@@ -298,6 +300,8 @@ class RatioGrid(Additive):
     def _range(self, sums: State, p: float, log_bound: float) -> tuple[IntArray, IntArray]:
         """First and last k at which neither G1 nor G2 reaches the bound, of one side's running sums (rows, bins)."""
         bets = _bets(p)
+        if not len(sums):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         bound = np.full(len(sums), log_bound)
         first, last = _not_excluded(sums, p, bets, _quantile(sums, p), bound)
         each, k, starts = _ragged(first, last)

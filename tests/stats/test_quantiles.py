@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import gammaln
 
 from shadowproxy.stats.additive import Grouping
 from shadowproxy.stats.counts import (
@@ -229,6 +230,12 @@ def test_nothing_is_known_without_data() -> None:
     assert math.isnan(SMALL.forecast(none[0], 0.5, THRESHOLD))
 
 
+def test_no_slots() -> None:
+    none = SMALL.empty(0)
+    for read in (*SMALL.log_e(none, 0.9), *SMALL.interval(none, 0.9, 0.05), *SMALL.get(none)):
+        assert read.shape == (0,)
+
+
 # Counts.
 
 
@@ -366,6 +373,55 @@ def test_a_billion_pairs_are_read_without_overflow() -> None:
 
 
 # What it promises.
+
+
+def quantile(values: list[float], weights: list[int], p: float) -> float:
+    """The first value that reaches a share of p, in integers: p is a multiple of 1/100."""
+    for value in sorted(set(values)):
+        if sum(w for x, w in zip(values, weights, strict=True) if x <= value) * 100 >= round(p * 100) * sum(weights):
+            return value
+    raise AssertionError
+
+
+def expected_e(cells: list[tuple[float, float]], weights: list[int], p: float, n: int) -> tuple[float, float]:
+    """The exact means of both e-values after n independent pairs, each of a cell with its weight. The sum over all
+    outcomes, by how often each of three cells occurs."""
+    counts = np.array([(i, j, n - i - j) for i in range(n + 1) for j in range(n + 1 - i)])
+    each = SMALL.fold(np.array(cells), Grouping(np.arange(3), np.arange(3), 3, 3))
+    logs = gammaln(n + 1) - gammaln(counts + 1).sum(axis=1) + counts @ np.log(np.array(weights) / sum(weights))
+    ni, harm = (np.exp(logs + e).sum() for e in SMALL.log_e(counts @ each, p))
+    return float(ni), float(harm)
+
+
+LATENT = st.sampled_from([0.03, 0.045, 0.04, 0.06, 0.3, 0.45, 0.49, 0.55, 0.6, 5.0, INF])
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(LATENT, LATENT), min_size=3, max_size=3), st.data())
+def test_under_a_null_hypothesis_the_mean_is_at_most_one(cells, data) -> None:
+    """Exactly, for any three pairs of latencies and their shares. What lasts beyond the deadline, 0.5 s, is stopped."""
+    weights = data.draw(st.sampled_from([[1, 1, 2], [2, 1, 1], [1, 8, 1], [2, 9, 9], [5, 3, 2]]))
+    p = data.draw(st.sampled_from([0.5, 0.9]))
+    n = data.draw(st.sampled_from([5, 25, 50]))
+    a, b = (quantile([cell[side] for cell in cells], weights, p) for side in (0, 1))
+    seen = [tuple(x if x <= SMALL.deadline else INF for x in cell) for cell in cells]
+    ni, harm = expected_e(seen, weights, p, n)
+    if b >= SMALL.ratio * a * (1 - 1e-12):
+        assert ni <= 1 + 1e-9
+    if b <= SMALL.ratio * a * (1 + 1e-12):
+        assert harm <= 1 + 1e-9
+
+
+def test_an_interval_holds_at_every_look() -> None:
+    """All but 5% of the runs; in truth nearly all."""
+    rng = np.random.default_rng(12)
+    missed = 0
+    for _ in range(60):
+        grouping = Grouping(np.arange(600), np.arange(600) // 50, 600, 12)
+        states = np.cumsum(COARSE.fold(latencies(rng, 600, 1.1, rho=0), grouping), axis=0)
+        lower, upper = COARSE.interval(states, 0.5, 0.05)
+        missed += bool(((lower > 1.1) | (upper < 1.1)).any())
+    assert missed <= 3
 
 
 def latencies(rng: np.random.Generator, n: int, ratio: float, rho: float = 0.9, median: float = 0.05) -> np.ndarray:
