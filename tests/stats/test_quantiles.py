@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import gammaln
 
+from shadowproxy.stats import quantiles
 from shadowproxy.stats.additive import Grouping
 from shadowproxy.stats.counts import (
     binomial_bets,
@@ -146,6 +147,33 @@ def test_many_at_once_are_what_each_is_alone(several, p) -> None:
     for side in (0, 1):
         np.testing.assert_allclose(together[side], [one[side][0] for one in alone], rtol=1e-12, atol=1e-12)
         np.testing.assert_array_equal(SMALL.log_e(states[None], p)[side], together[side][None])
+
+
+def test_in_parts_as_in_one(monkeypatch) -> None:
+    state = folded(SMALL, [(0.05, 0.04), (0.2, INF), (INF, 0.1)] * 3)
+    whole = SMALL.log_e(state, 0.9)
+    monkeypatch.setattr(quantiles, "_AT_ONCE", 5)
+    np.testing.assert_array_equal(SMALL.log_e(state, 0.9), whole)
+
+
+def range_by_definition(seconds: list[float], p: float, alpha: float) -> tuple[int, int]:
+    """First and last bucket that neither of the two e-processes excludes."""
+    at = [bucket(x, SMALL) for x in seconds]
+    bound = math.log(4 / alpha)
+    first = min(k for k in range(1, SMALL.bins) if binomial([x <= k for x in at], p, low=True) < bound)
+    last = max(k for k in range(1, SMALL.bins) if binomial([x <= k - 1 for x in at], p, low=False) < bound)
+    return first, last
+
+
+@given(PAIRS, QUANTILES, st.sampled_from([0.05, 0.5]), st.integers(1, 8))
+def test_the_interval_agrees_with_its_definition(pairs, p, alpha, times) -> None:
+    known = repeated([pair for pair in pairs if not any(math.isnan(x) for x in pair)], times)
+    (a_first, a_last), (b_first, b_last) = (range_by_definition([x[side] for x in known], p, alpha) for side in (0, 1))
+    edges = [SMALL.shortest * SMALL.ratio ** (i / SMALL.steps) for i in range(SMALL.top)] + [INF]
+    seen = max(edge for edge in edges if edge <= SMALL.deadline)
+    lower, upper = SMALL.interval(folded(SMALL, known), p, alpha)
+    assert lower[0] == pytest.approx(min(edges[b_first - 1], seen) / edges[a_last])
+    assert upper[0] == pytest.approx(edges[b_last] / edges[a_first - 1])
 
 
 @given(PAIRS, st.data())
