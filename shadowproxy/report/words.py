@@ -85,6 +85,16 @@ def took(value: float) -> str:
     return f"{value * 1000:.3g} ms" if abs(value) < 0.9995 else f"{value:.1f} s"
 
 
+def rough(pairs: float) -> str:
+    """A forecast: one significant figure, rounded up.
+
+    >>> rough(0.2), rough(421.0), rough(12_001.0)
+    ('1', '500', '20,000')
+    """
+    size = 10 ** max(0, math.floor(math.log10(max(pairs, 1))))
+    return f"{math.ceil(max(pairs, 1) / size) * size:,}"
+
+
 def size(value: int) -> str:
     """Bytes, in the unit that reads best.
 

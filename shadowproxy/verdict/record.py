@@ -63,6 +63,9 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     required: bool
     """Whether a promote needs this cell proven (overall, and large cohorts)."""
     finding: Finding
+    needed: float | None = None
+    """Pairs, of all that are counted, that it still takes to prove this cell, if they go on as they did; 0 where it is
+    proven, None where that can't be said or no promote needs it."""
 
 
 class CohortReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +81,14 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     passed: bool
     detail: str
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What a promote still takes, if things go on as they did. A rough figure, and no promise."""
+
+    pairs: float
+    seconds: float | None
+    """At the rate at which pairs come now; None where that isn't known."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +192,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     accounting: Accounting
     open_pairs: int = 0
     """Pairs in start-time buckets that are not closed yet; not counted."""
+    rate: float | None = None
+    """Pairs a second, as they come now; None where that isn't known."""
     late_pairs: int = 0
     """Pairs that came after their bucket was closed; counted when they came."""
     lost_entries: int = 0
@@ -226,6 +239,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     evidence_rollback: float
     """The weighted mean of the e-values for harm, cells with fewer pairs than a rollback needs as 0; rollback at
     1 / alpha_rollback."""
+    forecast: Forecast | None = None
+    """Of a promote, while the verdict is continue; None where it can't be said: no data, or a loss beyond its margin.
+    """
     notes: tuple[str, ...] = ()
     """What explains the figures and decides nothing, such as that mirroring is paused."""
     versions: dict[str, tuple[VersionSeen, ...]] = {}
