@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from shadowproxy.config.catalogue import CATALOGUE
@@ -29,13 +29,13 @@ def explanation(verdict: Verdict) -> RenderableType:
     parts += [Text.assemble(("note: ", "yellow"), words.plain(note)) for note in verdict.notes]
     parts += [Text(), Text("How it is decided", style="bold"), *(_step(*step) for step in _steps(verdict))]
     parts += [Text(), Text("Whether the data are sound", style="bold"), *map(_check, verdict.checks)]
-    parts += [Text(), Text("How to read the figures", style="bold"), _indented(_LEGEND)]
+    parts += [Text(), Text("How to read the figures", style="bold"), _row("", _LEGEND, width=0)]
     for cohort, cells in _by_cohort(verdict):
         pairs = verdict.pairs if cohort == OVERALL else verdict.cohorts[cohort].pairs
         title = "All pairs" if cohort == OVERALL else f"Cohort {words.plain(cohort)}"
         parts += [Text(), Text(f"{title}: {pairs:,} pairs", style="bold")]
         for cell in cells:
-            parts += [Text(), *_cell(cell, verdict)]
+            parts += [Text(), *_cell(cell)]
     return Group(*parts)
 
 
@@ -47,18 +47,22 @@ _LEGEND = (
 )
 
 
-def _indented(text: str | Text, by: int = 2) -> Padding:
-    return Padding(Text(text) if isinstance(text, str) else text, (0, 0, 0, by))
+def _row(label: Text | str, text: str, *, by: int = 2, width: int = 5) -> RenderableType:
+    """A label and its text, whose later lines stand below its first."""
+    row = Table.grid(padding=0, pad_edge=False)
+    row.add_column(width=by + width, no_wrap=True)
+    row.add_column(overflow="fold")
+    row.add_row(Text.assemble(" " * by, label), Text(text))
+    return row
 
 
 def _step(holds: bool | None, text: str) -> RenderableType:
-    mark, style = {True: ("yes", "green"), False: ("no", "red"), None: ("", "")}[holds]
-    return _indented(Text.assemble((f"{mark:5}", style), text))
+    mark = {True: Text("yes", "green"), False: Text("no", "red"), None: Text("so", "bold")}[holds]
+    return _row(mark, text)
 
 
 def _check(check: Check) -> RenderableType:
-    mark = ("yes  ", "green") if check.passed else ("NO   ", "bold red")
-    return _indented(Text.assemble(mark, f"{words.plain(check.name)}: {words.plain(check.detail)}"))
+    return _step(check.passed, f"{words.plain(check.name)}: {words.plain(check.detail)}")
 
 
 def _steps(verdict: Verdict) -> Iterator[tuple[bool | None, str]]:
@@ -83,7 +87,7 @@ def _steps(verdict: Verdict) -> Iterator[tuple[bool | None, str]]:
         yield not alarming, f"promote, 2: no guardrail in any cohort has evidence for harm of {1 / alpha:g}{these}"
     which = f"; these checks fail: {', '.join(map(words.plain, failed))}" if failed else ""
     yield not failed and bool(verdict.checks), f"promote, 3: the data are sound{which}"
-    yield None, f"so: {_conclusion(verdict)}"
+    yield None, _conclusion(verdict)
 
 
 def _conclusion(verdict: Verdict) -> str:
@@ -108,17 +112,16 @@ def _by_cohort(verdict: Verdict) -> Iterator[tuple[str, tuple[Cell, ...]]]:
         yield name, report.guardrails
 
 
-def _cell(cell: Cell, verdict: Verdict) -> Iterator[RenderableType]:
+def _cell(cell: Cell) -> Iterator[RenderableType]:
     style = terminal.FINDING_STYLES[cell.finding]
     role = "a promote needs it" if cell.required else "only harm counts here"
-    yield _indented(
-        Text.assemble((words.plain(cell.guardrail), "bold"), "  ", (cell.finding.value, style), f"  ({role})")
-    )
-    for label, text in _figures(cell, verdict):
-        yield Padding(Text.assemble((f"{label:{_LABEL}}", "dim"), text), (0, 0, 0, 4))
+    name = words.plain(cell.guardrail)
+    yield Text.assemble("  ", (name, "bold"), "  ", (cell.finding.value, style), f"  ({role})")
+    for label, text in _figures(cell):
+        yield _row(Text(label, "dim"), text, by=4, width=_LABEL)
 
 
-def _figures(cell: Cell, verdict: Verdict) -> Iterator[tuple[str, str]]:
+def _figures(cell: Cell) -> Iterator[tuple[str, str]]:
     yield "what", _meaning(cell)
     undefined = f", {cell.undefined:,} more undefined" if cell.undefined else ""
     yield "mean", f"{words.figure(cell.estimate)} {words.interval(cell.interval)}, on {cell.pairs:,} pairs{undefined}"
@@ -129,7 +132,7 @@ def _figures(cell: Cell, verdict: Verdict) -> Iterator[tuple[str, str]]:
         f"{words.evidence(cell.e_rollback)} of {cell.rollback_at:,.4g} ({_way(cell.e_rollback, cell.rollback_at)})",
     )
     if cell.finding is not Finding.HARMFUL and cell.required:
-        yield "still missing", missing(cell, verdict)
+        yield "still missing", missing(cell)
 
 
 def _meaning(cell: Cell) -> str:
@@ -141,7 +144,7 @@ def _meaning(cell: Cell) -> str:
     return f"{metric.title}; {worse} is worse"
 
 
-def missing(cell: Cell, verdict: Verdict) -> str:
+def missing(cell: Cell) -> str:
     """What it still takes to prove a cell safe, and how many pairs, if they go on as they did."""
     if not cell.pairs:
         return "everything: no pair has it yet"
