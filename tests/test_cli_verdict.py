@@ -41,7 +41,7 @@ class Api:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *arguments: object) -> None:
+            def log_message(self, *arguments: object) -> None:
                 return
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -163,6 +163,19 @@ async def test_a_look_remembers_the_last_verdict_through_an_outage() -> None:
     assert [(seen.verdict, seen.trouble, seen.decided) for seen in found] == [
         (None, "away", False), (first, "", False), (first, "away again", False), (PROMOTE, "", True)
     ]  # fmt: skip
+
+
+async def test_a_look_that_the_end_cuts_short_does_not_make_it_unreachable() -> None:
+    first = undecided(1)
+    answers = [first]
+
+    async def look() -> Verdict:
+        if not answers:
+            await asyncio.Event().wait()
+        return answers.pop()
+
+    found = [seen async for seen in follow(look, every=0.0, timeout=0.02, stop=asyncio.Event())]
+    assert [(seen.verdict, seen.trouble) for seen in found] == [(first, "")]
 
 
 async def test_what_can_not_mend_itself_is_not_waited_for() -> None:

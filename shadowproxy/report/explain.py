@@ -126,11 +126,8 @@ def _figures(cell: Cell) -> Iterator[tuple[str, str]]:
     undefined = f", {cell.undefined:,} more undefined" if cell.undefined else ""
     yield "mean", f"{words.figure(cell.estimate)} {words.interval(cell.interval)}, on {cell.pairs:,} pairs{undefined}"
     yield "margin", f"{words.figure(cell.margin, signed=False)} ({words.plain(cell.unit)})"
-    yield "safe", f"{words.evidence(cell.e_promote)} of {cell.promote_at:g} ({_way(cell.e_promote, cell.promote_at)})"
-    yield (
-        "harm",
-        f"{words.evidence(cell.e_rollback)} of {cell.rollback_at:,.4g} ({_way(cell.e_rollback, cell.rollback_at)})",
-    )
+    yield "safe", _towards(cell.e_promote, cell.promote_at)
+    yield "harm", _towards(cell.e_rollback, cell.rollback_at)
     if cell.finding is not Finding.HARMFUL and cell.required:
         yield "still missing", missing(cell)
 
@@ -155,6 +152,11 @@ def missing(cell: Cell) -> str:
     if cell.estimate is not None and cell.estimate >= cell.margin:
         return "the mean is beyond the margin: more pairs like these will not prove it"
     return "it can't be said yet how many pairs"
+
+
+def _towards(e_value: float, threshold: float) -> str:
+    needed = f"{threshold:,.0f}" if threshold >= 100 else f"{threshold:.3g}"
+    return f"{words.evidence(e_value)} of {needed} ({_way(e_value, threshold)})"
 
 
 def _way(e_value: float, threshold: float) -> str:

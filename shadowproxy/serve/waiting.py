@@ -43,7 +43,7 @@ async def follow(
     clock = asyncio.get_running_loop().time
     began = clock()
     verdict: Verdict | None = None
-    trouble = "no verdict yet"
+    trouble = "there was no answer before the time was up"
     while True:
         before, trouble = trouble, ""
         try:
@@ -55,7 +55,7 @@ async def follow(
             if not before:
                 # A look that the end of the time has cut short says nothing of whether it would have been answered.
                 return
-            trouble = "there was no answer before the time was up"
+            trouble = before
         seen = Look(verdict, trouble, clock() - began)
         yield seen
         left = began + timeout - clock()
