@@ -51,6 +51,7 @@ class Judge:
         self._versions = None if header is None else VersionReader(header)
         self._seen: dict[tuple[str, str], tuple[float, float]] = {}
         self._slots: dict[str, int] = {}
+        self._began: float | None = None
         self._batch = _Batch()
         self.pairs = 0
         """That were taken."""
@@ -98,7 +99,9 @@ class Judge:
                 if len(self._slots) < self._settings.verdict.max_cohorts:
                     self._slots.setdefault(name, len(self._slots) + 1)
         self._note_versions(batch.pairs)
-        tallies = self._plan.tally(columns, self._slots, self._state.names)
+        if self._began is None:
+            self._began = self._plan.begins(columns)
+        tallies = self._plan.tally(columns, self._slots, self._state.names, self._began)
         self._state = self._state.with_added(tallies).close(batch.written)
 
     def _note_versions(self, pairs: Sequence[Pair]) -> None:

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from shadowproxy.config.catalogue import CATALOGUE
+from shadowproxy.config.catalogue import GUARDABLE
 from shadowproxy.report import terminal, words
 from shadowproxy.verdict.record import OVERALL, Cell, Check, Finding, State, Verdict
 
@@ -133,7 +133,7 @@ def _figures(cell: Cell) -> Iterator[tuple[str, str]]:
 
 
 def _meaning(cell: Cell) -> str:
-    metric = CATALOGUE.get(cell.metric)
+    metric = GUARDABLE.get(cell.metric)
     if metric is None:
         return words.plain(cell.metric)
     name = cell.guardrail.partition("@")[0].removeprefix(cell.metric)
