@@ -78,8 +78,9 @@ def _broken(name: str) -> str:
 
 def _conclusions(rows: Sequence[Row], *, rate: float | None, horizon: int | None, share: float | None) -> Iterator[str]:
     yield (
-        "least: pairs without which no proof is possible. safe: pairs until half of the experiments have proven it, if loss and deviation (sd) are as "
-        "given (in brackets: nine of ten). harm: pairs until half have proven a mean loss of so many margins."
+        "least: pairs without which no proof is possible. safe: pairs until half of the experiments have proven it, if "
+        "loss and deviation (sd) are as given (in brackets: nine of ten). harm: pairs until half have proven a mean "
+        "loss of so many margins."
     )
     if share is not None:
         yield f"cohort: of all pairs, until it is proven in a cohort that has {100 * share:g}% of them."
