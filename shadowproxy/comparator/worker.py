@@ -24,7 +24,7 @@ from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.model import Pair, Side
 from shadowproxy.pairs.calibrations import calibrations
 from shadowproxy.pairs.exemplars import NO_CHANGE
-from shadowproxy.pairs.experiments import note_versions
+from shadowproxy.pairs.experiments import note_versions, origin
 from shadowproxy.pairs.labels import Waiting
 from shadowproxy.pairs.partitions import Watermarks
 from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
@@ -89,13 +89,14 @@ class Worker:
         self._jitter = jitter
         self._state = plan.empty()
         self._slots: Mapping[str, int] = {}
+        self._origin: float | None = None
         self._keeper = Keeper(store, plan, exemplars)
         self._boards = self._keeper.nothing
         wait = plan.settings.longest_wait
         self._joiner = (
             None
             if wait is None
-            else Joiner(store, plan, metrics, self._slots_for, name=name, wait=wait, monotonic=monotonic)
+            else Joiner(store, plan, metrics, self._places_for, name=name, wait=wait, monotonic=monotonic)
         )
         self._stop = asyncio.Event()
         self.connected = False
@@ -232,11 +233,11 @@ class Worker:
         state, boards, exemplars = self._state, self._boards, NO_CHANGE
         columns = self._comparer(pairs) if pairs else None
         if columns is not None:
-            slots = await self._slots_for(columns)
+            slots, began = await self._places_for(columns)
             if self._plan.waiting:
                 # After the batch was read and before it is counted: what was read without one started before it holds.
                 self._plan = self._plan.calibrated(calibrations_of(await calibrations(self._home)))
-            state = state.with_added(self._plan.tally(columns, slots, state.names))
+            state = state.with_added(self._plan.tally(columns, slots, state.names, began))
             boards, exemplars = self._keeper.offer(boards, entries, counts, pairs, columns, slots)
             if self._versions is not None and (seen := self._versions(pairs)):
                 # Before the commit: who sees the pairs counted sees by which versions.
@@ -261,8 +262,14 @@ class Worker:
 
     def _forget(self) -> None:
         """What the experiment gave this worker to count by: where no commit holds it, a reset may have made it anew."""
-        self._slots = {}
+        self._slots, self._origin = {}, None
         self._plan = self._plan.calibrated({})
+
+    async def _places_for(self, columns: Columns) -> tuple[Mapping[str, int], float | None]:
+        """The cohorts' slots, and when the experiment began where that matters."""
+        if self._origin is None and (proposed := self._plan.begins(columns)) is not None:
+            self._origin = await origin(self._home, proposed)
+        return await self._slots_for(columns), self._origin
 
     async def _slots_for(self, columns: Columns) -> Mapping[str, int]:
         unknown = {name for names in columns.cohorts for name in names} - self._slots.keys()

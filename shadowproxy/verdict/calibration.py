@@ -38,6 +38,7 @@ from shadowproxy.stats.state import Tally
 from shadowproxy.verdict.batch import Batch, of_routes
 from shadowproxy.verdict.distributions import baseline_scores
 from shadowproxy.verdict.guards import Evidence, route_indices
+from shadowproxy.verdict.record import Dependence
 from shadowproxy.verdict.rules import Rule
 
 FEWEST = 200
@@ -199,6 +200,10 @@ class WaitingGuard:
     def forecast(self, total: Tally, slot: int, log_threshold: float) -> float:
         """See `guards.Guard`."""
         return math.nan
+
+    def dependence(self, total: Tally) -> tuple[Dependence, ...]:
+        """See `guards.Guard`."""
+        return ()
 
 
 def unclipped(rule: Rule, routes: Collection[int] | None, columns: Columns) -> tuple[FloatArray, FloatArray] | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ from shadowproxy.verdict.batch import Batch, of_routes
 from shadowproxy.verdict.calibration import Calibration, unclipped
 from shadowproxy.verdict.guards import Evidence, route_indices
 from shadowproxy.verdict.means import MeanGuard
+from shadowproxy.verdict.record import Dependence
 from shadowproxy.verdict.rules import Rule
 
 _ANY_ALPHA = 0.05
@@ -84,6 +86,10 @@ class ClippedGuard:
     def forecast(self, total: Tally, slot: int, log_threshold: float) -> float:
         """See `guards.Guard`."""
         return self._mean.forecast(total, slot, log_threshold)
+
+    def dependence(self, total: Tally) -> tuple[Dependence, ...]:
+        """See `guards.Guard`."""
+        return tuple(msgspec.structs.replace(one, guardrail=self.rule.name) for one in self._mean.dependence(total))
 
     def clipped_share(self, total: Tally) -> float:
         """Of all its pairs, how many were clipped; 0 without any."""

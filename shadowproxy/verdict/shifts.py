@@ -37,7 +37,9 @@ from shadowproxy.stats.empirical_bernstein import interval
 from shadowproxy.stats.state import Tally
 from shadowproxy.verdict.batch import FIRST_COHORT, Batch, of_routes
 from shadowproxy.verdict.calibration import Calibration
+from shadowproxy.verdict.dependence import Inflation, dependence
 from shadowproxy.verdict.guards import Evidence, route_indices
+from shadowproxy.verdict.record import Dependence
 from shadowproxy.verdict.rules import Rule
 
 _APPLICABLE = "scores.relative_delta"
@@ -61,6 +63,7 @@ class ShiftGuard:
         size = max(MeanGrid(-1, 1, margin).size for margin in margins)
         self._overall, self._cohort = (MeanGrid(-1, 1, margin, size) for margin in margins)
         self._shape = (len(self.thresholds), 2, self._overall.width)
+        self._inflation = Inflation(f"{rule.name}#{calibration.tag}", 0.0)
         self._name = f"shift/{rule.name}#{calibration.tag}"
 
     def __repr__(self) -> str:
@@ -83,6 +86,8 @@ class ShiftGuard:
                 rows[~counted] = 0.0
                 sums[:, place] = grouping.sum(rows).reshape(len(batch.buckets), -1, rows.shape[1])
         yield self._name, sums
+        middle = differences[:, len(self.thresholds) // 2]
+        yield self._inflation.counted(np.where(counted, middle, np.nan), batch)
         if batch.weight is not None:
             known = np.where(counted & ~np.isnan(differences[:, 0]), batch.weight, 0.0)
             yield f"weight/{self._name}", batch.by_bucket(batch.every.sum(known[:, np.newaxis]))
@@ -129,6 +134,10 @@ class ShiftGuard:
         rows = self._state(total)[slot].reshape(-1, grid.width)
         return float(np.max([grid.forecast(row, log_threshold) for row in rows]))
 
+    def dependence(self, total: Tally) -> tuple[Dependence, ...]:
+        """See `guards.Guard`: that of the differences at the middle threshold."""
+        return dependence(self.rule.name, self._inflation.read(total))
+
     def _state(self, total: Tally) -> FloatArray:
         flat = total.rows(self._name, self._slots, (math.prod(self._shape),))
         return np.asarray(flat, np.float64).reshape((self._slots, *self._shape))
@@ -153,4 +162,6 @@ class ShiftGuard:
         first = np.searchsorted(self.thresholds, scores.value[there])
         counts = np.bincount(scores.pair[there] * width + first, minlength=n * width).reshape(n, width).cumsum(axis=1)
         items = counts[:, -1:]
-        return np.divide(counts[:, :-1], items, out=np.full((n, width - 1), np.nan), where=items > 0)
+        shares: FloatArray = np.full((n, width - 1), np.nan)
+        np.divide(counts[:, :-1], items, out=shares, where=items > 0)
+        return shares
