@@ -9,6 +9,7 @@ import pytest
 from servers import unique
 
 from shadowproxy import metrics
+from shadowproxy.comparator.judge import Judge
 from shadowproxy.comparator.worker import Worker
 from shadowproxy.compare.comparer import Comparer
 from shadowproxy.config import loads
@@ -18,11 +19,13 @@ from shadowproxy.pairs.calibrations import calibrations
 from shadowproxy.pairs.codec import encode
 from shadowproxy.pairs.controls import ControlChange
 from shadowproxy.pairs.experiments import reset
+from shadowproxy.pairs.lines import Recorded
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.serve.reader import VerdictReader
 from shadowproxy.stats.betting import COUNT
 from shadowproxy.stats.state import State, Tally
 from shadowproxy.verdict.plan import Plan
+from shadowproxy.verdict.planning import cases
 from shadowproxy.verdict.record import Verdict
 
 SETTINGS = loads(
@@ -161,3 +164,29 @@ async def test_after_a_reset_the_same_worker_calibrates_anew(rig: Rig) -> None:
     await rig.count(pair(at, 1000.0) for at in range(200))
     await rig.verdict()
     assert await rig.since() > first
+
+
+def test_recorded_pairs_calibrate_what_is_judged_offline() -> None:
+    judge = Judge(SETTINGS)
+    for at in range(1000):
+        started = 1000.0 + at / 10
+        judge.add(Recorded(0, f"{round((started + 0.1) * 1000)}-{at + 1}", 0, pair(at, started)))
+    verdict = judge.verdict(5000.0)
+    assert checks(verdict)["calibrated"] == (True, f"{NAME} is clipped at ±20")
+    # The first 200 are all closed when the second 200 have come, and pairs count from there on.
+    (cell,) = verdict.guardrails
+    assert (cell.pairs, cell.estimate) == (600, pytest.approx(1.0))
+
+
+def test_a_recording_that_is_too_short_leaves_it_open() -> None:
+    judge = Judge(SETTINGS)
+    for at in range(150):
+        judge.add(Recorded(0, f"{1_000_000 + at}-{at + 1}", 0, pair(at, 1000.0)))
+    verdict = judge.verdict(5000.0)
+    assert not checks(verdict)["calibrated"][0]
+    assert verdict.guardrails[0].pairs == 0
+
+
+def test_what_has_no_bounds_yet_is_not_planned() -> None:
+    found, left_out = cases(SETTINGS)
+    assert (found, left_out) == ((), (NAME,))
