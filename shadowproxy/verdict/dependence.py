@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shadowproxy.config.catalogue import QUANTILES
 from shadowproxy.config.settings import Verdict as Policy
 from shadowproxy.stats.additive import FloatArray, Grouping, IntArray
 from shadowproxy.stats.betting import MeanGrid
@@ -182,6 +183,9 @@ def _remedy(one: Dependence, found: Sequence[Dependence]) -> str:
         )
     if one.by == BLOCKS:
         return "make verdict.blocks longer"
+    if one.guardrail.partition("@")[0] in QUANTILES:
+        # Blocks have no quantiles of their own.
+        return "mirror a smaller share of the requests, for longer (proxy.mirror.sample)"
     return f"set verdict.blocks: {block_length([other for other in found if other.guardrail == one.guardrail])}"
 
 
