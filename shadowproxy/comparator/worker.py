@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from shadowproxy.comparator.exemplars import Keeper
+from shadowproxy.comparator.firsts import Settler
 from shadowproxy.comparator.labels import Joiner
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.comparer import Comparer
@@ -25,6 +26,7 @@ from shadowproxy.model import Pair, Side
 from shadowproxy.pairs.calibrations import calibrations
 from shadowproxy.pairs.exemplars import NO_CHANGE
 from shadowproxy.pairs.experiments import note_versions, origin
+from shadowproxy.pairs.firsts import First
 from shadowproxy.pairs.labels import Waiting
 from shadowproxy.pairs.partitions import Watermarks
 from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
@@ -98,6 +100,7 @@ class Worker:
             if wait is None
             else Joiner(store, plan, metrics, self._places_for, name=name, wait=wait, monotonic=monotonic)
         )
+        self._settler = Settler(store, name=name) if plan.settings.verdict.first_per_account else None
         self._stop = asyncio.Event()
         self.connected = False
         """Whether the last word from the store was an answer."""
@@ -175,13 +178,17 @@ class Worker:
             if self._joiner is not None:
                 # After the pairs: what is read with its label is then joined in the same turn.
                 self._state, more_labels = await self._joiner.turn(self._state)
+            if self._settler is not None:
+                self._state = await self._settler.turn(self._state)
             if entries or more_labels:
                 continue
-            if stopping:
-                return
-            if len(self._watermarks) > 1 or self._joiner is not None:
+            if len(self._watermarks) > 1 or self._joiner is not None or self._settler is not None:
                 # The workers of the other partitions wait for this one's, and without entries there are no commits.
                 self._close(await self._store.watermark())
+            if stopping:
+                if self._settler is not None:
+                    self._state = await self._settler.turn(self._state)
+                return
 
     async def _take_over(self) -> None:
         while entries := await self._store.claim(self._name, self._claim_idle, self._read):
@@ -232,12 +239,21 @@ class Worker:
         pairs, counts, dead = _decode(entries)
         state, boards, exemplars = self._state, self._boards, NO_CHANGE
         columns = self._comparer(pairs) if pairs else None
+        firsts: Sequence[First] = ()
         if columns is not None:
             slots, began = await self._places_for(columns)
             if self._plan.waiting:
                 # After the batch was read and before it is counted: what was read without one started before it holds.
                 self._plan = self._plan.calibrated(calibrations_of(await calibrations(self._home)))
-            state = state.with_added(self._plan.tally(columns, slots, state.names, began))
+            if self._settler is None:
+                state = state.with_added(self._plan.tally(columns, slots, state.names, began))
+            else:
+                names = [
+                    f"{entry.id}:{at}" for entry, count in zip(entries, counts, strict=True) for at in range(count)
+                ]
+                firsts = await self._settler.firsts(
+                    self._plan, columns, names, [one.id for one in pairs], slots, state.names, began
+                )
             boards, exemplars = self._keeper.offer(boards, entries, counts, pairs, columns, slots)
             if self._versions is not None and (seen := self._versions(pairs)):
                 # Before the commit: who sees the pairs counted sees by which versions.
@@ -251,6 +267,7 @@ class Worker:
             if columns is not None
             else (),
             exemplars=exemplars,
+            firsts=firsts,
         )
         self._state, self._boards = state, boards
         self._close(watermark)

@@ -99,20 +99,53 @@ class Plan:
         who count. A pair of weight 0 is in no sum, only in the number of pairs. Raises ValueError for a slot out of
         range, and without an origin where one is needed.
         """
-        if not len(columns):
-            return {}
+        buckets = self._buckets(columns)
+        return self._tallies(columns, buckets, np.unique(buckets), slots, counted, origin)
+
+    def tally_each(
+        self,
+        columns: Columns,
+        rows: IntArray,
+        slots: Mapping[str, int],
+        counted: Collection[str] = (),
+        origin: float | None = None,
+    ) -> dict[int, tuple[int, Tally, int]]:
+        """As `tally`, but the sums of each of these pairs by itself: by row, its bucket, its sums, and 1.
+
+        Raises ValueError likewise.
+        """
+        each = np.full(len(columns), -1, np.int64)
+        each[rows] = rows
+        buckets = self._buckets(columns)
+        tallies = self._tallies(columns, each, np.unique(rows), slots, counted, origin)
+        return {row: (int(buckets[row]), *counted_of) for row, counted_of in tallies.items()}
+
+    def _buckets(self, columns: Columns) -> IntArray:
+        """The start-time bucket of every pair."""
         width = self.settings.verdict.bucket
         # A start time that is no time at all must not take the worker down; it lands in the first or last bucket.
         started = np.nan_to_num(columns.started / width, nan=0.0, posinf=2.0**52, neginf=-(2.0**52))
-        buckets = np.floor(np.clip(started, -(2.0**52), 2.0**52)).astype(np.int64)
-        found = np.unique(buckets)
+        return np.floor(np.clip(started, -(2.0**52), 2.0**52)).astype(np.int64)
+
+    def _tallies(
+        self,
+        columns: Columns,
+        groups: IntArray,
+        found: IntArray,
+        slots: Mapping[str, int],
+        counted: Collection[str],
+        origin: float | None,
+    ) -> dict[int, tuple[Tally, int]]:
+        """By group that is in `found` (ascending), its sums and its number of pairs; `groups` (n,) by pair."""
+        if not len(found):
+            return {}
         pairs, slot = membership(columns.cohorts, slots, self.other_slot)
         tables = tuple(self._tables.gathered(columns.tables, counted))
         most = max(1, _MOST_GROUPS // (int(slot.max(initial=0)) + 1))
         tallies: dict[int, tuple[Tally, int]] = {}
         for first in range(0, len(found), most):
             part = found[first : first + most]
-            batch = batch_of(columns, buckets, part, pairs, slot, self._weights(columns), origin)
+            batch = batch_of(columns, groups, part, pairs, slot, self._weights(columns), origin)
             tallies |= self._tally_part(batch, tables)
         return tallies
 

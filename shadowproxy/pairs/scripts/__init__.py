@@ -22,6 +22,7 @@ from shadowproxy.pairs.scripts.common import MAX_PAIRS, ordinal_of
 from shadowproxy.pairs.scripts.controls import CONTROL, CONTROL_STATUS, REPORT
 from shadowproxy.pairs.scripts.entries import APPEND, CLAIM, MAKE_GROUP, OWN_PENDING, PUBLISH, STANDING, WATERMARK
 from shadowproxy.pairs.scripts.experiments import CALIBRATE, ORIGIN, REMEMBER, RESET, SEEN
+from shadowproxy.pairs.scripts.firsts import DUE_FIRSTS, FIND_FIRSTS, SETTLE
 from shadowproxy.pairs.scripts.labels import ADD_LABELS, EXPIRE_LABELS, FIND_UNLABELLED, JOIN, MAKE_LABEL_GROUP
 from shadowproxy.pairs.scripts.states import ABSORB, ACCOUNTS, COMMIT, LATCH, LOAD, SILENT, SLOTS, SNAPSHOT
 
@@ -35,7 +36,9 @@ __all__ = [
     "COMMIT",
     "CONTROL",
     "CONTROL_STATUS",
+    "DUE_FIRSTS",
     "EXPIRE_LABELS",
+    "FIND_FIRSTS",
     "FIND_UNLABELLED",
     "JOIN",
     "LATCH",
@@ -50,6 +53,7 @@ __all__ = [
     "REPORT",
     "RESET",
     "SEEN",
+    "SETTLE",
     "SILENT",
     "SLOTS",
     "SNAPSHOT",

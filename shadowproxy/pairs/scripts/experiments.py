@@ -83,7 +83,7 @@ RESET: Final = (
     + """
 -- KEYS: pairs, totals, index, kept, dead, dead sizes, states, versions, accounts, bases, slots, latch, seen, controls,
 --       history, labels, their totals, unlabelled, its expiry, early, its expiry, labelled, exemplars,
---       their pairs, origin, calibration
+--       their pairs, origin, firsts, their starts, calibration
 -- ARGV: group, number of this reset, whether this is home, kind and record for the history, most records
 -- Forgets what was counted. What stays: the clock and the ordinal, since ids must not go back; the sequences, by which
 -- a repetition is known; the accounts, which proxies carry on, with what they say now as the base to count from.
@@ -107,7 +107,7 @@ for at = 3, 8 do
 end
 redis.call('DEL', KEYS[10], KEYS[11], KEYS[12], KEYS[13])
 -- The label stream goes with its group, which is made anew, and so does what workers hold of it: they are told so.
-for at = 16, 26 do
+for at = 16, 28 do
     redis.call('DEL', KEYS[at])
 end
 local known = redis.call('HMGET', totals, 'entries', 'pairs')
