@@ -23,15 +23,15 @@ _AT_ONCE = 500
 class Settler:
     """What a worker does about first pairs (see `pairs.firsts`). The state is the worker's, and handed back."""
 
-    def __init__(self, store: Store, plan: Plan, *, name: str, most: int = MOST) -> None:
+    def __init__(self, store: Store, *, name: str, most: int = MOST) -> None:
         """`most`: accounts that are counted in all."""
         self._store = store
-        self._plan = plan
         self._name = name
         self._most = most
 
     async def firsts(
         self,
+        plan: Plan,
         columns: Columns,
         names: Sequence[str],
         ids: Sequence[str],
@@ -41,7 +41,7 @@ class Settler:
     ) -> list[First]:
         """Those of these pairs that may be their account's first, each with what it adds to the sums.
 
-        `names` are each pair's own, `ids` the requests'; the rest as for `Plan.tally`. Leaves out what can be told by
+        They are counted by `plan`. `names` are each pair's own, `ids` the requests'; the rest as for `Plan.tally`. Leaves out what can be told by
         now not to be one; what the store says then is what holds.
         """
         earliest: dict[str, tuple[Start, int]] = {}
@@ -55,11 +55,8 @@ class Settler:
             if waits is None or waits <= earliest[who][0]:
                 del earliest[who]
         rows = np.array(sorted(row for _, row in earliest.values()), np.int64)
-        tallies = self._plan.tally_each(columns, rows, slots, counted, origin)
-        return [
-            First(who, start, self._plan.empty().add(*tallies[row]).to_bytes())
-            for who, (start, row) in earliest.items()
-        ]
+        tallies = plan.tally_each(columns, rows, slots, counted, origin)
+        return [First(who, start, plan.empty().add(*tallies[row]).to_bytes()) for who, (start, row) in earliest.items()]
 
     async def turn(self, state: State) -> State:
         """Count the first pairs in buckets that are closed, the earliest first, until all are."""

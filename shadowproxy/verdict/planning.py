@@ -3,8 +3,8 @@
 Two futures are looked at: the candidate is as it is hoped to be, and must be proven safe; and it is worse by a multiple
 of the margin, and must be proven harmful by this guardrail alone.
 
-Guardrails on quantiles of latency are not bounded means, and take another computation than `stats.sizes`: `cases`
-leaves them out, and says which.
+Guardrails on quantiles of latency are not bounded means, and take another computation than `stats.sizes`; those that
+are calibrated have bounds only once they are. `cases` leaves both out, and says which.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def cases(settings: Settings) -> tuple[tuple[Case, ...], tuple[str, ...]]:
             counts=rule.metric.unit == _OF_COUNTS,
         )
 
-    return tuple(map(case, rules(settings))), ()
+    found = rules(settings)
+    bounded = [rule for rule in found if rule.metric.quantile is None and rule.metric.calibrated is None]
+    return tuple(map(case, bounded)), tuple(rule.name for rule in found if rule not in bounded)
 
 
 def single(margin: float, lo: float, hi: float, alpha: float) -> Case:
