@@ -34,7 +34,8 @@ def plan(
         typer.Option(
             "--noise",
             metavar="METRIC=SD",
-            help="Standard deviation of a guardrail's loss, or METRIC=MEAN,SD. Repeatable.",
+            help="Standard deviation of a guardrail's loss, or METRIC=MEAN,SD; of a latency quantile that of the "
+            "logarithm, or METRIC=CORRELATION,SD. Repeatable.",
         ),
     ] = None,
     recorded: Annotated[
@@ -68,10 +69,7 @@ def plan(
 
     [bold]Example[/bold]: shadowproxy plan --config shadowproxy.yaml --rate 50/s --noise ranking.rbo=0.15
     """
-    import numpy as np
-
-    from shadowproxy.stats.sizes import Paths
-    from shadowproxy.verdict.planning import curve, planned
+    from shadowproxy.verdict.planning import Planner
 
     a_second = _rate(rate)
     settings = None if config is None else read_settings(config)
@@ -91,17 +89,17 @@ def plan(
     if settings is not None:
         least, least_harm = settings.verdict.min_pairs, settings.verdict.min_pairs_rollback
     horizon = None if settings is None else settings.verdict.horizon
-    paths = Paths.drawn(np.random.default_rng(1))
+    planner = Planner()
     rows: list[Row] = []
     for case, known in asked:
         try:
-            rows.append(planned(case, known, paths, worse=worse, share=share, least=least, least_harm=least_harm))
+            rows.append(planner.row(case, known, worse=worse, share=share, least=least, least_harm=least_harm))
         except ValueError as error:
             fail(f"{case.name}: {error}")
     if html is not None:
         from shadowproxy.report.figures import plan_page
 
-        curves = [curve(case, known, paths, least=least) for case, known in asked]
+        curves = [planner.curve(row) for row in rows]
         written(html, plan_page(rows, curves, rate=a_second, horizon=horizon))
     _say(rows, a_second, horizon, worse, share, as_json=as_json)
 
@@ -134,14 +132,12 @@ def _alone(margin: float, mean: float, sd: float, lo: float, hi: float, alpha: f
 def _configured(settings: Settings, noise: Sequence[str], files: list[str]) -> list[tuple[Case, Noise]]:
     from shadowproxy.verdict.planning import cases, noise_of
 
-    found, left_out = cases(settings)
+    found = cases(settings)
     given = dict(map(_noise, noise))
     known = {name for case in found for name in (case.name, case.metric)}
     for name in given.keys() - known:
         fail(f"--noise: there is no guardrail {name}; there are {', '.join(case.name for case in found)}")
-    for name in left_out:
-        typer.echo(f"{name} is not planned: it is no mean of a bounded loss", err=True)
-    seen: dict[str, tuple[float, float]] = {}
+    seen: dict[str, Noise] = {}
     if files:
         from shadowproxy.comparator.noise import seen_noise
 
