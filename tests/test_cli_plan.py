@@ -93,6 +93,13 @@ def test_a_configuration_is_planned_guardrail_by_guardrail(config: str) -> None:
     assert rows[0]["cohort"]["median"] < planned("--config", config)["guardrails"][0]["cohort"]["median"]
 
 
+def test_blocks_of_time_have_their_own_floor(config: str) -> None:
+    Path(config).write_text(SMALL.replace("horizon: 2000", "blocks: 10s"))
+    text = " ".join(plan("--config", config).stdout.split())
+    assert "judged by blocks of 10 s" in text
+    assert "failures.difference takes at least 387 of them, which is 64 min" in text
+
+
 def recorded_pair(at: int) -> Pair:
     found = pair(at)
     ours = 0.02 * math.exp(0.5 * math.sin(7 * at))

@@ -101,24 +101,20 @@ def plan(
 
         curves = [planner.curve(row) for row in rows]
         written(html, plan_page(rows, curves, rate=a_second, horizon=horizon))
-    _say(rows, a_second, horizon, worse, share, as_json=as_json)
-
-
-def _say(
-    rows: Sequence[Row], rate: float | None, horizon: int | None, worse: float, share: float, *, as_json: bool
-) -> None:
     if as_json:
         import msgspec
 
         from shadowproxy.report.planning import plan_json
 
-        typer.echo(msgspec.json.encode(plan_json(rows, rate=rate, share=share, worse=worse)))
+        typer.echo(msgspec.json.encode(plan_json(rows, rate=a_second, share=share, worse=worse)))
         return
     from rich.console import Console
 
     from shadowproxy.report.planning import plan_view
 
-    Console(highlight=False).print(plan_view(rows, rate=rate, horizon=horizon, worse=worse, share=share))
+    blocks = None if settings is None else settings.verdict.blocks
+    view = plan_view(rows, rate=a_second, horizon=horizon, worse=worse, share=share, blocks=blocks)
+    Console(highlight=False).print(view)
 
 
 def _alone(margin: float, mean: float, sd: float, lo: float, hi: float, alpha: float) -> list[tuple[Case, Noise]]:

@@ -31,7 +31,13 @@ def pairs(value: float) -> str:
 
 
 def plan_view(
-    rows: Sequence[Row], *, rate: float | None, horizon: int | None, worse: float, share: float
+    rows: Sequence[Row],
+    *,
+    rate: float | None,
+    horizon: int | None,
+    worse: float,
+    share: float,
+    blocks: float | None = None,
 ) -> RenderableType:
     """The table, what it rests on, and what follows for a promote."""
     cohorts = any(row.cohort is not None for row in rows)
@@ -45,6 +51,7 @@ def plan_view(
     for row in rows:
         table.add_row(*_figures(row, cohorts=cohorts, rate=rate))
     text = [Text(line) for line in _conclusions(rows, rate=rate, horizon=horizon, share=share if cohorts else None)]
+    text += [Text(line) for line in _of_blocks(rows, blocks)]
     return Group(table, Text(), *text)
 
 
@@ -95,6 +102,19 @@ def _conclusions(rows: Sequence[Row], *, rate: float | None, horizon: int | None
     if horizon is not None and whole.most > horizon:
         beyond = "most likely not" if whole.median > horizon else "likely, but not surely,"
         yield f"warning: by verdict.horizon, {horizon:,} pairs, it is {beyond} decided."
+
+
+def _of_blocks(rows: Sequence[Row], blocks: float | None) -> Iterator[str]:
+    """A block counts as one pair, so no fewer blocks than the fewest pairs prove a mean."""
+    means = [row for row in rows if row.case.quantile is None]
+    if blocks is None or not means:
+        return
+    row = max(means, key=lambda row: row.bets)
+    time = words.lasting(row.bets * blocks)
+    yield (
+        f"warning: means are judged by blocks of {blocks:g} s (verdict.blocks), as one pair each: "
+        f"{words.plain(row.case.name)} takes at least {row.bets:,} of them, which is {time}."
+    )
 
 
 def _promote(whole: Sizes, rate: float | None) -> str:

@@ -103,6 +103,11 @@ class Row(NamedTuple):
     """Of all pairs, those until it is proven in a cohort of the share that is asked about; None where none must be."""
 
     @property
+    def bets(self) -> int:
+        """Losses without which a mean can't be proven, whatever they are: of pairs, or of blocks of them."""
+        return fewest_pairs(self.case.margin, self.case.hi, self.case.alpha_promote)
+
+    @property
     def needed(self) -> Sizes:
         """Of all pairs, those until nothing of this guardrail holds a promote back."""
         cohort = self.cohort or self.safe
