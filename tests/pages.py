@@ -226,7 +226,8 @@ proxy.
   `--raw` writes their payloads to files.
 - `pairs export FILE [--follow | --for 10m] [--limit N]`: all pairs into a file or a table, below.
 
-All take `--config FILE`. A store that can't be reached is exit code 4.
+All take `--config FILE`. A store that can't be reached is exit code 4. `shadowproxy judge` gives the
+[verdict on an export](verdict.md#judging-recorded-pairs).
 
 ## Exemplars
 

@@ -41,8 +41,8 @@ class Settler:
     ) -> list[First]:
         """Those of these pairs that may be their account's first, each with what it adds to the sums.
 
-        They are counted by `plan`. `names` are each pair's own, `ids` the requests'; the rest as for `Plan.tally`. Leaves out what can be told by
-        now not to be one; what the store says then is what holds.
+        They are counted by `plan`. `names` are each pair's own, `ids` the requests'; the rest as for `Plan.tally`.
+        Leaves out what can be told by now not to be one; what the store says then is what holds.
         """
         earliest: dict[str, tuple[Start, int]] = {}
         for row, (started, account) in enumerate(zip(columns.started.tolist(), columns.account.tolist(), strict=True)):
