@@ -22,7 +22,7 @@ EVIDENCE = 1
 """Raised whenever what workers store comes to mean something else: the e-processes' grids, the losses, the columns."""
 
 # These only hold back a decision that the counted evidence would allow; changing them reinterprets nothing.
-_FREE = {"min_recorded", "horizon"}
+_FREE = {"min_recorded", "horizon", "closed_population"}
 
 
 def frozen(settings: Settings) -> dict[str, Any]:
@@ -47,8 +47,9 @@ def frozen(settings: Settings) -> dict[str, Any]:
 def _policy(settings: Settings) -> dict[str, Any]:
     policy = settings.verdict.model_dump(mode="json", exclude=_FREE)
     # Versions that were not noted from the beginning say nothing; and who doesn't ask for them keeps the id.
-    if policy["version_header"] is None:
-        del policy["version_header"]
+    for key in ("version_header", "blocks"):
+        if policy[key] is None:
+            del policy[key]
     for guardrail in policy["guardrails"]:
         for key, unused in _GUARDRAILS_LATER.items():
             if guardrail[key] == unused:

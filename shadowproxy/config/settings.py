@@ -577,6 +577,17 @@ class Verdict(Section):
     horizon: Count | None = Field(None, description="pairs after which an undecided experiment is called exhausted")
     bucket: Duration = Field(1.0, ge=0.05, description="width of the start-time buckets that are counted as a whole")
     settle: Duration = Field(1.0, description="grace beyond the longest deadline before a bucket is closed")
+    blocks: Duration | None = Field(
+        None,
+        ge=0.05,
+        description="judge means by blocks of time this long, at first, instead of by pairs: for losses that depend on "
+        "those shortly before; ten times as long as they do; none: by pairs",
+    )
+    closed_population: bool = Field(
+        False,
+        description="the accounts that ask are all that matter, each drawn by chance, as from a test population: then "
+        "those that come again are no dependence that holds a promote back",
+    )
     guardrails: tuple[Guardrail, ...] = Field((), description="none: one per default metric that the routes offer")
     version_header: HeaderName | None = Field(
         None,

@@ -76,7 +76,9 @@ def settings(
         redis=Redis(url=redis_url, data_dir=data_dir),
         routes=(route(),),
         comparator=Comparator(admin=anywhere, grace=2.0),
-        verdict=Verdict(bucket=0.5, settle=0.5, min_pairs=500, horizon=HORIZON, guardrails=GUARDRAILS),
+        verdict=Verdict(
+            bucket=0.5, settle=0.5, min_pairs=500, horizon=HORIZON, guardrails=GUARDRAILS, closed_population=True
+        ),
         serve=Serve(listen=anywhere, refresh=0.5),
         log_level="warning",
     )

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shadowproxy.stats.additive import Additive, FloatArray, Grouping, IntArray, State
 from shadowproxy.stats.counts import (
@@ -44,6 +45,8 @@ from shadowproxy.stats.counts import (
     log_mixture,
     ternary_logs,
 )
+
+BoolArray = NDArray[np.bool_]
 
 BLOCK = 64
 """Bins in a block of the sparse form."""
@@ -135,16 +138,17 @@ class RatioGrid(Additive):
         member, group = grouping.members[chosen], grouping.group[chosen]
         a, b = a[member], b[member]
         less, more = (self._shifted(b, shift) for shift in (self.steps - 1, self.steps + 1))
-        there = np.unique(np.concatenate([np.unique(bucket) for bucket in (a, b, less, more)]) // BLOCK)
-        place = np.zeros(self.bins // BLOCK + 1, np.int64)
-        place[there] = np.arange(len(there))
+        touched = np.zeros(self.top + 1, np.bool_)
+        for bucket in (a, b, less, more):
+            touched[bucket] = True
+        there = np.unique(np.flatnonzero(touched) // BLOCK)
+        # Where a bucket's six sums lie in those of one group, the first of them.
+        place = np.searchsorted(there, np.arange(self.bins) // BLOCK) * _ARRAYS * BLOCK + np.arange(self.bins) % BLOCK
+        start = group * (len(there) * _ARRAYS * BLOCK)
 
         def counted(entries: list[tuple[int | IntArray, IntArray]]) -> IntArray:
             size = grouping.groups * len(there) * _ARRAYS * BLOCK
-            flat = [
-                ((group * len(there) + place[bucket // BLOCK]) * _ARRAYS + array) * BLOCK + bucket % BLOCK
-                for array, bucket in entries
-            ]
+            flat = [start + place[bucket] + array * BLOCK for array, bucket in entries]
             return np.bincount(np.concatenate(flat), minlength=size).astype(np.int64, copy=False)
 
         # n₊ holds from a on and until b′, n₋ from b′ on and until a. Where a = b′ the two entries cancel.
@@ -252,6 +256,8 @@ class RatioGrid(Additive):
     def _log_e(self, sums: State, p: float) -> tuple[FloatArray, FloatArray]:
         """As `log_e`, of running sums (rows, 6, bins)."""
         bets = _bets(p)
+        if not len(sums):
+            return np.zeros(0), np.zeros(0)
         observed = _quantile(sums[:, 0], p)
         at_observed = self._log_e_at(sums, np.arange(len(sums)), observed, bets)
         # A k whose G1 or G2 alone makes more than E does at the observed quantile, or than the cap, is not the least.
@@ -270,10 +276,18 @@ class RatioGrid(Additive):
         won = sums[row, _COUNTED, at]
         lost = sums[row, 0, -1] - won
         lost[:, 2::2] = sums[row, _COUNTED[2::2] + 1, at[:, 2::2]]
+        told = np.concatenate([k < self.top, k + self.steps <= self._last_edge], axis=1)
+        # Of few pairs most of the grid is a candidate, but there the counts stay as they are over many buckets.
+        known = np.concatenate([won, lost, told], axis=1)
+        fresh = np.append(True, (known[1:] != known[:-1]).any(axis=1))
+        each = self._log_e_of(won[fresh], lost[fresh], told[fresh], bets)
+        return each.take(np.cumsum(fresh) - 1, axis=0)
+
+    def _log_e_of(self, won: IntArray, lost: IntArray, told: BoolArray, bets: _Bets) -> FloatArray:
+        """log E_k of the two counts of each part (m, 6): (m, 2). Where a side is not `told` (m, 2), P = Q = 1."""
         logs = won[..., None] * bets.logs[:, 0] + lost[..., None] * bets.logs[:, 1]
         parts = log_mixture(logs, bets.log_weights)
-        told = np.concatenate([k < self.top, k + self.steps <= self._last_edge], axis=1)
-        by_side = np.empty((len(k), 2, 4))
+        by_side = np.empty((len(won), 2, 4))
         by_side[..., :2] = parts[:, None, :2]
         by_side[..., 2:] = np.where(told[..., None], parts[:, 2:].reshape(-1, 2, 2), 0.0)
         return log_mixture(by_side, _LOG_WEIGHTS)
@@ -286,6 +300,8 @@ class RatioGrid(Additive):
     def _range(self, sums: State, p: float, log_bound: float) -> tuple[IntArray, IntArray]:
         """First and last k at which neither G1 nor G2 reaches the bound, of one side's running sums (rows, bins)."""
         bets = _bets(p)
+        if not len(sums):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
         bound = np.full(len(sums), log_bound)
         first, last = _not_excluded(sums, p, bets, _quantile(sums, p), bound)
         each, k, starts = _ragged(first, last)

@@ -35,6 +35,8 @@ class Batch:
     """Pairs by bucket, those of weight 0 included, which are in no group."""
     weight: FloatArray | None
     """By pair; None where no route weighs any."""
+    origin: float | None = None
+    """When the experiment began, Unix seconds; None where nothing depends on it."""
 
     def by_bucket(self, sums: NDArray[Any]) -> NDArray[Any]:
         """(buckets · slots, w) → (buckets, slots, w)."""
@@ -48,6 +50,7 @@ def batch_of(
     pairs: IntArray,
     slot: IntArray,
     weight: FloatArray | None,
+    origin: float | None = None,
 ) -> Batch:
     """The pairs of those buckets that are in `part`. `pairs`, `slot`: as `membership` gives them; `weight` by pair."""
     n, slots = len(columns), int(slot.max(initial=0)) + 1
@@ -70,6 +73,7 @@ def batch_of(
         every=Grouping(members, groups, n, len(part) * slots),
         arrived=np.bincount(at[there], minlength=len(part)),
         weight=weight,
+        origin=origin,
     )
 
 

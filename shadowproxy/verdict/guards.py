@@ -32,6 +32,8 @@ class Evidence(NamedTuple):
     """Natural logarithm of the e-value for being within the margin."""
     log_rollback: FloatArray
     """The same for being beyond it."""
+    blocks: IntArray | None = None
+    """Closed blocks whose means are judged; None where single pairs are."""
 
 
 class Counter(Protocol):

@@ -19,6 +19,7 @@ from shadowproxy.stats.state import State, Tally
 from shadowproxy.verdict import decide as decision_rules
 from shadowproxy.verdict.batch import Batch, batch_of, membership
 from shadowproxy.verdict.decide import CAP, Decision
+from shadowproxy.verdict.dependence import independence
 from shadowproxy.verdict.distributions import Distributions
 from shadowproxy.verdict.guards import Counter, Guard
 from shadowproxy.verdict.means import MeanGuard
@@ -64,14 +65,19 @@ class Plan:
         return State(width=policy.bucket, settle=self.settings.longest_deadline + policy.settle)
 
     def tally(
-        self, columns: Columns, slots: Mapping[str, int], counted: Collection[str] = ()
+        self,
+        columns: Columns,
+        slots: Mapping[str, int],
+        counted: Collection[str] = (),
+        origin: float | None = None,
     ) -> dict[int, tuple[Tally, int]]:
         """The sums of a batch by start-time bucket, each with its number of pairs; for `State.with_added`.
 
         `slots` gives each cohort's slot, 1 to `max_cohorts`; a cohort without one is pooled in `other_slot`, where a
         pair counts once however many such cohorts it has. `counted` are the names of the state that this is added to:
-        they bound the rows of tables. A pair of weight 0 is in no sum, only in the number of pairs. Raises ValueError
-        for a slot out of range.
+        they bound the rows of tables. `origin` is when the experiment began (see `begins`); it must be the same for all
+        who count. A pair of weight 0 is in no sum, only in the number of pairs. Raises ValueError for a slot out of
+        range, and without an origin where one is needed.
         """
         if not len(columns):
             return {}
@@ -86,17 +92,29 @@ class Plan:
         tallies: dict[int, tuple[Tally, int]] = {}
         for first in range(0, len(found), most):
             part = found[first : first + most]
-            tallies |= self._tally_part(columns, buckets, part, pairs, slot, tables)
+            batch = batch_of(columns, buckets, part, pairs, slot, self._weights(columns), origin)
+            tallies |= self._tally_part(batch, tables)
         return tallies
 
-    def tally_labelled(self, columns: Columns, slots: Mapping[str, int]) -> dict[int, tuple[Tally, int]]:
+    def begins(self, columns: Columns) -> float | None:
+        """When an experiment whose first batch this is may be said to begin, whole Unix seconds; None if no one asks.
+
+        Blocks of time are counted from it. Every other moment does as well, as long as it is one for all.
+        """
+        if self.settings.verdict.blocks is None or not len(columns):
+            return None
+        return float(np.floor(columns.started.min()))
+
+    def tally_labelled(
+        self, columns: Columns, slots: Mapping[str, int], origin: float | None = None
+    ) -> dict[int, tuple[Tally, int]]:
         """As `tally`, of pairs that were counted before, all but what `columns` have of them: no pair more.
 
         Raises ValueError likewise.
         """
         sums = {
             bucket: {name: array for name, array in tally.items() if name != "pairs"}
-            for bucket, (tally, _) in self.tally(columns, slots).items()
+            for bucket, (tally, _) in self.tally(columns, slots, origin=origin).items()
         }
         return {bucket: (Tally(arrays), 0) for bucket, arrays in sums.items() if arrays}
 
@@ -123,7 +141,11 @@ class Plan:
         }
         places = {OVERALL: 0, **cohorts}
         cells = [cell for guard in self._guards for cell in self._cells(guard, total, places, large)]
-        checks = decision_rules.checks(cells, pairs=pairs, facts=facts, policy=policy)
+        dependence = [one for guard in self._guards if isinstance(guard, MeanGuard) for one in guard.dependence(total)]
+        checks = (
+            *decision_rules.checks(cells, pairs=pairs, facts=facts, policy=policy),
+            independence(dependence, policy),
+        )
         decision = decision_rules.decide(cells, checks, pairs=pairs, latched=facts.latched is not None, policy=policy)
         forecast = self._forecast(decision, pairs, facts.rate)
         return Verdict(
@@ -157,6 +179,7 @@ class Plan:
             summaries=tuple(self._summaries.summaries(total, places)),
             latencies=tuple(self._summaries.latencies(total, places)),
             tables=tuple(self._tables.rows(total)),
+            dependence=tuple(dependence),
             distributions=tuple(self._distributions.rows(total, places)),
             evidence_rollback=decision.evidence,
             forecast=forecast,
@@ -167,20 +190,15 @@ class Plan:
 
     def _tally_part(
         self,
-        columns: Columns,
-        buckets: IntArray,
-        part: IntArray,
-        pairs: IntArray,
-        slot: IntArray,
+        batch: Batch,
         tables: Sequence[tuple[str, Counts]],
     ) -> dict[int, tuple[Tally, int]]:
-        batch = batch_of(columns, buckets, part, pairs, slot, self._weights(columns))
         sums: dict[str, NDArray[Any]] = {"pairs": _pair_counts(batch)}
         for counter in self._counters:
             sums |= counter.counted(batch)
-        sums |= {name: batch.by_bucket(rows) for name, rows in self._summaries.counted(columns, batch.every)}
+        sums |= {name: batch.by_bucket(rows) for name, rows in self._summaries.counted(batch.columns, batch.every)}
         sums |= _failure_counts(batch)
-        sums |= {name: batch.by_bucket(rows) for name, rows in self._distributions.counted(columns, batch.every)}
+        sums |= {name: batch.by_bucket(rows) for name, rows in self._distributions.counted(batch.columns, batch.every)}
         for name, counts in tables:
             sums[name] = batch.overall.table(counts.pair, counts.column, counts.width)
         return {
@@ -226,6 +244,7 @@ class Plan:
                 promote_at=promote_at,
                 rollback_at=rollback_at,
                 required=required,
+                blocks=None if found.blocks is None else int(found.blocks[at]),
                 needed=self._needed(guard, total, slot, pairs, promote_at) if required else None,
                 finding=decision_rules.finding(
                     float(e_promote[at]),

@@ -63,6 +63,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     required: bool
     """Whether a promote needs this cell proven (overall, and large cohorts)."""
     finding: Finding
+    blocks: int | None = None
+    """Closed blocks of time whose means are judged, `estimate` and `interval` included; None where single pairs are."""
     needed: float | None = None
     """Pairs, of all that are counted, that it still takes to prove this cell, if they go on as they did; 0 where it is
     proven, None where that can't be said or no promote needs it."""
@@ -81,6 +83,26 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     passed: bool
     detail: str
+
+
+class Dependence(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the pairs of one guardrail depend on each other, over all pairs; see `stats.inflation`."""
+
+    guardrail: str
+    by: str
+    """What such pairs have in common: the `account`, or the time by blocks of `1 s`, `10 s` and `60 s`; where block
+    means are judged, `8 blocks` that follow each other."""
+    inflation: float
+    """By what factor the mean varies more than that of as many independent pairs (or block means): 1 if they are."""
+    error: float
+    """Standard error of that, if they are independent."""
+    groups: float
+    """How many groups of pairs it rests on, counted as if they were of one size."""
+
+    @property
+    def least(self) -> float:
+        """What it is at least, two standard errors aside."""
+        return self.inflation - 2 * self.error
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,5 +273,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What became of labels that came later; None where no route waits for any."""
     tables: tuple[TableRow, ...] = ()
     """By table, route and key; within a table the largest first."""
+    dependence: tuple[Dependence, ...] = ()
+    """Of the guardrails on means; empty of those of which nothing can be said yet."""
     distributions: tuple[Distribution, ...] = ()
     """By route and cohort, `all` first; nothing of routes without scores."""

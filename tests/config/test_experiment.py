@@ -223,3 +223,14 @@ def test_a_version_header_is_evidence_and_none_is_not() -> None:
         loads(f"{text}verdict: {{version_header: Set-Cookie}}")
     with pytest.raises(ConfigError, match="version_header"):
         loads(f"{text}verdict: {{version_header: 'a b'}}")
+
+
+def test_blocks_are_evidence_and_a_closed_population_is_none() -> None:
+    text = "baseline: http://a\ncandidate: http://b\n"
+    plain, blocks, closed = (
+        loads(text + more)
+        for more in ("", "verdict: {blocks: 10s}", "verdict: {closed_population: true, blocks: null}")
+    )
+    assert not {"blocks", "closed_population"} & frozen(plain)["verdict"].keys()
+    assert experiment_id(plain) == experiment_id(closed) != experiment_id(blocks)
+    assert thawed(orjson.dumps(frozen(blocks)), experiment_id(blocks)).verdict.blocks == 10

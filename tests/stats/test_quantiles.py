@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import gammaln
 
+from shadowproxy.stats import quantiles
 from shadowproxy.stats.additive import Grouping
 from shadowproxy.stats.counts import (
     binomial_bets,
@@ -147,6 +149,33 @@ def test_many_at_once_are_what_each_is_alone(several, p) -> None:
         np.testing.assert_array_equal(SMALL.log_e(states[None], p)[side], together[side][None])
 
 
+def test_in_parts_as_in_one(monkeypatch) -> None:
+    state = folded(SMALL, [(0.05, 0.04), (0.2, INF), (INF, 0.1)] * 3)
+    whole = SMALL.log_e(state, 0.9)
+    monkeypatch.setattr(quantiles, "_AT_ONCE", 5)
+    np.testing.assert_array_equal(SMALL.log_e(state, 0.9), whole)
+
+
+def range_by_definition(seconds: list[float], p: float, alpha: float) -> tuple[int, int]:
+    """First and last bucket that neither of the two e-processes excludes."""
+    at = [bucket(x, SMALL) for x in seconds]
+    bound = math.log(4 / alpha)
+    first = min(k for k in range(1, SMALL.bins) if binomial([x <= k for x in at], p, low=True) < bound)
+    last = max(k for k in range(1, SMALL.bins) if binomial([x <= k - 1 for x in at], p, low=False) < bound)
+    return first, last
+
+
+@given(PAIRS, QUANTILES, st.sampled_from([0.05, 0.5]), st.integers(1, 8))
+def test_the_interval_agrees_with_its_definition(pairs, p, alpha, times) -> None:
+    known = repeated([pair for pair in pairs if not any(math.isnan(x) for x in pair)], times)
+    (a_first, a_last), (b_first, b_last) = (range_by_definition([x[side] for x in known], p, alpha) for side in (0, 1))
+    edges = [SMALL.shortest * SMALL.ratio ** (i / SMALL.steps) for i in range(SMALL.top)] + [INF]
+    seen = max(edge for edge in edges if edge <= SMALL.deadline)
+    lower, upper = SMALL.interval(folded(SMALL, known), p, alpha)
+    assert lower[0] == pytest.approx(min(edges[b_first - 1], seen) / edges[a_last])
+    assert upper[0] == pytest.approx(edges[b_last] / edges[a_first - 1])
+
+
 @given(PAIRS, st.data())
 def test_the_state_counts_what_it_says(pairs, data) -> None:
     k = data.draw(st.integers(0, SMALL.top - 1))
@@ -227,6 +256,12 @@ def test_nothing_is_known_without_data() -> None:
     assert np.isnan(SMALL.estimate(none, 0.5)).all()
     assert [bound.tolist() for bound in SMALL.interval(none, 0.5, 0.05)] == [[0, 0], [INF, INF]]
     assert math.isnan(SMALL.forecast(none[0], 0.5, THRESHOLD))
+
+
+def test_no_slots() -> None:
+    none = SMALL.empty(0)
+    for read in (*SMALL.log_e(none, 0.9), *SMALL.interval(none, 0.9, 0.05), *SMALL.get(none)):
+        assert read.shape == (0,)
 
 
 # Counts.
@@ -366,6 +401,55 @@ def test_a_billion_pairs_are_read_without_overflow() -> None:
 
 
 # What it promises.
+
+
+def quantile(values: list[float], weights: list[int], p: float) -> float:
+    """The first value that reaches a share of p, in integers: p is a multiple of 1/100."""
+    for value in sorted(set(values)):
+        if sum(w for x, w in zip(values, weights, strict=True) if x <= value) * 100 >= round(p * 100) * sum(weights):
+            return value
+    raise AssertionError
+
+
+def expected_e(cells: list[tuple[float, float]], weights: list[int], p: float, n: int) -> tuple[float, float]:
+    """The exact means of both e-values after n independent pairs, each of a cell with its weight. The sum over all
+    outcomes, by how often each of three cells occurs."""
+    counts = np.array([(i, j, n - i - j) for i in range(n + 1) for j in range(n + 1 - i)])
+    each = SMALL.fold(np.array(cells), Grouping(np.arange(3), np.arange(3), 3, 3))
+    logs = gammaln(n + 1) - gammaln(counts + 1).sum(axis=1) + counts @ np.log(np.array(weights) / sum(weights))
+    ni, harm = (np.exp(logs + e).sum() for e in SMALL.log_e(counts @ each, p))
+    return float(ni), float(harm)
+
+
+LATENT = st.sampled_from([0.03, 0.045, 0.04, 0.06, 0.3, 0.45, 0.49, 0.55, 0.6, 5.0, INF])
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(LATENT, LATENT), min_size=3, max_size=3), st.data())
+def test_under_a_null_hypothesis_the_mean_is_at_most_one(cells, data) -> None:
+    """Exactly, for any three pairs of latencies and their shares. What lasts beyond the deadline, 0.5 s, is stopped."""
+    weights = data.draw(st.sampled_from([[1, 1, 2], [2, 1, 1], [1, 8, 1], [2, 9, 9], [5, 3, 2]]))
+    p = data.draw(st.sampled_from([0.5, 0.9]))
+    n = data.draw(st.sampled_from([5, 25, 50]))
+    a, b = (quantile([cell[side] for cell in cells], weights, p) for side in (0, 1))
+    seen = [tuple(x if x <= SMALL.deadline else INF for x in cell) for cell in cells]
+    ni, harm = expected_e(seen, weights, p, n)
+    if b >= SMALL.ratio * a * (1 - 1e-12):
+        assert ni <= 1 + 1e-9
+    if b <= SMALL.ratio * a * (1 + 1e-12):
+        assert harm <= 1 + 1e-9
+
+
+def test_an_interval_holds_at_every_look() -> None:
+    """All but 5% of the runs; in truth nearly all."""
+    rng = np.random.default_rng(12)
+    missed = 0
+    for _ in range(60):
+        grouping = Grouping(np.arange(600), np.arange(600) // 50, 600, 12)
+        states = np.cumsum(COARSE.fold(latencies(rng, 600, 1.1, rho=0), grouping), axis=0)
+        lower, upper = COARSE.interval(states, 0.5, 0.05)
+        missed += bool(((lower > 1.1) | (upper < 1.1)).any())
+    assert missed <= 3
 
 
 def latencies(rng: np.random.Generator, n: int, ratio: float, rho: float = 0.9, median: float = 0.05) -> np.ndarray:
