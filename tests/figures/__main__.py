@@ -64,11 +64,11 @@ def capital(data: Data, figure: Figure) -> None:
     ):
         for at, path in enumerate(data[name]):
             axes.plot(data["pairs"], path, color=colour, linewidth=width, label=label if at == 0 else None)
-    axes.axhline(20, color=OTHER, linestyle="--", linewidth=1.6)
-    axes.text(30, 26, "1/α = 20: proven", color=OTHER, fontsize=10, bbox={"color": "white", "pad": 1})
-    axes.set(yscale="log", ylim=(1e-2, 1e5), xlim=(0, None), xlabel="pairs", ylabel="capital (e-value)")
+    axes.axhline(20, color=OTHER, linestyle="--", linewidth=1.6, label="1/α = 20: proven")
+    axes.set(yscale="log", ylim=(5e-2, 1e5), xlim=(0, None), xlabel="pairs", ylabel="capital (e-value)")
+    axes.minorticks_off()
     _counts(axes.xaxis)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
 
 
 def drift(data: Data, figure: Figure) -> None:
