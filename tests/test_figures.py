@@ -1,10 +1,9 @@
-"""The pictures of docs/: each one that a page names is there, small and text as text; and what they show still holds."""
+"""The pictures of docs/: each that a page names is there, small, and its text is text; and what they show holds."""
 
 from __future__ import annotations
 
 import json
 import re
-import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -30,8 +29,7 @@ def test_pages_show_the_pictures_that_there_are() -> None:
 def test_a_picture_is_small_and_its_text_is_text(name: str) -> None:
     file = FOLDER / f"{name}.svg"
     assert file.stat().st_size < 60_000
-    words = {element.text for element in ET.parse(file).iter("{http://www.w3.org/2000/svg}text")}
-    assert len(words) > 5
+    assert len(set(re.findall(r"<text[^>]*>([^<]+)</text>", file.read_text()))) > 5
 
 
 def test_the_data_that_are_written_down_are_those_of_the_functions() -> None:
@@ -49,8 +47,9 @@ def test_a_peeked_z_test_cries_wolf_and_the_e_process_does_not() -> None:
 
 
 def test_capital_grows_where_the_candidate_is_no_worse() -> None:
-    found = small("capital", 12)
-    assert np.median([path[-1] for path in found["no_worse"]]) > 20
+    found = small("capital", 4)
+    assert found["reached"]["at_the_margin"] <= 0.07
+    assert found["reached"]["no_worse"] > 0.5
     assert np.median([path[-1] for path in found["at_the_margin"]]) < 1
 
 
@@ -80,9 +79,9 @@ def test_harm_is_found_the_sooner_the_greater_it_is() -> None:
 
 
 def test_pairs_that_examples_take() -> None:
-    rows = {(row["metric"], row["margin"]): row["pairs"] for row in small("examples", 5)["rows"]}
-    # In a cohort of a tenth, at twice the margin: ten times as many, a quarter of them needed.
-    assert rows["quality.ndcg", 0.02] < rows["quality.ndcg", 0.04] < 8 * rows["quality.ndcg", 0.02]
+    rows = {(row["metric"], row["margin"]): row["pairs"] for row in small("examples", 15)["rows"]}
+    # A cohort has a tenth of the pairs; at twice the margin it needs far fewer of them than all do.
+    assert 0.5 < rows["quality.ndcg", 0.04] / rows["quality.ndcg", 0.02] < 6
     assert rows["failures.candidate", 0.001] >= 3600
 
 
@@ -101,6 +100,7 @@ def test_completed_pairs_leave_out_timeouts() -> None:
 def test_dependence_breaks_the_promise_and_blocks_keep_it() -> None:
     found = small("dependence", 40, pairs=2000)
     assert found["pairs"][-1] > 0.3
+    assert found["held"][-1] < 0.7 * found["pairs"][-1]
     assert max(found["blocks"]) <= 0.1
 
 

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from shadowproxy.stats.additive import Grouping
 from shadowproxy.stats.betting import MeanGrid, fewest_pairs
+from shadowproxy.stats.inflation import GROUPS, VarianceInflation
 from shadowproxy.stats.quantiles import RatioGrid
+from shadowproxy.verdict.record import MOST_INFLATION
 
 ALPHA: Final = 0.05
 THRESHOLD: Final = math.log(1 / ALPHA)
@@ -54,15 +56,24 @@ def peeking(draw: Generator, runs: int, looks: int = 1000) -> Data:
 
 
 def capital(draw: Generator, runs: int, pairs: int = 3000) -> Data:
-    """The e-value for being within a margin of 0.02, of candidates that are no worse, and of some exactly at it."""
+    """The e-value for being within a margin of 0.02, of candidates that are no worse, and of some exactly at it.
+
+    `reached`: by their side, what share of a hundred times as many ever got to 20.
+    """
     grid = MeanGrid(-1, 1, 0.02)
     shown = np.unique(np.geomspace(10, pairs, 56).astype(int))
-    paths = {}
+    paths, reached = {}, {}
     for name, up, count in (("no_worse", 0.02, max(1, runs // 4)), ("at_the_margin", 0.04, runs)):
-        losses = draw.choice([-1.0, 0.0, 1.0], (count, pairs), p=[0.02, 0.98 - up, up])
-        log_e = grid.log_e(np.cumsum(grid.increments(losses), axis=1))[0]
-        paths[name] = np.round(np.clip(np.exp(log_e[:, shown - 1]), 1e-3, 1e6), 4).tolist()
-    return {"pairs": shown.tolist(), **paths}
+        ever = 0
+        for at, size in enumerate([count, *_chunks(100 * count)]):
+            losses = draw.choice([-1.0, 0.0, 1.0], (size, pairs), p=[0.02, 0.98 - up, up])
+            log_e = grid.log_e(np.cumsum(grid.increments(losses), axis=1))[0]
+            if at == 0:
+                paths[name] = np.round(np.clip(np.exp(log_e[:, shown - 1]), 1e-3, 1e6), 4).tolist()
+            else:
+                ever += int((log_e >= THRESHOLD).any(axis=1).sum())
+        reached[name] = ever / (100 * count)
+    return {"pairs": shown.tolist(), **paths, "reached": reached}
 
 
 def drift(draw: Generator, runs: int, pairs: int = 6000) -> Data:
@@ -205,25 +216,30 @@ def order(draw: Generator, runs: int, seconds: int = 60) -> Data:
 def dependence(draw: Generator, runs: int, pairs: int = 5000) -> Data:
     """The share of experiments exactly at a margin of 0.05 that are ever called safe, by the inflation of the variance.
 
-    A pair's loss follows that before it (AR(1), deviation 0.15). `blocks`: by the means of blocks of ten times the
-    inflation.
+    A pair's loss follows that before it (AR(1), deviation 0.15), 50 pairs a second. `held`: called safe at a second in
+    which no inflation by 1 s or 10 s holds it back, with 100 pairs or more; `later`: with 1,000 or more. `blocks`: by
+    the means of blocks of ten times the inflation.
     """
-    grid, spread = MeanGrid(-1, 1, 0.05), 0.15
+    grid, spread, rate = MeanGrid(-1, 1, 0.05), 0.15, 50
     inflations = (1.0, 1.3, 2.0, 3.0, 5.0, 10.0, 20.0)
-    single, blocks = [], []
+    found: dict[str, list[float]] = {"pairs": [], "held": [], "later": [], "blocks": []}
     for inflation in inflations:
         correlation = (inflation - 1) / (inflation + 1)
         length = 1 if inflation == 1 else math.ceil(10 * inflation)
-        wrong = np.zeros(2)
+        wrong = dict.fromkeys(found, 0)
         for size in _chunks(runs):
             losses = np.clip(0.05 + spread * _autoregressive(draw, size, pairs, correlation), -1, 1)
             means = losses[:, : pairs // length * length].reshape(size, -1, length).mean(axis=2)
-            for at, judged in enumerate((losses, means)):
-                log_e = grid.log_e(np.cumsum(grid.increments(judged), axis=1))[0]
-                wrong[at] += (log_e >= THRESHOLD).any(axis=1).sum()
-        single.append(wrong[0] / runs)
-        blocks.append(wrong[1] / runs)
-    return {"inflation": list(inflations), "pairs": single, "blocks": blocks}
+            safe, by_blocks = (
+                grid.log_e(np.cumsum(grid.increments(judged), axis=1))[0] >= THRESHOLD for judged in (losses, means)
+            )
+            passed = safe[:, 2 * rate - 1 :: rate] & ~_flagged(losses - 0.05, rate)[:, 1:]
+            later = passed[:, 1000 // rate - 2 :]
+            for name, called in zip(found, (safe, passed, later, by_blocks), strict=True):
+                wrong[name] += int(called.any(axis=1).sum())
+        for name, count in wrong.items():
+            found[name].append(count / runs)
+    return {"inflation": list(inflations), **found}
 
 
 def noise(draw: Generator, runs: int, items: int = 50, k: int = 10) -> Data:
@@ -355,6 +371,23 @@ def _autoregressive(draw: Generator, runs: int, pairs: int, correlation: float) 
     for at in range(1, pairs):
         steps[:, at] += correlation * steps[:, at - 1]
     return steps
+
+
+def _flagged(losses: Floats, rate: int) -> NDArray[np.bool_]:
+    """Whether after each second the inflation by 1 s or 10 s is beyond what is tolerated: (n, pairs) → (n, seconds)."""
+    by_second = losses.reshape(len(losses), -1, rate)
+    seconds = by_second.shape[1]
+    statistic = VarianceInflation()
+    flagged = np.zeros((len(losses), seconds), np.bool_)
+    for span in (1, 10):
+        state = np.zeros((len(losses), seconds, statistic.width))
+        state[..., 0] = np.cumsum(np.square(by_second).sum(axis=2), axis=1)
+        for second in range(seconds):
+            state[:, second:, 1 + second // span] += rate
+            state[:, second:, 1 + GROUPS + second // span] += by_second[:, second].sum(axis=1)[:, None]
+        inflation, error, _ = statistic.get(state)
+        flagged |= inflation - 2 * error > MOST_INFLATION
+    return flagged
 
 
 def _top(scores: Floats, k: int) -> NDArray[np.bool_]:

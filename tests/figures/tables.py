@@ -44,6 +44,12 @@ def _peeking(data: Mapping[str, Any]) -> list[str]:
     )
 
 
+def _capital(data: Mapping[str, Any]) -> list[str]:
+    names = {"at_the_margin": "exactly at the margin", "no_worse": "no worse"}
+    rows = [[title, _share(data["capital"]["reached"][name])] for name, title in names.items()]
+    return _table(["candidates", "ever reach 20 within 3,000 pairs"], rows)
+
+
 def _drift(data: Mapping[str, Any]) -> list[str]:
     found = data["drift"]
     at = [found["pairs"].index(pairs) for pairs in (1000, 2000, 4000, 6000)]
@@ -131,7 +137,9 @@ def _dependence(data: Mapping[str, Any]) -> list[str]:
         ["variance inflation", *(f"{one:g}" for one in found["inflation"])],
         [
             ["called safe at the margin, pair by pair", *map(_share, found["pairs"])],
-            ["the same, by means of blocks", *map(_share, found["blocks"])],
+            ["the same, with the check", *map(_share, found["held"])],
+            ["the same, with the check and `min_pairs: 1000`", *map(_share, found["later"])],
+            ["the same, by means of long blocks", *map(_share, found["blocks"])],
         ],
     )
 
@@ -165,6 +173,7 @@ def _examples(data: Mapping[str, Any]) -> list[str]:
 
 TABLES: Final[Mapping[str, Callable[[Mapping[str, Any]], list[str]]]] = {
     "peeking": _peeking,
+    "capital": _capital,
     "drift": _drift,
     "sizes": _sizes,
     "floors": _floors,
