@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from figures import tables
 from prometheus_client import Metric
 
 from shadowproxy import metrics
@@ -352,11 +353,17 @@ def pairs_page() -> str:
     return PAIRS.replace("COLUMNS", "\n".join(rows))
 
 
+def statistics_page() -> str:
+    """docs/statistics.md: written by hand, but for its tables."""
+    return tables.filled((DOCS / "statistics.md").read_text())
+
+
 PAGES = {
     "metrics.md": metrics_page,
     "comparisons.md": comparisons_page,
     "pairs.md": pairs_page,
     "verdict.md": verdict_page,
+    "statistics.md": statistics_page,
 }
 
 if __name__ == "__main__":
