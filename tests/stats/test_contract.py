@@ -16,14 +16,17 @@ from shadowproxy.stats.additive import Additive, Grouping
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.histogram import LatencyHistogram, ScoreHistogram
 from shadowproxy.stats.moments import Moments
+from shadowproxy.stats.quantiles import RatioGrid
 from shadowproxy.stats.state import State, Tally
 
 LOSSES = st.floats(-1, 1) | st.just(float("nan"))
+SECONDS = st.floats(0, 10) | st.sampled_from([0.05, float("inf"), float("nan")])
 CASES = {
     MeanGrid: (MeanGrid(-1, 1, 0.05), LOSSES),
     LatencyHistogram: (LatencyHistogram(), st.floats(0, 1e4) | st.sampled_from([float("inf"), float("nan")])),
     ScoreHistogram: (ScoreHistogram(), st.floats()),
     Moments: (Moments(0.5), LOSSES),
+    RatioGrid: (RatioGrid(1.5, 1.0, steps=3), st.tuples(SECONDS, SECONDS)),
 }
 
 
@@ -36,7 +39,7 @@ def discovered() -> list[type[Additive]]:
     return sorted(found, key=lambda one: one.__name__)
 
 
-def whole(statistic: Additive, values: list[float]) -> np.ndarray:
+def whole(statistic: Additive, values: list[float] | list[tuple[float, float]]) -> np.ndarray:
     return statistic.fold(np.array(values, float), Grouping.single(len(values)))
 
 
