@@ -15,6 +15,7 @@ import shadowproxy.stats
 from shadowproxy.stats.additive import Additive, Grouping
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.histogram import LatencyHistogram, ScoreHistogram
+from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.quantiles import RatioGrid
 from shadowproxy.stats.state import State, Tally
@@ -27,6 +28,7 @@ CASES = {
     ScoreHistogram: (ScoreHistogram(), st.floats()),
     Moments: (Moments(0.5), LOSSES),
     RatioGrid: (RatioGrid(1.5, 1.0, steps=3), st.tuples(SECONDS, SECONDS)),
+    VarianceInflation: (VarianceInflation(), st.tuples(LOSSES, st.integers(0, 600) | st.just(float("nan")))),
 }
 
 
