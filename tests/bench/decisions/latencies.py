@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from bench.decisions import peers, sequences
 from bench.decisions.means import KAYENTA, OURS
-from bench.decisions.reading import EVERY, FEWEST_PROMOTE, FEWEST_ROLLBACK, PROVEN, FloatArray, Reading, first, looks
+from bench.decisions.reading import FEWEST_PROMOTE, FEWEST_ROLLBACK, PROVEN, FloatArray, Reading, first, looks
 from numpy.random import Generator
 from numpy.typing import NDArray
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -145,5 +144,3 @@ def simulate(stream: Stream, draw: Generator, experiments: int) -> dict[str, Rea
         promote, rollback = peers.kayenta(baseline, baseline + losses, looks(stream.pairs, KAYENTA_EVERY))
         readings[KAYENTA] = Reading(promote, rollback)
     return readings
-
-

@@ -1,4 +1,4 @@
-"""What others decide by, on the same arrays: tests that are looked at again and again, bets that adapt, Kayenta's judge.
+"""What others decide by, on the same arrays: tests looked at again and again, bets that adapt, Kayenta's judge.
 
 All take one row per experiment and say at which looks they would promote or roll back.
 """
@@ -16,26 +16,28 @@ from scipy import stats
 CONFIDENCE: Final = 0.98
 TOLERANCE: Final = 0.25
 _STEPS: Final = 40
+_ROUNDING: Final = 1e-12
 
 
-def z_margin(losses: FloatArray, margin: float, at: NDArray[np.int64], alpha: float = ALPHA) -> tuple[BoolArray, BoolArray]:
+def z_margin(
+    losses: FloatArray, margin: float, at: NDArray[np.int64], alpha: float = ALPHA
+) -> tuple[BoolArray, BoolArray]:
     """One-sided z-tests at the margin, each way: (experiments, n) → two of (experiments, looks)."""
     return z_crossed(*_moments(losses, at), margin, alpha)
 
 
-def z_crossed(n: FloatArray, mean: FloatArray, error: FloatArray, margin: float, alpha: float) -> tuple[BoolArray, BoolArray]:
+def z_crossed(
+    n: FloatArray, mean: FloatArray, error: FloatArray, margin: float, alpha: float
+) -> tuple[BoolArray, BoolArray]:
     """Below and above the margin, from means and their standard errors. Without spread the mean counts as certain."""
-    most = stats.norm.isf(alpha)
-    known = n > 1
-    return known & (mean - margin <= -most * error) & (mean < margin), known & (mean - margin >= most * error) & (
-        mean > margin
-    )
+    most = stats.norm.isf(alpha) * error + _ROUNDING
+    return (n > 1) & (mean - margin <= -most), (n > 1) & (mean - margin >= most)
 
 
 def z_same(losses: FloatArray, at: NDArray[np.int64]) -> BoolArray:
     """The two-sided z-test of a mean of zero: (experiments, n) → (experiments, looks)."""
     _, mean, error = _moments(losses, at)
-    return (np.abs(mean) >= stats.norm.isf(ALPHA / 2) * error) & (mean != 0)
+    return np.abs(mean) >= stats.norm.isf(ALPHA / 2) * error + _ROUNDING
 
 
 def _moments(losses: FloatArray, at: NDArray[np.int64]) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -87,7 +89,9 @@ def kayenta_high(baseline: FloatArray, candidate: FloatArray, allowed: float = 1
 def _excess(x: FloatArray, y: FloatArray, shift: float) -> float:
     """Pairs of x − shift above y less half of all."""
     moved = x - shift
-    return float((np.searchsorted(y, moved, "left") + np.searchsorted(y, moved, "right")).sum() / 2 - len(x) * len(y) / 2)
+    return float(
+        (np.searchsorted(y, moved, "left") + np.searchsorted(y, moved, "right")).sum() / 2 - len(x) * len(y) / 2
+    )
 
 
 def _statistic(x: FloatArray, y: FloatArray, shift: float) -> float:

@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 from bench.decisions.reading import ALPHA, FloatArray
-from numpy.typing import NDArray
 from scipy import optimize, special
 
 T_OPT: Final = 1000
@@ -73,7 +72,9 @@ def _lil_constant(alpha: float, a: float) -> float:
         grid = 1 + (top - 1) * np.geomspace(1e-4, 1 - 1e-6, 200)
         best = int(np.argmin([error(eta, c) for eta in grid]))
         low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-        found = optimize.minimize_scalar(error, bounds=(low, high), args=(c,), method="bounded", options={"xatol": 1e-12})
+        found = optimize.minimize_scalar(
+            error, bounds=(low, high), args=(c,), method="bounded", options={"xatol": 1e-12}
+        )
         return float(found.fun)
 
     return float(optimize.brentq(lambda c: math.log(least(c) / alpha), 2.0, 60.0, xtol=1e-13))
@@ -123,8 +124,8 @@ def double_stitching(p: float, t: int) -> tuple[float, float]:
     )
 
 
-def lil(p: float, t: int) -> tuple[float, float]:  # noqa: ARG001 - the bound is the same for every quantile
-    """A `Radius`."""
+def lil(p: float, t: int) -> tuple[float, float]:
+    """A `Radius`, the same for every quantile."""
     both = empirical_process_lil_bound(t, ALPHA, T_MIN)
     return both, both
 
