@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 from bench.__main__ import main
 from bench.decisions import cells, dependence, latencies, means, order, peers, running, sequences
 from bench.decisions.means import ADAPTIVE, KAYENTA, OURS, Z_MARGIN, Z_SAME
-from bench.decisions.reading import ALPHA, PROVEN, Rate, Reading, first, joined, looks
+from bench.decisions.reading import ALPHA, FloatArray, Rate, Reading, first, joined, looks
 from bench.decisions.running import Chunk, all_simulated, simulated
 from bench.decisions.scenarios import SCENARIOS
 from scipy import stats
@@ -64,16 +65,17 @@ def test_the_beta_binomial_mixture_has_the_figures_of_its_authors_and_its_bound_
 
 @pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
 @pytest.mark.parametrize("name", list(latencies.SEQUENCES))
-def test_a_sequence_covers_the_quantile_and_no_more_than_it_must(name: str, p: float) -> None:
+def test_a_sequence_is_wider_than_one_look_and_its_ends_are_values_of_its_ranks(name: str, p: float) -> None:
     radius = latencies.SEQUENCES[name]
     t = 20_000
     low, high = sequences.ranks(radius, p, t)
     assert low < t * p < high
-    # More certain than one look of the same error, and by no more than a factor.
+    # More certain than one look of the same error; for one quantile alone by no more than a factor.
     low_once, high_once = (stats.binom.ppf(q, t, p) for q in (ALPHA / 2, 1 - ALPHA / 2))
     assert low < low_once
     assert high > high_once
-    assert t * p - low < 6 * (t * p - low_once) + 2
+    if name == latencies.FIXED:
+        assert t * p - low < 2.5 * (t * p - low_once)
     values = np.sort(np.random.default_rng(1).random((1, t)), axis=1)
     lower, upper = sequences.ends(values[:, ::-1], low, high)
     assert lower[0] == values[0, low - 1]
@@ -85,8 +87,8 @@ def test_adaptive_bets_are_those_of_ville() -> None:
     below, above = peers.adaptive(losses, -1, 1, 0.02)
     for row, of_one in enumerate(losses):
         for alternative, found in (("less", below), ("greater", above)):
-            theirs = BettingTest(0.02, bounds=(-1, 1), alternative=alternative).update(of_one).log_e_
-            assert found[row, -1] == pytest.approx(theirs, rel=1e-9)
+            theirs = BettingTest(0.02, bounds=(-1, 1), alternative=alternative).update(of_one).log_e_values_
+            assert found[row] == pytest.approx(theirs, rel=1e-9)
 
 
 def test_z_tests_are_those_of_scipy() -> None:
@@ -110,26 +112,27 @@ def test_without_spread_a_z_test_at_the_margin_itself_says_nothing() -> None:
     assert peers.z_margin(np.zeros((1, 100)), 0.3, at)[0].all()
 
 
-@pytest.mark.parametrize("decimals", [1, 2, 9])
+@pytest.mark.parametrize("decimals", [0, 1, 9])
 def test_kayentas_judge_decides_as_by_its_interval_and_estimate(decimals: int) -> None:
     generator = np.random.default_rng(7)
-    seen = set()
-    for shift in np.repeat([0.0, 0.3, 0.6, 1.0], 12):
-        a = np.round(generator.normal(10, 1, 40), decimals)
-        b = np.round(generator.normal(10 + shift, 1, 40), decimals)
-        # All differences, in order: between two of them the statistic doesn't change.
+    n, seen = 15, set()
+    for shift in np.repeat([0.0, 0.5, 1.0, 1.5], 10):
+        a = np.round(generator.normal(10, 1, n), decimals)
+        b = np.round(generator.normal(10 + shift, 1, n), decimals)
+        # Between two differences the statistic doesn't change; it falls with the shift.
         apart = np.unique(np.round(np.subtract.outer(b, a).ravel(), 9))
-        middles = np.concatenate([[apart[0] - 1], (apart[1:] + apart[:-1]) / 2, [apart[-1] + 1]])
 
-        def z(moved: float, a: np.ndarray = a, b: np.ndarray = b) -> float:
-            u, p = stats.mannwhitneyu(b - moved, a, method="asymptotic", use_continuity=True)
-            return float(np.sign(u - 800) * stats.norm.isf(p / 2))
+        def above(shift: float, a: FloatArray = a, b: FloatArray = b) -> bool:
+            u, p = stats.mannwhitneyu(b - shift, a, method="asymptotic", use_continuity=True)
+            return bool(u > n * n / 2 and stats.norm.isf(p / 2) > stats.norm.isf(0.01))
 
-        lower = max((middle for middle in middles if z(middle) > stats.norm.isf(0.01)), default=-math.inf)
-        estimate = float(np.median(np.subtract.outer(b, a)))
-        if abs(lower - 0.25 * abs(estimate)) < 0.05:
-            continue  # too near to tell by differences between which it lies
-        expected = lower > 0.25 * abs(estimate) and b.mean() >= a.mean()
+        # The first of the differences at which it no longer is above the normal's quantile.
+        count = bisect.bisect_left((apart[1:] + apart[:-1]) / 2, True, key=lambda shift: not above(shift))
+        lower = float(apart[count]) if count else -math.inf
+        bound = 0.25 * abs(float(np.median(np.subtract.outer(b, a))))
+        if abs(lower - bound) < 0.02:
+            continue  # too near: the estimate is a median, and Kayenta's is found to a tolerance
+        expected = lower > bound and b.mean() >= a.mean()
         assert peers.kayenta_high(a, b) == expected
         seen.add(expected)
     assert seen == {True, False}
@@ -303,8 +306,11 @@ def test_the_figures_are_the_same_however_many_processes_share_the_work() -> Non
 # The whole, small
 
 
+Figures = dict[str, dict[tuple[str, str], dict[str, object]]]
+
+
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[tuple[str, str], dict[str, object]]]:
+def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
     """Of 40 experiments in each scenario that is quick, by method and quantile."""
     out = tmp_path_factory.mktemp("decisions") / "figures.json"
     names = [name for name in SCENARIOS if not name.startswith(("quantiles", "latency", "runs"))]
@@ -313,3 +319,110 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[tuple[st
     assert report["good"]
     assert report["checks"]
     return {name: {(row["method"], row["quantile"]): row for row in rows} for name, rows in report["scenarios"].items()}
+
+
+def rate(row: dict[str, object], what: str) -> float:
+    said = row[what]
+    assert isinstance(said, dict)
+    return float(said["said"] / said["of"])
+
+
+def test_what_is_ours_is_seldom_wrong(figures: Figures) -> None:
+    for name, rows in figures.items():
+        for what in SCENARIOS[name].wrong:
+            # 5% at most, of 40: eight or more are less likely than 1 in 1,000.
+            assert rate(rows[OURS, ""], what) <= 7 / 40, (name, what)
+    assert rate(figures["cells"][OURS, ""], "rollback") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "what", "least"),
+    [
+        ("mean", Z_MARGIN, "promote", 0.2),
+        ("mean", Z_MARGIN, "rollback", 0.2),
+        ("mean", KAYENTA, "rollback", 0.9),
+        ("no-op", Z_SAME, "rollback", 0.2),
+        ("drift-to-bad", ADAPTIVE, "promote", 0.7),
+        ("drift-to-good", ADAPTIVE, "rollback", 0.7),
+        ("cells-margin", cells.Z_EACH, "rollback", 0.9),
+        ("order", order.NAIVE, "promote", 0.9),
+        ("order-5", order.NAIVE, "promote", 0.9),
+        ("accounts", dependence.BARE, "promote", 0.1),
+        ("accounts", Z_MARGIN, "rollback", 0.3),
+    ],
+)
+def test_what_is_known_to_go_wrong_does(figures: Figures, name: str, method: str, what: str, least: float) -> None:
+    assert rate(figures[name][method, ""], what) >= least
+
+
+def test_what_is_right_is_said_in_time(figures: Figures) -> None:
+    same = figures["no-op"][OURS, ""]["promote"]
+    assert isinstance(same, dict)
+    assert same["said"] == 40
+    assert 250 <= same["median_pairs"] <= 450
+    bad = figures["one-cohort"][OURS, ""]
+    assert rate(bad, "rollback") == 1
+    assert isinstance(bad["shares"], dict)
+    assert bad["shares"][cells.NAMED] >= 0.9
+    assert figures["accounts"][dependence.BARE, ""]["shares"] == {dependence.FLAGGED: 1.0}
+
+
+def test_quantiles_at_the_margin_are_seldom_wrong_and_equal_ones_soon_proven() -> None:
+    plan = {0.5: (1_000, 50), 0.9: (2_000, 50), 0.99: (2_000, 500)}
+    draw = partial(np.random.default_rng, 41)
+    for law in (latencies.lognormal(0.9), latencies.atoms, latencies.timeouts):
+        found = latencies.simulate(latencies.Case(law, latencies.MARGIN, plan), draw(), 30)
+        for reading in found[OURS].values():
+            assert reading.promote is not None
+            assert reading.rollback is not None
+            assert Rate.of_times(reading.promote).hits <= 6
+            assert Rate.of_times(reading.rollback).hits <= 6
+    equal = latencies.simulate(latencies.Case(latencies.lognormal(0.9), 1.0, plan), draw(), 30)
+    slower = latencies.simulate(latencies.Case(latencies.lognormal(0.9), 1.3, plan), draw(), 30)
+    promote, rollback = equal[OURS][0.5].promote, slower[OURS][0.5].rollback
+    assert promote is not None
+    assert rollback is not None
+    assert np.median(promote) <= 900
+    assert np.median(rollback) <= 500
+    two = slower[latencies.FIXED][0.5].rollback
+    assert two is not None
+    assert np.median(rollback) < np.median(two)
+
+
+def test_runs_mislead_evidence_that_takes_them_for_independent_and_blocks_do_not() -> None:
+    found = dependence.runs(20_000, np.random.default_rng(43), 30)
+    bare, blocks = found[dependence.BARE], found[OURS]
+    assert bare.promote is not None
+    assert bare.rollback is not None
+    assert blocks.promote is not None
+    assert blocks.rollback is not None
+    assert Rate.of_times(bare.promote).share >= 0.4
+    assert Rate.of_times(bare.rollback).share >= 0.4
+    assert Rate.of_times(blocks.promote).hits <= 6
+    assert Rate.of_times(blocks.rollback).hits <= 6
+    assert bare.shares[dependence.FLAGGED].all()
+
+
+def test_pairs_are_judged_when_all_that_began_with_them_have_ended() -> None:
+    found = order.simulate(1.0, np.random.default_rng(47), 2)
+    # All fail at the deadline: harm is seen once the first buckets are closed, no sooner than 11 s.
+    times = found[OURS].rollback
+    assert times is not None
+    assert (times >= (order.DEADLINE + order.SETTLE) * order.RATE).all()
+    assert np.isinf(found[OURS].promote).all()  # type: ignore[arg-type]
+
+
+def test_a_rate_beyond_what_is_wanted_is_a_goal_that_is_not_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = SCENARIOS["mean"]
+    some, none = np.where(np.arange(100) < 6, 50.0, math.inf), np.full(100, math.inf)
+    (missed,) = running._goals(scenario, {(OURS, ""): Reading(none, some)})
+    assert (missed.found, missed.met) == (0.06, False)
+    assert "false rollback, 6 of 100" in missed.what
+    (met,) = running._goals(scenario, {(OURS, ""): Reading(none, np.where(np.arange(100) < 5, 50.0, math.inf))})
+    assert met.met
+    late = running._goals(SCENARIOS["no-op"], {(OURS, ""): Reading(np.full(9, 430.0), np.full(9, math.inf))})
+    assert [goal.met for goal in late] == [True, False]
+    # An experiment of which the vectorised sum says something else than the decision fails the run.
+    monkeypatch.setattr(cells.Cells, "shares", lambda self: np.full(self.ni.shape[:2], 2.0))
+    report = running._report({"cells": simulated(Chunk("cells", 0, 3))}, 3)
+    assert not report.good
