@@ -391,7 +391,7 @@ def test_quantiles_at_the_margin_are_seldom_wrong_and_equal_ones_soon_proven() -
 
 def test_runs_mislead_evidence_that_takes_them_for_independent_and_blocks_do_not() -> None:
     found = dependence.runs(20_000, np.random.default_rng(43), 30)
-    bare, blocks = found[dependence.BARE], found[OURS]
+    bare, blocks, held, told = (found[of] for of in (dependence.BARE, OURS, dependence.HELD, dependence.TOLD))
     assert bare.promote is not None
     assert bare.rollback is not None
     assert blocks.promote is not None
@@ -401,6 +401,11 @@ def test_runs_mislead_evidence_that_takes_them_for_independent_and_blocks_do_not
     assert Rate.of_times(blocks.promote).hits <= 6
     assert Rate.of_times(blocks.rollback).hits <= 6
     assert bare.shares[dependence.FLAGGED].all()
+    # Noticing it isn't enough: the first promotes come before there is anything to be noticed.
+    assert held.promote is not None
+    assert told.promote is not None
+    assert 0.1 <= Rate.of_times(held.promote).share < Rate.of_times(bare.promote).share
+    assert Rate.of_times(told.promote).hits <= 3
 
 
 def test_pairs_are_judged_when_all_that_began_with_them_have_ended() -> None:

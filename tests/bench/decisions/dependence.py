@@ -28,7 +28,10 @@ TAUS: Final = (1.0, 10.0)
 LIMIT: Final = 1.3
 BARE: Final = "shadowproxy, pairs as if independent"
 HELD: Final = "shadowproxy, held back where noticed"
+TOLD: Final = "shadowproxy, held back until 10 groups can tell"
 FLAGGED: Final = "noticed"
+ENOUGH: Final = 10
+"""Groups, of a second each: before, the inflation of runs is not to be seen."""
 ACCOUNTS: Final = 500
 _VIF: Final = VarianceInflation()
 
@@ -39,8 +42,8 @@ def runs(pairs: int, draw: Generator, experiments: int) -> dict[str, Reading]:
     news[:, 0] /= np.sqrt(1 - STAY**2)
     losses = np.clip(MARGIN + SPREAD * lfilter([1.0], [1.0, -STAY], news, axis=1), -1, 1)
     began = np.arange(pairs) / RATE
-    flags = [_flagged(losses, np.broadcast_to(time_keys(began, tau), losses.shape)) for tau in TAUS]
-    readings = _without(losses, np.logical_or(*flags))
+    shortest, longest = (_inflation(losses, np.broadcast_to(time_keys(began, tau), losses.shape)) for tau in TAUS)
+    readings = _without(losses, shortest[0] | longest[0], shortest[1])
     readings[OURS] = _blocks(losses, began)
     return readings
 
@@ -51,35 +54,42 @@ def accounts(pairs: int, draw: Generator, experiments: int) -> dict[str, Reading
     of_account = draw.normal(0, 0.8 * SPREAD, (experiments, ACCOUNTS))
     own = draw.normal(0, 0.6 * SPREAD, (experiments, pairs))
     losses = np.clip(MARGIN + np.take_along_axis(of_account, account, axis=1) + own, -1, 1)
-    readings = _without(losses, _flagged(losses, (account % GROUPS).astype(np.float64)))
+    readings = _without(losses, *_inflation(losses, (account % GROUPS).astype(np.float64)))
     readings[OURS] = _firsts(losses, account)
     return readings
 
 
-def _without(losses: FloatArray, flagged: BoolArray) -> dict[str, Reading]:
+def _without(losses: FloatArray, flagged: BoolArray, told: BoolArray) -> dict[str, Reading]:
     at = looks(losses.shape[1])
     ni, harm = evidence(GRID, losses)
     bare = crossings(ni, harm, at)
-    noticed = flagged[:, -1]
+    noticed = {FLAGGED: flagged[:, -1]}
+
+    def held(by: BoolArray) -> Reading:
+        """A promote is held back; a rollback isn't."""
+        return Reading(said((ni >= PROVEN) & ~by, harm >= PROVEN, at).promote, None, noticed)
+
     return {
-        BARE: Reading(bare.promote, bare.rollback, {FLAGGED: noticed}),
-        # A promote is held back; a rollback isn't.
-        HELD: Reading(said((ni >= PROVEN) & ~flagged, harm >= PROVEN, at).promote, None, {FLAGGED: noticed}),
+        BARE: Reading(bare.promote, bare.rollback, noticed),
+        HELD: held(flagged),
+        TOLD: held(flagged | ~told),
         Z_MARGIN: said(*peers.z_margin(losses, MARGIN, at), at),
     }
 
 
-def _flagged(losses: FloatArray, keys: FloatArray) -> BoolArray:
-    """At which looks the inflation is beyond the limit by two standard errors: (experiments, n) → (…, looks)."""
+def _inflation(losses: FloatArray, keys: FloatArray) -> tuple[BoolArray, BoolArray]:
+    """At which looks it is beyond the limit by two standard errors, and at which there are groups enough to tell:
+    (experiments, n) twice → (experiments, looks) each."""
     experiments, n = losses.shape
     count = n // EVERY
     one = Grouping(np.arange(n), np.arange(n) // EVERY, n, count)
-    flags = np.empty((experiments, count), np.bool_)
+    flags, told = np.empty((2, experiments, count), np.bool_)
     for row in range(experiments):
         state = np.cumsum(_VIF.fold(np.column_stack([losses[row], keys[row]]), one), axis=0)
-        vif, error, _ = _VIF.get(state)
+        vif, error, groups = _VIF.get(state)
         flags[row] = vif - 2 * error > LIMIT
-    return flags
+        told[row] = groups >= ENOUGH
+    return flags, told
 
 
 def _blocks(losses: FloatArray, began: FloatArray) -> Reading:
