@@ -14,6 +14,7 @@ from bench.decisions.reading import FloatArray, Reading
 from numpy.random import Generator
 
 from shadowproxy.stats.betting import MeanGrid
+from shadowproxy.stats.state import State, Tally
 
 MARGIN: Final = 0.01
 RATE: Final = 100.0
@@ -23,6 +24,7 @@ BUCKET: Final = 1.0
 SECONDS: Final = 120
 NAIVE: Final = "over the pairs that are complete"
 GRID: Final = MeanGrid(-1, 1, MARGIN)
+_NAME: Final = "failures"
 
 
 def simulate(failing: float, draw: Generator, experiments: int) -> dict[str, Reading]:
@@ -32,22 +34,41 @@ def simulate(failing: float, draw: Generator, experiments: int) -> dict[str, Rea
     failed = draw.random((experiments, n)) < failing
     ended = began + np.where(failed, DEADLINE, draw.gamma(4, 0.025, (experiments, n)))
     now = np.arange(0.5, SECONDS + 0.25, 0.5)
-    # A bucket is closed when all that began in it has ended, whatever became of it.
-    closed = np.floor((now - DEADLINE - SETTLE) / BUCKET) * BUCKET
     looked = np.round(now * RATE).astype(np.int64)
-    ones = failed.astype(np.float64)
+    closed, naive = [], []
+    for row in range(experiments):
+        rows = GRID.rows(failed[row].astype(np.float64))
+        closed.append(_closed(rows, began[row], ended[row], now))
+        naive.append(_complete(rows, ended[row], now))
     return {
-        OURS: crossings(*_evidence(began, ones, closed), looked),
-        NAIVE: crossings(*_evidence(ended, ones, now), looked),
+        OURS: crossings(*GRID.get(np.array(closed)), looked),
+        NAIVE: crossings(*GRID.get(np.array(naive)), looked),
     }
 
 
-def _evidence(moments: FloatArray, losses: FloatArray, until: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Log e-values of those whose moment is before each of `until`: (experiments, n) → (experiments, looks) twice."""
-    rows = []
-    for when, of_one in zip(moments, losses, strict=True):
-        order = np.argsort(when, kind="stable")
-        capitals = np.cumsum(GRID.increments(of_one[order]), axis=0)
-        count = np.searchsorted(when[order], until)
-        rows.append(np.where((count > 0)[:, None], capitals[count - 1], 0.0))
-    return GRID.log_e(np.array(rows))
+def _closed(rows: FloatArray, began: FloatArray, ended: FloatArray, now: FloatArray) -> FloatArray:
+    """What a worker's state has in total at each look, as pairs come in when they have ended: (looks, width).
+
+    A bucket is closed when all that began in it has ended, whatever became of it.
+    """
+    bucket = np.floor(began / BUCKET).astype(np.int64)
+    look = np.searchsorted(now, ended)
+    state = State(width=BUCKET, settle=DEADLINE + SETTLE)
+    found = np.zeros((len(now), GRID.width))
+    for at, moment in enumerate(now):
+        new = np.flatnonzero(look == at)
+        batch = {}
+        for index in np.unique(bucket[new]).tolist():
+            mine = new[bucket[new] == index]
+            batch[index] = Tally({_NAME: rows[mine].sum(axis=0, keepdims=True)}), len(mine)
+        state = state.with_added(batch).close(float(moment))
+        found[at] = state.total.rows(_NAME, 1, (GRID.width,))[0]
+    return found
+
+
+def _complete(rows: FloatArray, ended: FloatArray, now: FloatArray) -> FloatArray:
+    """The sum over all that have ended by each look: (looks, width)."""
+    look = np.searchsorted(now, ended)
+    sums = np.zeros((len(now) + 1, rows.shape[1]))
+    np.add.at(sums, look, rows)
+    return np.cumsum(sums[:-1], axis=0)

@@ -98,6 +98,7 @@ def _latencies() -> dict[str, Scenario]:
             partial(latencies.simulate, case),
             _pairs(plan),
             ("promote", "rollback"),
+            chunk=50,
         )
     related, peers = latencies.lognormal(0.9), tuple(latencies.SEQUENCES)
     slow = {0.5: (8_000, 50), 0.9: (12_000, 50), 0.99: (50_000, 500)}
