@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client import Metric
 
 from shadowproxy import metrics
-from shadowproxy.config import CATALOGUE
+from shadowproxy.config import CATALOGUE, GUARDABLE
 from shadowproxy.config.catalogue import TABLES, Direction
 from shadowproxy.config.catalogue import Metric as Comparison
 from shadowproxy.model import Accounting, Outcome, Side
@@ -17,6 +17,8 @@ from shadowproxy.pairs.tables import PAIR_COLUMNS, SIDE_COLUMNS
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.histogram import LatencyHistogram, ScoreHistogram
 from shadowproxy.stats.moments import Moments
+from shadowproxy.stats.quantiles import BLOCK as BINS
+from shadowproxy.stats.quantiles import RatioGrid
 from shadowproxy.verdict.distributions import BLOCK
 from shadowproxy.verdict.plan import FAILURES
 from shadowproxy.verdict.tables import MOST_KEYS
@@ -106,18 +108,25 @@ def comparisons_page() -> str:
     table = [
         "| metric | value of a pair | unit | range | ideal | worse | needs | margin | default |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        *(_row(metric) for metric in CATALOGUE.values()),
+        *(_row(metric) for metric in GUARDABLE.values()),
     ]
     return "\n".join([f"{before}{_BEGIN}", *table, _END + rest.partition(_END)[2]])
 
 
 def _row(metric: Comparison) -> str:
-    needs = ", ".join(f"`{need}`" for need in sorted(metric.needs)) or "–"
+    needed = [f"`{need}`" for need in sorted(metric.needs)] + ["a replica"] * metric.replicated
+    needs = ", ".join(needed) or "–"
     title = metric.title.replace("|", "\\|")
     return (
         f"| `{metric.name}` | {title} | {metric.unit} | {metric.low:g} … {metric.high:g} | {metric.ideal:g} "
-        f"| {', '.join(metric.worse)} | {needs} | {metric.margin:.3g} | {'yes' if metric.default else ''} |"
+        f"| {', '.join(metric.worse)} | {needs} | {metric.margin:.3g} | {_default(metric)} |"
     )
+
+
+def _default(metric: Comparison) -> str:
+    if any(other.in_place_of == metric.name for other in CATALOGUE.values()):
+        return "without a replica"
+    return "with a replica" if metric.in_place_of else "yes" if metric.default else ""
 
 
 def verdict_page() -> str:
@@ -127,10 +136,16 @@ def verdict_page() -> str:
     widths = [_guardrail(metric, direction) for metric in CATALOGUE.values() for direction in metric.worse]
     blocks = -(-ScoreHistogram().width // BLOCK)
     latency = LatencyHistogram().width
+    blocks_of_latency = -(-RatioGrid(1.1, deadline=10.0).bins // BINS)
     tables = ", ".join(f"{len(table.columns)} of `{name}`" for name, table in TABLES.items())
     rows = (
         ("`pairs`", "1", "one"),
         ("`guardrail/NAME`", f"{min(widths)} to {max(widths)} with default margins", "one a guardrail"),
+        (
+            "`ratio/LATENCY@MARGINS/all/BLOCK`, `…/cohorts/BLOCK`",
+            f"{6 * BINS}",
+            f"a block of latencies where one fell, of {blocks_of_latency} with a margin of 0.1 and a deadline of 10 s",
+        ),
         ("`moments/METRIC`", f"{Moments(0.0).width}", f"one a metric that some pair has, of {len(CATALOGUE)}"),
         ("`latency/SIDE/TIMING`", f"{latency}", "4: two sides, first and last byte"),
         ("`route/ROUTE/…`", "as these two", "again for each route, where there are several or one that isn't `/**`"),

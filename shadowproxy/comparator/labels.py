@@ -31,7 +31,8 @@ _EXPIRED_AT_ONCE = 1000
 _EXPIRE_EVERY = 1.0
 _MOST_DELIVERIES = 8
 
-SlotsFor = Callable[[Columns], Awaitable[Mapping[str, int]]]
+PlacesFor = Callable[[Columns], Awaitable[tuple[Mapping[str, int], float | None]]]
+"""Of a batch, the cohorts' slots and when the experiment began."""
 
 
 class Joiner:
@@ -42,7 +43,7 @@ class Joiner:
         store: Store,
         plan: Plan,
         metrics: ComparatorMetrics,
-        slots_for: SlotsFor,
+        places_for: PlacesFor,
         *,
         name: str,
         wait: float,
@@ -52,7 +53,7 @@ class Joiner:
         self._store = store
         self._plan = plan
         self._metrics = metrics
-        self._slots_for = slots_for
+        self._places_for = places_for
         self._name = name
         self._wait = wait
         self._monotonic = monotonic
@@ -92,7 +93,7 @@ class Joiner:
             after = state
             if pairs:
                 columns = labelled(pairs, truths)
-                after = state.with_added(self._plan.tally_labelled(columns, await self._slots_for(columns)))
+                after = state.with_added(self._plan.tally_labelled(columns, *await self._places_for(columns)))
             stored = after.to_bytes() if pairs else None
             try:
                 again = set(await self._store.join(self._name, fates, stored, wait=self._wait))

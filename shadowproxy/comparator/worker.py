@@ -23,7 +23,7 @@ from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
 from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.model import Pair, Side
 from shadowproxy.pairs.exemplars import NO_CHANGE
-from shadowproxy.pairs.experiments import note_versions
+from shadowproxy.pairs.experiments import note_versions, origin
 from shadowproxy.pairs.labels import Waiting
 from shadowproxy.pairs.partitions import Watermarks
 from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
@@ -87,13 +87,14 @@ class Worker:
         self._jitter = jitter
         self._state = plan.empty()
         self._slots: Mapping[str, int] = {}
+        self._origin: float | None = None
         self._keeper = Keeper(store, plan, exemplars)
         self._boards = self._keeper.nothing
         wait = plan.settings.longest_wait
         self._joiner = (
             None
             if wait is None
-            else Joiner(store, plan, metrics, self._slots_for, name=name, wait=wait, monotonic=monotonic)
+            else Joiner(store, plan, metrics, self._places_for, name=name, wait=wait, monotonic=monotonic)
         )
         self._stop = asyncio.Event()
         self.connected = False
@@ -146,7 +147,7 @@ class Worker:
 
     async def _recover(self) -> None:
         """Take the store's word for what this worker has counted and in which slots, and finish what it had read."""
-        self._slots = {}
+        self._slots, self._origin = {}, None
         stored = await self._store.load_state(self._name)
         self._state = self._plan.empty() if stored is None else State.from_bytes(stored)
         self._boards = await self._keeper.load(self._name)
@@ -220,7 +221,7 @@ class Worker:
                     self._metrics.fenced.inc()
                     log.info("%s", fenced)
                     # Of slots that no commit holds, a reset may have made others meanwhile.
-                    self._slots = {}
+                    self._slots, self._origin = {}, None
                     lost = set(fenced.lost)
                     entries = [entry for entry in entries if entry.id not in lost]
                 else:
@@ -231,8 +232,8 @@ class Worker:
         state, boards, exemplars = self._state, self._boards, NO_CHANGE
         columns = self._comparer(pairs) if pairs else None
         if columns is not None:
-            slots = await self._slots_for(columns)
-            state = state.with_added(self._plan.tally(columns, slots, state.names))
+            slots, began = await self._places_for(columns)
+            state = state.with_added(self._plan.tally(columns, slots, state.names, began))
             boards, exemplars = self._keeper.offer(boards, entries, counts, pairs, columns, slots)
             if self._versions is not None and (seen := self._versions(pairs)):
                 # Before the commit: who sees the pairs counted sees by which versions.
@@ -254,6 +255,12 @@ class Worker:
     def _close(self, watermark: float) -> None:
         # Folding is left out of what was stored: whoever reads a state closes it by the watermark of that moment.
         self._state = self._state.close(self._watermarks.hear(self._partition, watermark))
+
+    async def _places_for(self, columns: Columns) -> tuple[Mapping[str, int], float | None]:
+        """The cohorts' slots, and when the experiment began where that matters."""
+        if self._origin is None and (proposed := self._plan.begins(columns)) is not None:
+            self._origin = await origin(self._home, proposed)
+        return await self._slots_for(columns), self._origin
 
     async def _slots_for(self, columns: Columns) -> Mapping[str, int]:
         unknown = {name for names in columns.cohorts for name in names} - self._slots.keys()

@@ -18,6 +18,7 @@ from shadowproxy.compare.families.table import FAMILIES, TABLES
 from shadowproxy.compare.later import truths_of
 from shadowproxy.compare.lists.align import SIDES, Aligner, Lists
 from shadowproxy.compare.lists.ragged import Ints
+from shadowproxy.compare.lists.triplets import TripletAligner, Triplets
 from shadowproxy.compare.reader import Reading, RouteReader, read_unrouted
 from shadowproxy.compare.routes import Router, request_path
 from shadowproxy.compare.unlabelled import Unlabelled, classes_of, unlabelled
@@ -31,8 +32,8 @@ class Comparer:
 
     It has no state between batches: a pair's row depends on that pair alone, whatever stands beside it. No content of
     a pair makes it raise: what can't be read is a failure of the side that sent it, or leaves values undefined.
-    `Columns` of the two sides carry baseline and candidate; a replica's answer is looked at where it tells what is
-    noise, or which rules it breaks.
+    `Columns` of the two sides carry baseline and candidate; a replica's answer tells what is noise, and which rules it
+    breaks.
     """
 
     def __init__(self, routes: Sequence[Route]) -> None:
@@ -76,6 +77,7 @@ class _Part:
     def __init__(self) -> None:
         self.rows: list[_Row] = []
         self.aligners: dict[int, Aligner] = {}
+        self.triplets: dict[int, TripletAligner] = {}
         self.items = 0
 
     def add(self, pair: Pair, route: int, reader: RouteReader | None) -> None:
@@ -87,8 +89,16 @@ class _Part:
             if aligner is None:
                 aligner = self.aligners[route] = Aligner(by_score=reader.by_score)
             aligner.add(reading.answers[Side.BASELINE].ranking, reading.answers[Side.CANDIDATE].ranking)
+            if reading.replicated:
+                self._add_triplet(route, reader, aligner.n - 1, reading)
             reading = reader.without_rankings(reading)
         self.rows.append(_Row(pair, route, reader, reading))
+
+    def _add_triplet(self, route: int, reader: RouteReader, row: int, reading: Reading) -> None:
+        triplets = self.triplets.get(route)
+        if triplets is None:
+            triplets = self.triplets[route] = TripletAligner(by_score=reader.by_score)
+        triplets.add(row, *(reading.answers[side].ranking for side in (Side.BASELINE, Side.REPLICA, Side.CANDIDATE)))
 
 
 def _items(found: Answer) -> int:
@@ -126,7 +136,8 @@ def _compare(whole: _Part, *, weighted: bool) -> Columns:
         rows = np.flatnonzero(columns.route == route)
         aligner = whole.aligners.get(route)
         lists = None if aligner is None else aligner.lists()
-        view = _view(part[rows[0]].reader, [readings[row] for row in rows], columns, rows, lists)
+        triplets = whole.triplets[route].triplets() if route in whole.triplets else None
+        view = _view(part[rows[0]].reader, [readings[row] for row in rows], columns, rows, lists, triplets)
         _fill(columns, rows, view)
         scores += _scores(view, rows)
         tables += (Table(route, counts._replace(pair=rows[counts.pair])) for some in TABLES for counts in some(view))
@@ -211,7 +222,12 @@ def _unlabelled(part: Sequence[_Row]) -> Iterator[Unlabelled]:
 
 
 def _view(
-    reader: RouteReader | None, readings: Sequence[Reading], columns: Columns, rows: Ints, lists: Lists | None
+    reader: RouteReader | None,
+    readings: Sequence[Reading],
+    columns: Columns,
+    rows: Ints,
+    lists: Lists | None,
+    triplets: Triplets | None,
 ) -> View:
     truth = None
     answers = {side: [reading.answers.get(side, NOTHING) for reading in readings] for side in Side}
@@ -219,6 +235,7 @@ def _view(
         rankings = {side: [found.ranking for found in answers[side]] for side in SIDES}
         truth = truths_of(rankings, [reading.truth for reading in readings], by_score=reader.by_score)
     route = None if reader is None else reader.route
+    replicated = np.array([reading.replicated for reading in readings], np.bool_)
     changes = None
     if reader is not None and reader.places is not None and reader.route.fields is not None:
         changes = changes_of(answers, reader.places, reader.route.fields.max_leaves)
@@ -232,6 +249,8 @@ def _view(
         lists=lists,
         truth=truth,
         changes=changes,
+        replicated=replicated if replicated.any() else None,
+        triplets=triplets,
         route=route,
         slow=None if route is None else route.slow,
         k=10 if route is None else route.k,

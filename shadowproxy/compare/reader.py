@@ -43,7 +43,7 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     failure: Mapping[Side, str]
     """Kind of failure by side; empty where it did not fail."""
     answers: Mapping[Side, Answer]
-    """What was found on either side, and in the replica's answer where something needs it."""
+    """What was found on either side, and in the replica's answer where there is one."""
     truth: Mapping[str, float] | None = None
     true_labels: Sequence[str | None] | None = None
     """The right label of each instance, where the route compares labels or probabilities."""
@@ -51,6 +51,8 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     account: int = 0
     weight: float = 1.0
     """How much the pair counts, in [0, 1]."""
+    replicated: bool = False
+    """Whether there is content to compare in the replica's answer, and neither side failed."""
 
 
 _NOTHING: Final[Mapping[str, Any]] = {"request": {}}
@@ -101,7 +103,6 @@ class RouteReader:
         )
         # An expression that reads nothing at all, such as a constant, is found there too.
         self._reads_request = bool(of_requests or self._cohorts) or not all(map(_is_response, self._shared_reads))
-        self._reads_replica = bool(whole)
         self._read_response = self._preset.response
         if self._read_response is decode and not whole:
             self._read_response = typed_decode(of_answers) or decode
@@ -124,16 +125,17 @@ class RouteReader:
             content, failure = True, {Side.BASELINE: "", Side.CANDIDATE: ""}
         else:
             content, failure = comparable(pair), dict(zip(SIDES, kinds(pair), strict=True))
-        answers = dict(_NO_ANSWERS)
+        answers, replicated = dict(_NO_ANSWERS), False
         if content and self._side_reads:
             ids = self._shared_ids(shared)
             for side, exchange in ((Side.BASELINE, pair.baseline), (Side.CANDIDATE, pair.candidate)):
                 if not failure[side]:
                     answers[side], failure[side] = self._answer(shared, ids, exchange)
-            if self._reads_replica and pair.replica is not None and not kind_alone(pair.replica):
-                answers[Side.REPLICA], _ = self._answer(shared, ids, pair.replica)
+            if pair.replica is not None and not kind_alone(pair.replica):
+                answers[Side.REPLICA], unusable = self._answer(shared, ids, pair.replica)
+                replicated = not (unusable or failure[Side.BASELINE] or failure[Side.CANDIDATE])
         if not self._reads_request:
-            return Reading(content, failure, answers)
+            return Reading(content, failure, answers, replicated=replicated)
         truth = _lenient(self._truth, shared)
         return Reading(
             comparable=content,
@@ -144,6 +146,7 @@ class RouteReader:
             cohorts=cohorts_of({name: _lenient(expression, shared) for name, expression in self._cohorts.items()}),
             account=account_of(_lenient(self._account, shared)),
             weight=1.0 if self._weight is None else weight_of(_lenient(self._weight, shared)),
+            replicated=replicated,
         )
 
     def without_rankings(self, reading: Reading) -> Reading:

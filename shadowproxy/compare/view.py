@@ -9,6 +9,7 @@ from typing import NamedTuple
 from shadowproxy.compare.extraction.answer import Answer
 from shadowproxy.compare.lists.align import Hits, Lists
 from shadowproxy.compare.lists.ragged import Bools, Floats, Ints
+from shadowproxy.compare.lists.triplets import Triplets
 from shadowproxy.config import Route
 from shadowproxy.model import Side
 
@@ -67,6 +68,10 @@ class View:
     lists: Lists | None = None
     truth: Truth | None = None
     changes: Changes | None = None
+    replicated: Bools | None = None
+    """Shape (n,): whether all three, the replica too, gave an answer with content to compare; None where none has."""
+    triplets: Triplets | None = None
+    """The lists of these, where the route has any."""
     route: Route | None = None
     """None for pairs of no route, and where only labels that came later are looked at."""
     slow: float | None = None

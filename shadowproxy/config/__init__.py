@@ -1,6 +1,6 @@
 """Configuration: typed settings from YAML, one frozen section per room; errors name the key's path."""
 
-from shadowproxy.config.catalogue import CATALOGUE, Direction, Metric
+from shadowproxy.config.catalogue import CATALOGUE, GUARDABLE, QUANTILES, Direction, Metric, Timing
 from shadowproxy.config.experiment import experiment_id, frozen, thawed
 from shadowproxy.config.load import load, loads
 from shadowproxy.config.redaction import Redact
@@ -30,6 +30,8 @@ from shadowproxy.config.workers import worker_count, worker_settings
 
 __all__ = [
     "CATALOGUE",
+    "GUARDABLE",
+    "QUANTILES",
     "Address",
     "Breaker",
     "Comparator",
@@ -48,6 +50,7 @@ __all__ = [
     "Route",
     "Serve",
     "Settings",
+    "Timing",
     "Upstream",
     "UpstreamTls",
     "Verdict",

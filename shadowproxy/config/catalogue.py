@@ -9,12 +9,13 @@ clipped where it is computed, and says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 Direction = Literal["lower", "higher"]
+Timing = Literal["ttfb", "total"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,18 @@ class Metric:
     """Whether only pairs with a replica's answer have it: it is what differs beyond the baseline's own noise."""
     unless: frozenset[str] = frozenset()
     """What a route may extract that makes it no default there."""
+    in_place_of: str | None = None
+    """The default metric instead of which it is one where there is a replica: the same, less the noise."""
+    quantile: float | None = None
+    """Of a metric that is no mean over pairs but compares a quantile of both sides: which, as a share. Its margin is by
+    how much of the baseline's the candidate's may be greater."""
+    timing: Timing = "total"
+    """Of which latency it is a quantile."""
+
+    @property
+    def tail(self) -> bool:
+        """Whether it is a quantile that few pairs say anything of: a single cohort seldom has enough of them."""
+        return self.quantile is not None and self.quantile > 0.9
 
     def by_default(self, offers: frozenset[str]) -> bool:
         """Whether a route that offers this gives reason for a guardrail on it, if it is a default."""
@@ -86,6 +99,16 @@ _FAILURES: tuple[Metric, ...] = (
         0.01,
         default=True,
     ),
+    Metric(
+        "failures.candidate",
+        "the candidate's failures",
+        "share of requests",
+        0,
+        1,
+        0,
+        ("higher",),
+        0.001,
+    ),
 )
 _LATENCY: tuple[Metric, ...] = (
     Metric(
@@ -97,7 +120,6 @@ _LATENCY: tuple[Metric, ...] = (
         0,
         ("higher",),
         math.log2(1.1),
-        default=True,
     ),
     Metric(
         "latency.ttfb_log2",
@@ -120,6 +142,17 @@ _LATENCY: tuple[Metric, ...] = (
         0.01,
         needs=frozenset({"slow"}),
         default=True,
+    ),
+    Metric(
+        "latency.total_over",
+        "the candidate's answers later than the route's limit",
+        "share of requests",
+        0,
+        1,
+        0,
+        ("higher",),
+        0.01,
+        needs=frozenset({"slow"}),
     ),
 )
 _RANKING: tuple[Metric, ...] = (
@@ -235,6 +268,31 @@ _RANKING: tuple[Metric, ...] = (
         needs=_OF_LISTS,
         default=True,
     ),
+    Metric(
+        "ranking.rbo_excess",
+        "disagreement of the rankings (1 − rank-biased overlap) beyond the baseline's own",
+        "overlap",
+        -1,
+        1,
+        0,
+        ("higher",),
+        0.05,
+        needs=_OF_LISTS,
+        replicated=True,
+        in_place_of="ranking.rbo",
+    ),
+    Metric(
+        "ranking.overlap_excess",
+        "disagreement of the top k (1 − overlap) beyond the baseline's own",
+        "overlap",
+        -1,
+        1,
+        0,
+        ("higher",),
+        0.05,
+        needs=_OF_LISTS,
+        replicated=True,
+    ),
 )
 _SCORES: tuple[Metric, ...] = (
     Metric(
@@ -297,6 +355,32 @@ _LABELS: tuple[Metric, ...] = (
         needs=frozenset({"probabilities"}),
         default=True,
     ),
+    Metric(
+        "labels.agreement_excess",
+        "instances with another label, beyond the baseline's own",
+        "share of instances",
+        -1,
+        1,
+        0,
+        ("higher",),
+        0.02,
+        needs=frozenset({"label"}),
+        replicated=True,
+        in_place_of="labels.agreement",
+    ),
+    Metric(
+        "labels.probability_shift_excess",
+        "total variation distance of the distributions beyond the baseline's own",
+        "probability",
+        -1,
+        1,
+        0,
+        ("higher",),
+        0.02,
+        needs=frozenset({"probabilities"}),
+        replicated=True,
+        in_place_of="labels.probability_shift",
+    ),
 )
 _TEXT: tuple[Metric, ...] = (
     Metric(
@@ -346,6 +430,32 @@ _TEXT: tuple[Metric, ...] = (
         needs=frozenset({"text", "finish"}),
         default=True,
     ),
+    Metric(
+        "text.token_f1_excess",
+        "disagreement of the texts (1 − F1 of their tokens) beyond the baseline's own",
+        "F1",
+        -1,
+        1,
+        0,
+        ("higher",),
+        0.05,
+        needs=frozenset({"text"}),
+        replicated=True,
+        in_place_of="text.token_f1",
+    ),
+    Metric(
+        "text.finish_excess",
+        "texts that end for another reason, beyond the baseline's own",
+        "share of requests",
+        -1,
+        1,
+        0,
+        ("higher",),
+        0.02,
+        needs=frozenset({"text", "finish"}),
+        replicated=True,
+        in_place_of="text.finish",
+    ),
 )
 _OF_FIELDS = frozenset({"fields"})
 _FIELDS: tuple[Metric, ...] = (
@@ -385,6 +495,17 @@ _VALIDITY: tuple[Metric, ...] = (
         0.01,
         needs=frozenset({"valid"}),
         default=True,
+    ),
+    Metric(
+        "validity.candidate",
+        "the candidate's answers that break a rule",
+        "share of requests",
+        0,
+        1,
+        0,
+        ("higher",),
+        0.0001,
+        needs=frozenset({"valid"}),
     ),
 )
 _QUALITY: tuple[Metric, ...] = (
@@ -460,9 +581,69 @@ _QUALITY: tuple[Metric, ...] = (
     ),
 )
 
-_ALL = (*_FAILURES, *_LATENCY, *_RANKING, *_SCORES, *_LABELS, *_TEXT, *_FIELDS, *_VALIDITY, *_QUALITY)
 
-CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
+def _quantiles(timing: Timing, what: str, defaults: Mapping[int, float]) -> Iterator[Metric]:
+    for percent in (50, 90, 95, 99):
+        yield Metric(
+            f"latency.{timing}_p{percent}",
+            f"{'median' if percent == 50 else f'p{percent}'} of the {what}, candidate over baseline",
+            "share of the baseline's",
+            -1,
+            math.inf,
+            0,
+            ("higher",),
+            defaults.get(percent, 0.1),
+            default=percent in defaults,
+            quantile=percent / 100,
+            timing=timing,
+        )
+
+
+_QUANTILES: tuple[Metric, ...] = (
+    # The tail takes many more pairs to know: at the same margin ten times those of the median.
+    *_quantiles("total", "time to the last byte", {50: 0.1, 99: 0.25}),
+    *_quantiles("ttfb", "time to the first byte", {}),
+)
+
+_ALL = (
+    *_FAILURES,
+    *_LATENCY,
+    *_QUANTILES,
+    *_RANKING,
+    *_SCORES,
+    *_LABELS,
+    *_TEXT,
+    *_FIELDS,
+    *_VALIDITY,
+    *_QUALITY,
+)
+
+GUARDABLE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
+"""All that a guardrail can be on."""
+
+CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL if metric.quantile is None})
+"""What has a value on every pair."""
+
+QUANTILES: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _QUANTILES})
+"""Quantiles of latency, paired: what no single pair has a value of."""
+
+
+def defaults(offers: Collection[frozenset[str]], *, replica: bool) -> tuple[Metric, ...]:
+    """The metrics that are judged where nobody says which. `offers`: what each route extracts; `replica`: if there is
+    one, what it takes the noise out of is judged without it.
+
+    >>> [metric.name for metric in defaults([], replica=True)]
+    ['failures.difference', 'latency.total_p50', 'latency.total_p99']
+    """
+    found = [
+        metric
+        for metric in GUARDABLE.values()
+        if (metric.default or (replica and metric.in_place_of))
+        and (not metric.needs or any(metric.by_default(some) for some in offers))
+    ]
+    replaced = {metric.in_place_of for metric in found}
+    return tuple(metric for metric in found if metric.name not in replaced)
+
 
 _TABLES: tuple[Table, ...] = (
     Table("labels", "labels, baseline → candidate", ("pairs", "instances")),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from pydantic import ValidationError
 
-from shadowproxy.config.catalogue import CATALOGUE, Metric
+from shadowproxy.config.catalogue import GUARDABLE, Metric
 from shadowproxy.config.presets import EXTRACTED
 from shadowproxy.config.redaction import KEY_LENGTH
 from shadowproxy.config.settings import Guardrail, Route, Settings, Upstream
@@ -21,7 +22,7 @@ EVIDENCE = 1
 """Raised whenever what workers store comes to mean something else: the e-processes' grids, the losses, the columns."""
 
 # These only hold back a decision that the counted evidence would allow; changing them reinterprets nothing.
-_FREE = {"min_recorded", "horizon"}
+_FREE = {"min_recorded", "horizon", "closed_population"}
 
 
 def frozen(settings: Settings) -> dict[str, Any]:
@@ -38,26 +39,45 @@ def frozen(settings: Settings) -> dict[str, Any]:
         **({"partitions": settings.redis.partitions} if settings.redis.partitions > 1 else {}),
         "routes": [_route(route) for route in settings.routes],
         "verdict": _policy(settings),
-        "catalogue": _catalogue(),
+        # Of what is judged only: a metric that is new, and no default, leaves every experiment what it is.
+        "catalogue": _judged(settings, _catalogue()),
     }
 
 
 def _policy(settings: Settings) -> dict[str, Any]:
     policy = settings.verdict.model_dump(mode="json", exclude=_FREE)
     # Versions that were not noted from the beginning say nothing; and who doesn't ask for them keeps the id.
-    if policy["version_header"] is None:
-        del policy["version_header"]
+    for key in ("version_header", "blocks"):
+        if policy[key] is None:
+            del policy[key]
+    for guardrail in policy["guardrails"]:
+        for key, unused in _GUARDRAILS_LATER.items():
+            if guardrail[key] == unused:
+                del guardrail[key]
     return policy
 
 
+_GUARDRAILS_LATER: Mapping[str, Any] = {"cohorts": None, "weight": 1.0, "alpha": None}
+"""Keys that guardrails have not always had, and what they are where they are not used."""
+
+
 _MARGIN, _DEFAULT = 3, 4
-"""Where a row of the catalogue has the margin, and whether a metric is judged by default."""
+"""Where a row of the catalogue has the margin, and whether a metric is judged by default: where there is a replica, and
+instead of another, it has that one's name."""
 
 
 def _catalogue() -> dict[str, list[Any]]:
+    # JSON has no infinity.
     return {
-        metric.name: [metric.low, metric.high, metric.ideal, metric.margin, metric.default, *metric.worse]
-        for metric in CATALOGUE.values()
+        metric.name: [
+            metric.low,
+            metric.high if math.isfinite(metric.high) else None,
+            metric.ideal,
+            metric.margin,
+            metric.in_place_of or metric.default,
+            *metric.worse,
+        ]
+        for metric in GUARDABLE.values()
     }
 
 
@@ -169,11 +189,14 @@ def _judged(settings: Settings, catalogue: Mapping[str, Any]) -> dict[str, Any]:
     """By metric, the row of the catalogue that the experiment was judged by."""
     if settings.verdict.guardrails:
         return {guardrail.metric: catalogue.get(guardrail.metric) for guardrail in settings.verdict.guardrails}
-    return {
+    found = {
         name: row
         for name, row in catalogue.items()
-        if row[_DEFAULT] and (name not in CATALOGUE or _offered(CATALOGUE[name], settings))
+        if (row[_DEFAULT] is True or (settings.replica is not None and row[_DEFAULT]))
+        and (name not in GUARDABLE or _offered(GUARDABLE[name], settings))
     }
+    replaced = {row[_DEFAULT] for row in found.values()}
+    return {name: row for name, row in found.items() if name not in replaced}
 
 
 def _offered(metric: Metric, settings: Settings) -> bool:
@@ -184,5 +207,5 @@ def _with_guardrails(settings: Settings, judged: Mapping[str, Any]) -> Settings:
     """The same with the guardrails of then, where a metric has become a default one since, or is none any more."""
     if settings.verdict.guardrails or judged.keys() == _judged(settings, _catalogue()).keys():
         return settings
-    guardrails = tuple(Guardrail(metric=name, margin=row[_MARGIN]) for name, row in judged.items())
+    guardrails = tuple(Guardrail.default(name, row[_MARGIN]) for name, row in judged.items())
     return settings.model_copy(update={"verdict": settings.verdict.model_copy(update={"guardrails": guardrails})})

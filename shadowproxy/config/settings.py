@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from shadowproxy.config.catalogue import CATALOGUE, Direction
+from shadowproxy.config.catalogue import GUARDABLE, Direction
 from shadowproxy.config.expressions import Expression
 from shadowproxy.config.fields import Fields
 from shadowproxy.config.headers import HeaderName
@@ -401,7 +401,9 @@ class Route(Section):
     )
     k: Count = Field(10, description="depth of overlap@k, NDCG@k and recall@k")
     rbo_p: Probability = Field(0.9, description="persistence of rank-biased overlap")
-    slow: Duration | None = Field(None, gt=0, description="an answer later than this is slow (latency.total_slow)")
+    slow: Duration | None = Field(
+        None, gt=0, description="an answer later than this is slow (latency.total_slow, latency.total_over)"
+    )
     fields: Fields | None = Field(None, description="how the rest of the JSON is compared; none: it isn't")
     valid: tuple[Rule, ...] | None = Field(None, description="what must hold of any single answer, whoever gave it")
 
@@ -512,18 +514,34 @@ class Guardrail(Section):
     )
     worse: Direction | None = Field(None, description="for a metric that can be worse both ways: only this one")
     routes: tuple[Name, ...] = Field((), description="only these routes; all that offer the metric unless given")
+    cohorts: tuple[str, ...] | None = Field(
+        None,
+        description="cohorts that it is looked at for: dimensions (`region`) or single ones (`region=eu`); all unless "
+        "given, none for []: over all pairs only",
+    )
+    weight: float = Field(
+        1.0, gt=0, le=1000, description="its part of the error that a rollback may make, beside the others' weights"
+    )
+    alpha: Probability | None = Field(
+        None, description="chance of calling it safe where it is not; verdict.alpha_promote unless given"
+    )
+
+    @classmethod
+    def default(cls, metric: str, margin: float) -> Guardrail:
+        """What a metric is judged by where no guardrails are given: a tail over all pairs only."""
+        return cls(metric=metric, margin=margin, cohorts=() if GUARDABLE[metric].tail else None)
 
     @field_validator("metric")
     @classmethod
     def _known(cls, metric: str) -> str:
-        if metric not in CATALOGUE:
-            raise ValueError(f"there is no metric {metric!r}; there are {', '.join(sorted(CATALOGUE))}")
+        if metric not in GUARDABLE:
+            raise ValueError(f"there is no metric {metric!r}; there are {', '.join(sorted(GUARDABLE))}")
         return metric
 
     @field_validator("margin", "cohort_margin")
     @classmethod
     def _inside(cls, margin: float | None, info: ValidationInfo) -> float | None:
-        metric = CATALOGUE.get(info.data.get("metric", ""))
+        metric = GUARDABLE.get(info.data.get("metric", ""))
         if metric is not None and margin is not None:
             high = min(metric.loss_range(worse)[1] for worse in metric.worse)
             if margin >= high:
@@ -533,7 +551,7 @@ class Guardrail(Section):
     @field_validator("worse")
     @classmethod
     def _possible(cls, worse: Direction | None, info: ValidationInfo) -> Direction | None:
-        metric = CATALOGUE.get(info.data.get("metric", ""))
+        metric = GUARDABLE.get(info.data.get("metric", ""))
         if metric is not None and worse is not None and worse not in metric.worse:
             raise ValueError(f"{metric.name} is only worse when {' or '.join(metric.worse)}")
         return worse
@@ -559,6 +577,17 @@ class Verdict(Section):
     horizon: Count | None = Field(None, description="pairs after which an undecided experiment is called exhausted")
     bucket: Duration = Field(1.0, ge=0.05, description="width of the start-time buckets that are counted as a whole")
     settle: Duration = Field(1.0, description="grace beyond the longest deadline before a bucket is closed")
+    blocks: Duration | None = Field(
+        None,
+        ge=0.05,
+        description="judge means by blocks of time this long, at first, instead of by pairs: for losses that depend on "
+        "those shortly before; ten times as long as they do; none: by pairs",
+    )
+    closed_population: bool = Field(
+        False,
+        description="the accounts that ask are all that matter, each drawn by chance, as from a test population: then "
+        "those that come again are no dependence that holds a promote back",
+    )
     guardrails: tuple[Guardrail, ...] = Field((), description="none: one per default metric that the routes offer")
     version_header: HeaderName | None = Field(
         None,
@@ -584,7 +613,8 @@ class Settings(Section):
     baseline: UpstreamOrUrl = Field(description="the service in use; its answer goes to the client")
     candidate: UpstreamOrUrl = Field(description="the service under test; its answer is only recorded")
     replica: UpstreamOrUrl | None = Field(
-        None, description="a second instance of the baseline's model; recorded, and not judged yet"
+        None,
+        description="a second instance of the baseline's model: how much the baseline differs from itself is noise",
     )
     proxy: Proxy = Proxy()
     recorder: Recorder = Recorder()
@@ -688,7 +718,7 @@ def _unmeasurable(routes: Sequence[Route], guardrails: Sequence[Guardrail]) -> l
         path = f"$.verdict.guardrails[{at}]"
         unknown = [name for name in guardrail.routes if name not in names]
         faults += [Fault(f"{path}.routes", f"there is no route {name!r}") for name in unknown]
-        needs = CATALOGUE[guardrail.metric].needs
+        needs = GUARDABLE[guardrail.metric].needs
         chosen = [route for route in routes if not guardrail.routes or route.name in guardrail.routes]
         if needs and not unknown and not any(needs <= route.offers for route in chosen):
             what = " and ".join(f"`{need}`" for need in sorted(needs))
@@ -712,5 +742,5 @@ def _unreplicated(replica: Upstream | None, guardrails: Sequence[Guardrail]) -> 
     return [
         Fault(f"$.verdict.guardrails[{at}].metric", f"{guardrail.metric} needs a `replica`, and there is none")
         for at, guardrail in enumerate(guardrails)
-        if replica is None and CATALOGUE[guardrail.metric].replicated
+        if replica is None and GUARDABLE[guardrail.metric].replicated
     ]

@@ -37,12 +37,13 @@ _ANY_BOUND: Final = 1_000_000
 """Bounds matter to those who write; whoever opens an experiment to read it needs none."""
 
 _REMEMBER: Final = Script(scripts.REMEMBER)
+_ORIGIN: Final = Script(scripts.ORIGIN)
 _SEEN: Final = Script(scripts.SEEN)
 _RESET: Final = Script(scripts.RESET)
 _RESET_KEYS: Final = (
     "pairs", "totals", "index", "kept", "dead", "dead:sizes", "states", "versions", "accounts", "accounts:bases",
     "slots", "latch", "seen", "controls", "verdicts", "labels", "labels:totals", "unlabelled", "unlabelled:expiry",
-    "early", "early:expiry", "labelled", "exemplars", "exemplars:pairs",
+    "early", "early:expiry", "labelled", "exemplars", "exemplars:pairs", "origin",
 )  # fmt: skip
 
 
@@ -105,6 +106,14 @@ def _moment(name: bytes, stored: bytes) -> Moment:
     if moment.v > _VERSION:
         raise PayloadError("the history of the verdict was written by a newer shadowproxy; update this one")
     return msgspec.structs.replace(moment, at=int(name.partition(b"-")[0]) / 1000)
+
+
+async def origin(home: Store, at: float) -> float:
+    """When the experiment began, Unix seconds: `at`, unless somebody has said so before. The same for all who ask.
+
+    Raises StoreUnavailable.
+    """
+    return float(await home.run(_ORIGIN, ("origin",), at))
 
 
 async def note_versions(home: Store, seen: Mapping[tuple[str, str], tuple[float, float]]) -> None:

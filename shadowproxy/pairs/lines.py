@@ -9,7 +9,7 @@ import base64
 import binascii
 import math
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -112,14 +112,28 @@ def line_of(pair: Pair, *, partition: int, entry: str, position: int, undo: Undo
     )
 
 
+class Recorded(NamedTuple):
+    """A pair as it is read back, and where it stood in the stream: partition, entry and position name it for good."""
+
+    partition: int
+    entry: str
+    position: int
+    pair: Pair
+
+
 def read_line(line: bytes | str) -> Pair:
     """The pair of one line. Raises PayloadError where it is none, or of a newer version."""
+    return read_recorded(line).pair
+
+
+def read_recorded(line: bytes | str) -> Recorded:
+    """The pair of one line, and its place. Raises PayloadError as `read_line`."""
     try:
         read = _DECODER.decode(line)
         if read.v > VERSION:
             raise PayloadError(f"written by a newer shadowproxy: version {read.v}, this one reads up to {VERSION}")
         request = read.request
-        return Pair(
+        pair = Pair(
             id=read.id,
             started=_float(read.started),
             request=Request(
@@ -135,6 +149,7 @@ def read_line(line: bytes | str) -> Pair:
             annotations=_bytes(read.annotations, read.annotations_base64),
             notes=read.notes,
         )
+        return Recorded(read.partition, read.entry, read.position, pair)
     except (msgspec.MsgspecError, binascii.Error, UnicodeError, RecursionError, ValueError) as error:
         raise PayloadError(f"not a line of `shadowproxy pairs export`: {error}") from None
 

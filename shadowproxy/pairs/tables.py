@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, Final
 
-from shadowproxy.errors import StartError
-from shadowproxy.model import Exchange, Pair, Side, headers
-from shadowproxy.pairs.lines import Undo, undone
+from shadowproxy.errors import PayloadError, StartError
+from shadowproxy.model import Exchange, Outcome, Pair, Request, Side, headers
+from shadowproxy.pairs.lines import Recorded, Undo, undone
 from shadowproxy.pairs.reading import Batch
 
 try:
@@ -16,7 +16,7 @@ try:
     import pyarrow.parquet as pq
 except ImportError:
     raise StartError(
-        "Parquet needs pyarrow, which is not installed: pip install 'shadowproxy[parquet]', or export to .jsonl"
+        "Parquet needs pyarrow, which is not installed: pip install 'shadowproxy[parquet]', or use .jsonl"
     ) from None
 
 _FIRST: Final = -62_135_596_800_000_000
@@ -71,6 +71,7 @@ GROUP_ROWS: Final = 10_000
 """Rows of one row group of Parquet at most, and of one commit to a Delta table."""
 GROUP_BYTES: Final = 32 * 1024**2
 """Likewise the bytes of what was recorded, give or take one entry."""
+_READ_ROWS: Final = 256
 
 
 class Rows:
@@ -155,6 +156,96 @@ class Rows:
 def parquet_writer(file: IO[bytes]) -> Any:
     """A writer of row groups, zstd-compressed, into an open file. `close` writes the foot, and leaves the file open."""
     return pq.ParquetWriter(file, SCHEMA, compression="zstd")
+
+
+class ParquetReader:
+    """The pairs of a Parquet file as the writer leaves them, a few hundred at a time.
+
+    Of a head the names come back in lower case and a repeated one as one line, and times of a start are in whole
+    microseconds: nothing of it changes a comparison. Raises StartError for what is no such file.
+    """
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._name = name
+        try:
+            self._parquet = pq.ParquetFile(file)
+        except (pa.ArrowException, OSError) as error:
+            raise StartError(f"{name}: can't be read as Parquet: {_first_line(error)}") from None
+        missing = [column for column, _, _ in COLUMNS if column not in self._parquet.schema_arrow.names]
+        if missing:
+            raise StartError(
+                f"{name}: is not of `shadowproxy pairs export`: it has no column {missing[0]}; see docs/pairs.md"
+            )
+        self.rows: int = self._parquet.metadata.num_rows
+
+    def __iter__(self) -> Iterator[Recorded | PayloadError]:
+        """Each row's pair, or why it is none. Raises StartError where the file is damaged."""
+        names = [name for name, _, _ in COLUMNS]
+        try:
+            for batch in self._parquet.iter_batches(batch_size=_READ_ROWS, columns=names):
+                for row in batch.to_pylist():
+                    yield _recorded(row)
+        except (pa.ArrowException, OSError) as error:
+            raise StartError(f"{self._name}: is damaged: {_first_line(error)}; export it again") from None
+
+
+def _recorded(row: Mapping[str, Any]) -> Recorded | PayloadError:
+    try:
+        started = row["started"]
+        pair = Pair(
+            id=row["id"] or "",
+            started=math.inf if started is None else started.timestamp(),
+            request=Request(
+                method=row["method"] or "",
+                target=row["target"] or "",
+                head=_head(row["request_headers"]),
+                body=_recorded_body(row, "request_"),
+                body_size=row["request_body_size"] or 0,
+            ),
+            baseline=_exchange(row, Side.BASELINE) or _absent(Side.BASELINE),
+            candidate=_exchange(row, Side.CANDIDATE) or _absent(Side.CANDIDATE),
+            replica=_exchange(row, Side.REPLICA),
+            annotations=(row["annotations"] or "").encode(),
+            notes=tuple(row["notes"] or ()),
+        )
+        return Recorded(row["partition"], row["entry"], row["position"], pair)
+    except (TypeError, ValueError, AttributeError) as error:
+        return PayloadError(f"not a row of `shadowproxy pairs export`: {_first_line(error)}")
+
+
+def _exchange(row: Mapping[str, Any], side: Side) -> Exchange | None:
+    name = f"{side.value}_"
+    if row[f"{name}outcome"] is None:
+        return None
+    ttfb, total = row[f"{name}ttfb"], row[f"{name}total"]
+    return Exchange(
+        outcome=Outcome(row[f"{name}outcome"]),
+        status=row[f"{name}status"] or 0,
+        head=_head(row[f"{name}headers"]),
+        body=_recorded_body(row, name),
+        body_size=row[f"{name}body_size"] or 0,
+        digest=bytes.fromhex(row[f"{name}digest"] or ""),
+        ttfb=math.inf if ttfb is None else ttfb,
+        total=math.inf if total is None else total,
+        detail=row[f"{name}detail"] or "",
+    )
+
+
+def _absent(side: Side) -> Exchange:
+    raise ValueError(f"it has no {side.value}_outcome")
+
+
+def _recorded_body(row: Mapping[str, Any], prefix: str) -> bytes:
+    raw: bytes | None = row[f"{prefix}body_raw"]
+    return raw if raw is not None else (row[f"{prefix}body"] or "").encode()
+
+
+def _head(fields: Iterable[tuple[str, str]] | None) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in fields or ()).encode("latin-1", "replace")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _size(pair: Pair) -> int:

@@ -85,6 +85,30 @@ def took(value: float) -> str:
     return f"{value * 1000:.3g} ms" if abs(value) < 0.9995 else f"{value:.1f} s"
 
 
+def rough(pairs: float) -> str:
+    """A forecast: one significant figure, rounded up.
+
+    >>> rough(0.2), rough(421.0), rough(12_001.0)
+    ('1', '500', '20,000')
+    """
+    size = 10 ** max(0, math.floor(math.log10(max(pairs, 1))))
+    return f"{math.ceil(max(pairs, 1) / size) * size:,}"
+
+
+def lasting(value: float) -> str:
+    """A span of time to wait, in the unit in which it is a small number; – where it never ends.
+
+    >>> [lasting(value) for value in (0.2, 45, 119.6, 3000, 90_000, 1e7, math.inf)]
+    ['1 s', '45 s', '2 min', '50 min', '25 h', '116 days', '–']
+    """
+    if not math.isfinite(value):
+        return "–"
+    for unit, whole, until in (("s", 1, 119.5), ("min", 60, 7170), ("h", 3600, 171_000)):
+        if value < until:
+            return f"{max(1, round(value / whole)):,} {unit}"
+    return f"{round(value / 86_400):,} days"
+
+
 def size(value: int) -> str:
     """Bytes, in the unit that reads best.
 

@@ -140,6 +140,7 @@ class VerdictReader:
             experiment=self._experiment,
             accounting=snapshot.accounting,
             open_pairs=merged.open_pairs,
+            rate=merged.rate,
             late_pairs=merged.late,
             lost_entries=snapshot.lost_entries,
             missing_pairs=snapshot.missing_pairs,

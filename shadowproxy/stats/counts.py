@@ -39,6 +39,11 @@ def geometric_bets(largest: float, smallest: float, size: int = 12) -> Bets:
     return Bets(largest * (smallest / largest) ** (np.arange(size) / (size - 1)), np.log(weights))
 
 
+def ternary_logs(bets: FloatArray, margin: float = 0.0) -> FloatArray:
+    """What each D of 1, 0 and −1 adds to the log-capitals of `ternary_log_e`: (3, J)."""
+    return np.log1p(np.multiply.outer(np.array([1, 0, -1]) - margin, bets))
+
+
 def ternary_log_e(
     n_plus: Counts,
     n_zero: Counts,
@@ -55,12 +60,9 @@ def ternary_log_e(
     >>> round(float(ternary_log_e(np.array(3), np.array(80), np.array(17), *against_harm)), 3)
     3.001
     """
-    return log_mixture(
-        np.multiply.outer(n_plus, np.log1p(bets * (1 - margin)))
-        + np.multiply.outer(n_zero, np.log1p(-bets * margin))
-        + np.multiply.outer(n_minus, np.log1p(-bets * (1 + margin))),
-        log_weights,
-    )
+    logs = ternary_logs(bets, margin)
+    counts = (n_plus, n_zero, n_minus)
+    return log_mixture(sum(np.multiply.outer(n, log) for n, log in zip(counts, logs, strict=True)), log_weights)
 
 
 def binomial_bets(p: float) -> tuple[Bets, Bets]:
@@ -72,6 +74,11 @@ def binomial_bets(p: float) -> tuple[Bets, Bets]:
     return geometric_bets(low, 0.003 * low), geometric_bets(high, 0.003 * high)
 
 
+def binomial_logs(bets: FloatArray, p: float) -> FloatArray:
+    """What a success and a failure add to the log-capitals of `binomial_log_e`: (2, J)."""
+    return np.log1p(np.multiply.outer(np.array([1, 0]) - p, bets))
+
+
 def binomial_log_e(successes: Counts, n: Counts, p: float, bets: FloatArray, log_weights: FloatArray) -> FloatArray:
     """Natural log of Σ_λ w (1 + λ(1 − p))^S (1 − λp)^(n − S), of S successes in n. Shapes broadcast.
 
@@ -81,10 +88,8 @@ def binomial_log_e(successes: Counts, n: Counts, p: float, bets: FloatArray, log
     >>> [round(float(binomial_log_e(np.array(80), np.array(100), 0.9, *side)), 3) for side in (low, high)]
     [2.136, -1.325]
     """
-    return log_mixture(
-        np.multiply.outer(successes, np.log1p(bets * (1 - p))) + np.multiply.outer(n - successes, np.log1p(-bets * p)),
-        log_weights,
-    )
+    success, failure = binomial_logs(bets, p)
+    return log_mixture(np.multiply.outer(successes, success) + np.multiply.outer(n - successes, failure), log_weights)
 
 
 def excluding_successes(
@@ -95,7 +100,7 @@ def excluding_successes(
     One bet's log-capital is linear in S, so no search is needed. A mixture is worth no less than its best bet: what is
     excluded here is excluded by `binomial_log_e`, but not the other way round. `n` and `log_e` are of one shape.
     """
-    success, failure = np.log1p(bets * (1 - p)), np.log1p(-bets * p)
+    success, failure = binomial_logs(bets, p)
     needed = np.asarray(log_e)[..., None] - log_weights - np.multiply.outer(n, failure)
     found = needed / (success - failure)
     return np.asarray(found.max(axis=-1) if bets[0] < 0 else found.min(axis=-1))

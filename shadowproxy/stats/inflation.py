@@ -53,8 +53,8 @@ class VarianceInflation(Additive):
     """Variance inflation of values by one key, for any number of slots.
 
     A value is a pair (x, key), so `fold` takes (n, 2); `time_keys` and `account_keys` give the second column. Where
-    either is NaN the pair is left out: an account that isn't known may be another every time. A state row is
-    [Σx², n_g × 256, S_g × 256].
+    either is NaN the pair is left out, and where the key is infinite: an account that isn't known may be another every
+    time. A state row is [Σx², n_g × 256, S_g × 256].
 
     >>> runs = np.repeat([1.0, -1.0, -1.0, 1.0] * 10, 50)
     >>> values = np.column_stack([runs, np.arange(2000) // 50])
@@ -71,7 +71,7 @@ class VarianceInflation(Additive):
     def fold(self, values: FloatArray, grouping: Grouping) -> State:
         """The state of each group: (n, 2) → (groups, width)."""
         x, key = values.reshape(-1, 2).T
-        known = ~(np.isnan(x) | np.isnan(key))
+        known = ~np.isnan(x) & np.isfinite(key)
         chosen = known[grouping.members]
         members, row = grouping.members[chosen], grouping.group[chosen]
         place = row * GROUPS + np.mod(key[members], GROUPS).astype(np.int64)

@@ -24,25 +24,29 @@ the bound multiplies by the buckets visited.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shadowproxy.stats.additive import Additive, FloatArray, Grouping, IntArray, State
 from shadowproxy.stats.counts import (
     STAKE,
     Bets,
-    Counts,
     binomial_bets,
     binomial_log_e,
+    binomial_logs,
     excluding_successes,
     geometric_bets,
     log_mixture,
-    ternary_log_e,
+    ternary_logs,
 )
+
+BoolArray = NDArray[np.bool_]
 
 BLOCK = 64
 """Bins in a block of the sparse form."""
@@ -53,6 +57,10 @@ _ARRAYS = 6
 _LOG_CAP = math.log(1e6)
 _LOG_WEIGHTS = np.log([0.1, 0.1, 0.4, 0.4])
 """Of G1, G2, P, Q."""
+_COUNTED = np.array([0, 0, 2, 1, 4, 1])
+"""Of a state's arrays, the one in which each part's first count is: G1, G2, P and Q of non-inferiority, of harm."""
+_AT_ONCE = 1 << 14
+"""Values of k evaluated at once, 600 bytes each."""
 _EDGE = 1e-9
 """Of a bucket: by so much may a latency lie above an edge and be held to be on it, so that x and m·x, both on an edge,
 are s buckets apart whatever their logarithms are rounded to."""
@@ -130,16 +138,17 @@ class RatioGrid(Additive):
         member, group = grouping.members[chosen], grouping.group[chosen]
         a, b = a[member], b[member]
         less, more = (self._shifted(b, shift) for shift in (self.steps - 1, self.steps + 1))
-        there = np.unique(np.concatenate([np.unique(bucket) for bucket in (a, b, less, more)]) // BLOCK)
-        place = np.zeros(self.bins // BLOCK + 1, np.int64)
-        place[there] = np.arange(len(there))
+        touched = np.zeros(self.top + 1, np.bool_)
+        for bucket in (a, b, less, more):
+            touched[bucket] = True
+        there = np.unique(np.flatnonzero(touched) // BLOCK)
+        # Where a bucket's six sums lie in those of one group, the first of them.
+        place = np.searchsorted(there, np.arange(self.bins) // BLOCK) * _ARRAYS * BLOCK + np.arange(self.bins) % BLOCK
+        start = group * (len(there) * _ARRAYS * BLOCK)
 
         def counted(entries: list[tuple[int | IntArray, IntArray]]) -> IntArray:
             size = grouping.groups * len(there) * _ARRAYS * BLOCK
-            flat = [
-                ((group * len(there) + place[bucket // BLOCK]) * _ARRAYS + array) * BLOCK + bucket % BLOCK
-                for array, bucket in entries
-            ]
+            flat = [start + place[bucket] + array * BLOCK for array, bucket in entries]
             return np.bincount(np.concatenate(flat), minlength=size).astype(np.int64, copy=False)
 
         # n₊ holds from a on and until b′, n₋ from b′ on and until a. Where a = b′ the two entries cancel.
@@ -246,45 +255,55 @@ class RatioGrid(Additive):
 
     def _log_e(self, sums: State, p: float) -> tuple[FloatArray, FloatArray]:
         """As `log_e`, of running sums (rows, 6, bins)."""
-        bets = _Bets.of(p)
-        rows = np.arange(len(sums))
-        # No k counts whose G1 or G2 alone makes more than E_k is at the observed quantile, or than the cap.
-        at_observed = self._log_e_at(sums, rows, _quantile(sums[:, 0], p), p, bets)
-        bound = np.minimum(np.maximum(*at_observed), _LOG_CAP) - _LOG_WEIGHTS[0]
-        first, last = _not_excluded(sums[:, 0], p, bets, bound)
-        each, k, starts = _ragged(first, last)
-        ni, harm = (np.minimum.reduceat(e, starts) for e in self._log_e_at(sums, each, k, p, bets))
-        return np.minimum(ni, _LOG_CAP), np.minimum(harm, _LOG_CAP)
+        bets = _bets(p)
+        if not len(sums):
+            return np.zeros(0), np.zeros(0)
+        observed = _quantile(sums[:, 0], p)
+        at_observed = self._log_e_at(sums, np.arange(len(sums)), observed, bets)
+        # A k whose G1 or G2 alone makes more than E does at the observed quantile, or than the cap, is not the least.
+        bound = np.minimum(at_observed.max(axis=-1), _LOG_CAP) - _LOG_WEIGHTS[0]
+        row, k, starts = _ragged(*_not_excluded(sums[:, 0], p, bets, observed, bound))
+        parts = range(0, len(k), _AT_ONCE)
+        each = [self._log_e_at(sums, row[i : i + _AT_ONCE], k[i : i + _AT_ONCE], bets) for i in parts]
+        least = np.minimum(np.minimum.reduceat(np.concatenate(each), starts), _LOG_CAP)
+        return least[:, 0], least[:, 1]
 
-    def _log_e_at(
-        self, sums: State, row: IntArray, k: IntArray, p: float, bets: _Bets
-    ) -> tuple[FloatArray, FloatArray]:
-        """log E_k of (non-inferiority, harm), for each row and k of two aligned arrays."""
-        n = sums[row, 0, -1]
+    def _log_e_at(self, sums: State, row: IntArray, k: IntArray, bets: _Bets) -> FloatArray:
+        """log E_k, for each row and k of two aligned arrays: (m,), (m,) → (m, 2), non-inferiority and harm."""
+        row, k = row[:, None], k[:, None]
+        # Every part bets on two counts. In the order of `_Bets.logs`: successes and failures, or n₊ and n₋.
+        at = np.minimum(k + self._offsets, self.top - (_COUNTED == 1))
+        won = sums[row, _COUNTED, at]
+        lost = sums[row, 0, -1] - won
+        lost[:, 2::2] = sums[row, _COUNTED[2::2] + 1, at[:, 2::2]]
+        told = np.concatenate([k < self.top, k + self.steps <= self._last_edge], axis=1)
+        # Of few pairs most of the grid is a candidate, but there the counts stay as they are over many buckets.
+        known = np.concatenate([won, lost, told], axis=1)
+        fresh = np.append(True, (known[1:] != known[:-1]).any(axis=1))
+        each = self._log_e_of(won[fresh], lost[fresh], told[fresh], bets)
+        return each.take(np.cumsum(fresh) - 1, axis=0)
 
-        def finite(shift: int) -> Counts:
-            return np.asarray(sums[row, 1, np.minimum(k + shift, self.top - 1)])
+    def _log_e_of(self, won: IntArray, lost: IntArray, told: BoolArray, bets: _Bets) -> FloatArray:
+        """log E_k of the two counts of each part (m, 6): (m, 2). Where a side is not `told` (m, 2), P = Q = 1."""
+        logs = won[..., None] * bets.logs[:, 0] + lost[..., None] * bets.logs[:, 1]
+        parts = log_mixture(logs, bets.log_weights)
+        by_side = np.empty((len(won), 2, 4))
+        by_side[..., :2] = parts[:, None, :2]
+        by_side[..., 2:] = np.where(told[..., None], parts[:, 2:].reshape(-1, 2, 2), 0.0)
+        return log_mixture(by_side, _LOG_WEIGHTS)
 
-        def ternary(array: int, at: IntArray, side: Bets) -> FloatArray:
-            plus, minus = sums[row, array, at], sums[row, array + 1, at]
-            return ternary_log_e(plus, n - plus - minus, minus, *side)
-
-        g1 = binomial_log_e(sums[row, 0, k], n, p, *bets.low)
-        g2 = binomial_log_e(sums[row, 0, k - 1], n, p, *bets.high)
-        ni = ternary(2, k, bets.minus), binomial_log_e(finite(self.steps - 1), n, p, *bets.high)
-        harm = ternary(4, k - 1, bets.plus), binomial_log_e(finite(self.steps), n, p, *bets.low)
-        told = k < self.top, k + self.steps <= self._last_edge
-        return tuple(  # type: ignore[return-value]
-            log_mixture(
-                np.stack([g1, g2, np.where(known, part, 0.0), np.where(known, whole, 0.0)], axis=-1), _LOG_WEIGHTS
-            )
-            for (part, whole), known in zip((ni, harm), told, strict=True)
-        )
+    @property
+    def _offsets(self) -> IntArray:
+        """From k, where each part is to be counted."""
+        return np.array([0, -1, 0, self.steps - 1, -1, self.steps])
 
     def _range(self, sums: State, p: float, log_bound: float) -> tuple[IntArray, IntArray]:
         """First and last k at which neither G1 nor G2 reaches the bound, of one side's running sums (rows, bins)."""
-        bets = _Bets.of(p)
-        first, last = _not_excluded(sums, p, bets, np.full(len(sums), log_bound))
+        bets = _bets(p)
+        if not len(sums):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        bound = np.full(len(sums), log_bound)
+        first, last = _not_excluded(sums, p, bets, _quantile(sums, p), bound)
         each, k, starts = _ragged(first, last)
         n = sums[each, -1]
         low = binomial_log_e(sums[each, k], n, p, *bets.low) < log_bound
@@ -295,18 +314,26 @@ class RatioGrid(Additive):
 
 
 class _Bets(NamedTuple):
+    """Of one p."""
+
     low: Bets
     """Binomial, against a share ≥ p."""
     high: Bets
-    minus: Bets
-    """Ternary, against a mean ≥ 0."""
-    plus: Bets
+    logs: FloatArray
+    """What each of the two counts adds to the log-capitals of G1, G2, P and Q of non-inferiority, P and Q of harm:
+    (6, 2, 12)."""
+    log_weights: FloatArray
+    """(12,)"""
 
-    @classmethod
-    def of(cls, p: float) -> _Bets:
-        if not 0 < p < 1:
-            raise ValueError(f"{p:g} is no quantile: it must lie between 0 and 1")
-        return cls(*binomial_bets(p), geometric_bets(-STAKE, -0.01), geometric_bets(STAKE, 0.01))
+
+@functools.lru_cache(maxsize=64)
+def _bets(p: float) -> _Bets:
+    if not 0 < p < 1:
+        raise ValueError(f"{p:g} is no quantile: it must lie between 0 and 1")
+    low, high = binomial_bets(p)
+    below, above = (ternary_logs(geometric_bets(sign * STAKE, sign * 0.01).bets)[[0, 2]] for sign in (-1, 1))
+    g1, g2 = (binomial_logs(side.bets, p) for side in (low, high))
+    return _Bets(low, high, np.stack([g1, g2, below, g2, above, g1]), low.log_weights)
 
 
 def _quantile(sums: State, p: float) -> IntArray:
@@ -315,7 +342,9 @@ def _quantile(sums: State, p: float) -> IntArray:
     return np.asarray(np.maximum((sums < needed).sum(axis=-1), 1), np.int64)
 
 
-def _not_excluded(sums: State, p: float, bets: _Bets, log_bound: FloatArray) -> tuple[IntArray, IntArray]:
+def _not_excluded(
+    sums: State, p: float, bets: _Bets, observed: IntArray, log_bound: FloatArray
+) -> tuple[IntArray, IntArray]:
     """First and last k at which no single bet of G1 or G2 reaches the bound (rows,), of sums (rows, bins).
 
     Both are monotone in k. The observed quantile is always within.
@@ -323,7 +352,6 @@ def _not_excluded(sums: State, p: float, bets: _Bets, log_bound: FloatArray) -> 
     n = sums[:, -1]
     few = excluding_successes(n, p, *bets.low, log_bound)[:, None]
     many = excluding_successes(n, p, *bets.high, log_bound)[:, None]
-    observed = _quantile(sums, p)
     first = np.maximum((sums <= few).sum(axis=-1), 1)
     last = np.minimum((sums < many).sum(axis=-1), sums.shape[-1] - 1)
     return np.minimum(first, observed), np.maximum(last, observed)

@@ -28,6 +28,7 @@ _VERSION = 1
 _LEVEL = 3
 _LARGEST = 1 << 30
 """Most bytes that a stored state may unpack to."""
+_FEWEST_FOR_RATE = 3
 _DTYPES: Mapping[str, type[np.float64 | np.int64]] = {"f": np.float64, "i": np.int64}
 
 
@@ -149,6 +150,17 @@ class State:
     def open_pairs(self) -> int:
         """Pairs that are not counted yet."""
         return sum(bucket.pairs for bucket in self.open.values())
+
+    @property
+    def rate(self) -> float | None:
+        """Pairs a second, over the start times whose buckets are open; None where there are too few of them to say.
+
+        The newest is left out, for it still fills.
+        """
+        if len(self.open) < _FEWEST_FOR_RATE:
+            return None
+        first, last = min(self.open), max(self.open)
+        return (self.open_pairs - self.open[last].pairs) / ((last - first) * self.width)
 
     @property
     def names(self) -> frozenset[str]:

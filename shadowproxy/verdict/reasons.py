@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from shadowproxy.verdict.decide import Decision
-from shadowproxy.verdict.record import OVERALL, Cell, Check, State
+from shadowproxy.verdict.record import OVERALL, Cell, Check, Forecast, State
 from shadowproxy.verdict.rules import Rule
 
 OTHER = "other"
@@ -25,9 +25,9 @@ def reasons(
     pairs: int,
     latched: tuple[str, ...] | None,
     alpha_rollback: float,
-    forecast: float,
+    forecast: Forecast | None,
 ) -> tuple[str, ...]:
-    """One sentence each, the weightiest first. `forecast`: pairs still needed for a promote, NaN where unknown."""
+    """One sentence each, the weightiest first."""
     if decision.state is State.ROLLBACK:
         return tuple(_rollback(decision, rules, pairs, latched, alpha_rollback))
     if decision.state is State.PROMOTE:
@@ -75,7 +75,7 @@ def _continue(
     rules: Mapping[str, Rule],
     pairs: int,
     alpha: float,
-    forecast: float,
+    forecast: Forecast | None,
 ) -> list[str]:
     alarming = {(cell.guardrail, cell.cohort) for cell in decision.alarming}
     open_cells = [cell for cell in decision.unproven if (cell.guardrail, cell.cohort) not in alarming]
@@ -98,8 +98,9 @@ def _continue(
         for cell in open_cells[:_LISTED]
     ]
     lines += _rest(len(open_cells), "not proven yet")
-    if decision.unproven and math.isfinite(forecast) and forecast > 0:
-        lines.append(f"if things go on like this, a promote takes about {_rough(forecast)} more pairs")
+    if forecast is not None:
+        time = "" if forecast.seconds is None else f" (about {_duration(forecast.seconds)} as they come now)"
+        lines.append(f"if things go on like this, a promote takes about {_rough(forecast.pairs)} more pairs{time}")
     return lines
 
 
@@ -116,6 +117,9 @@ def _figure(cell: Cell, rules: Mapping[str, Rule]) -> str:
     rule = rules[cell.guardrail]
     sign = -1.0 if rule.direction == "lower" else 1.0
     shift = "unknown" if cell.estimate is None else _amount(sign * cell.estimate, cell.unit)
+    # Where nothing can be below the ideal it is no shift but an amount.
+    if rule.metric.low == rule.metric.ideal:
+        shift = shift.removeprefix("+")
     return f"{_title(rule)}: {shift} {_cohort(cell.cohort)}, margin {_bare(cell.margin, cell.unit)}"
 
 
@@ -161,3 +165,15 @@ def number(value: float) -> str:
 def _rough(pairs: float) -> str:
     exponent = math.floor(math.log10(pairs)) if pairs >= 1 else 0
     return f"{math.ceil(pairs / 10**exponent) * 10**exponent:,}"
+
+
+def _duration(seconds: float) -> str:
+    """Roughly, in the unit in which it is a small number.
+
+    >>> [_duration(seconds) for seconds in (0.2, 45, 3000, 90_000, 1e7)]
+    ['1 s', '50 s', '50 min', '30 h', '200 days']
+    """
+    for unit, size, until in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
+        if seconds < until:
+            return f"{_rough(max(seconds / size, 1))} {unit}"
+    return f"{_rough(seconds / 86_400)} days"

@@ -63,6 +63,11 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     required: bool
     """Whether a promote needs this cell proven (overall, and large cohorts)."""
     finding: Finding
+    blocks: int | None = None
+    """Closed blocks of time whose means are judged, `estimate` and `interval` included; None where single pairs are."""
+    needed: float | None = None
+    """Pairs, of all that are counted, that it still takes to prove this cell, if they go on as they did; 0 where it is
+    proven, None where that can't be said or no promote needs it."""
 
 
 class CohortReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +83,34 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     passed: bool
     detail: str
+
+
+class Dependence(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the pairs of one guardrail depend on each other, over all pairs; see `stats.inflation`."""
+
+    guardrail: str
+    by: str
+    """What such pairs have in common: the `account`, or the time by blocks of `1 s`, `10 s` and `60 s`; where block
+    means are judged, `8 blocks` that follow each other."""
+    inflation: float
+    """By what factor the mean varies more than that of as many independent pairs (or block means): 1 if they are."""
+    error: float
+    """Standard error of that, if they are independent."""
+    groups: float
+    """How many groups of pairs it rests on, counted as if they were of one size."""
+
+    @property
+    def least(self) -> float:
+        """What it is at least, two standard errors aside."""
+        return self.inflation - 2 * self.error
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What a promote still takes, if things go on as they did. A rough figure, and no promise."""
+
+    pairs: float
+    seconds: float | None
+    """At the rate at which pairs come now; None where that isn't known."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +214,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     accounting: Accounting
     open_pairs: int = 0
     """Pairs in start-time buckets that are not closed yet; not counted."""
+    rate: float | None = None
+    """Pairs a second, as they come now; None where that isn't known."""
     late_pairs: int = 0
     """Pairs that came after their bucket was closed; counted when they came."""
     lost_entries: int = 0
@@ -226,6 +261,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     evidence_rollback: float
     """The weighted mean of the e-values for harm, cells with fewer pairs than a rollback needs as 0; rollback at
     1 / alpha_rollback."""
+    forecast: Forecast | None = None
+    """Of a promote, while the verdict is continue; None where it can't be said: no data, or a loss beyond its margin.
+    """
     notes: tuple[str, ...] = ()
     """What explains the figures and decides nothing, such as that mirroring is paused."""
     versions: dict[str, tuple[VersionSeen, ...]] = {}
@@ -235,5 +273,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What became of labels that came later; None where no route waits for any."""
     tables: tuple[TableRow, ...] = ()
     """By table, route and key; within a table the largest first."""
+    dependence: tuple[Dependence, ...] = ()
+    """Of the guardrails on means; empty of those of which nothing can be said yet."""
     distributions: tuple[Distribution, ...] = ()
     """By route and cohort, `all` first; nothing of routes without scores."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shadowproxy.config.catalogue import CATALOGUE, Direction, Metric
-from shadowproxy.config.settings import Guardrail, Settings
+from shadowproxy.config.catalogue import GUARDABLE, Direction, Metric, defaults
+from shadowproxy.config.settings import Guardrail, Settings, Verdict
 from shadowproxy.errors import ConfigError, Fault
 from shadowproxy.stats.betting import fewest_pairs
+from shadowproxy.verdict.record import OVERALL
 
 _OVERALL = 0.5
 """Share of the rollback's error budget that is spent on guardrails over all pairs; the cohorts have the rest."""
@@ -39,6 +41,16 @@ class Rule:
     """Share of the rollback's error budget over all pairs."""
     cohort_weight: float
     """The same in each cohort slot, and in the pool of the others. Over all rules and slots the weights sum to 1."""
+    alpha: float
+    """Chance of calling it safe where it is not."""
+    cohorts: frozenset[str] | None = None
+    """Cohorts, or whole dimensions of them, that it is looked at for; None for all."""
+
+    def concerns(self, cohort: str) -> bool:
+        """Whether it is looked at for a cohort, by its name; it always is over all pairs."""
+        if self.cohorts is None or cohort == OVERALL:
+            return True
+        return cohort in self.cohorts or cohort.partition("=")[0] in self.cohorts
 
     def losses(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """From values to losses, larger = worse: (n,) → (n,)."""
@@ -59,17 +71,16 @@ def rules(settings: Settings) -> tuple[Rule, ...]:
     wanted = [
         (at, guardrail, direction)
         for at, guardrail in enumerate(guardrails)
-        for direction in ((guardrail.worse,) if guardrail.worse else CATALOGUE[guardrail.metric].worse)
+        for direction in ((guardrail.worse,) if guardrail.worse else GUARDABLE[guardrail.metric].worse)
     ]
     names = [_name(guardrail, direction) for _, guardrail, direction in wanted]
     for i, (_, guardrail, _) in enumerate(wanted):
         if guardrail.routes and sum(_name(g, d) == names[i] for _, g, d in wanted) > 1:
             names[i] += "@" + ",".join(guardrail.routes)
     _refuse_twins(names, [at for at, _, _ in wanted])
-    weight = _OVERALL / len(wanted)
-    cohort_weight = (1 - _OVERALL) / (len(wanted) * (settings.verdict.max_cohorts + 1))
+    whole = math.fsum(guardrail.weight for _, guardrail, _ in wanted)
     return tuple(
-        _rule(name, guardrail, direction, weight, cohort_weight)
+        _rule(name, guardrail, direction, guardrail.weight / whole, settings.verdict)
         for name, (_, guardrail, direction) in zip(names, wanted, strict=True)
     )
 
@@ -85,7 +96,9 @@ def warnings(settings: Settings) -> list[str]:
             "nothing can be promoted before the experiment counts as exhausted"
         )
     for rule in rules(settings):
-        fewest = fewest_pairs(rule.margin, rule.hi, policy.alpha_promote)
+        if rule.metric.quantile is not None:
+            continue
+        fewest = fewest_pairs(rule.margin, rule.hi, rule.alpha)
         if fewest > policy.horizon:
             found.append(
                 f"{rule.name}: a margin of {rule.margin:g} needs at least {fewest:,} pairs to be proven, more than "
@@ -96,14 +109,13 @@ def warnings(settings: Settings) -> list[str]:
 
 def _defaults(settings: Settings) -> tuple[Guardrail, ...]:
     return tuple(
-        Guardrail(metric=metric.name, margin=metric.margin)
-        for metric in CATALOGUE.values()
-        if metric.default and (not metric.needs or any(metric.by_default(route.offers) for route in settings.routes))
+        Guardrail.default(metric.name, metric.margin)
+        for metric in defaults([route.offers for route in settings.routes], replica=settings.replica is not None)
     )
 
 
 def _name(guardrail: Guardrail, direction: Direction) -> str:
-    both = len(CATALOGUE[guardrail.metric].worse) > 1
+    both = len(GUARDABLE[guardrail.metric].worse) > 1
     return f"{guardrail.metric}.{direction}" if both else guardrail.metric
 
 
@@ -117,8 +129,8 @@ def _refuse_twins(names: Sequence[str], at: Sequence[int]) -> None:
         raise ConfigError("configuration", sorted(faults, key=lambda fault: fault.path))
 
 
-def _rule(name: str, guardrail: Guardrail, direction: Direction, weight: float, cohort_weight: float) -> Rule:
-    metric = CATALOGUE[guardrail.metric]
+def _rule(name: str, guardrail: Guardrail, direction: Direction, share: float, policy: Verdict) -> Rule:
+    metric = GUARDABLE[guardrail.metric]
     lo, hi = metric.loss_range(direction)
     margin = guardrail.margin
     cohort_margin = guardrail.cohort_margin or min(2 * margin, margin + _ROOM * (hi - margin))
@@ -131,6 +143,8 @@ def _rule(name: str, guardrail: Guardrail, direction: Direction, weight: float, 
         lo=lo,
         hi=hi,
         routes=guardrail.routes,
-        weight=weight,
-        cohort_weight=cohort_weight,
+        weight=_OVERALL * share,
+        cohort_weight=(1 - _OVERALL) * share / (policy.max_cohorts + 1),
+        alpha=guardrail.alpha or policy.alpha_promote,
+        cohorts=None if guardrail.cohorts is None else frozenset(guardrail.cohorts),
     )

@@ -663,3 +663,27 @@ async def test_versions_are_noted_before_their_pairs_are_counted(bench: Bench, m
     await versioned.counted("7")
     [before] = noted
     assert [seen.value for seen in before["candidate"]] == ["7"]
+
+
+async def test_workers_count_blocks_from_one_beginning_until_a_reset(bench: Bench) -> None:
+    policy = SETTINGS.verdict.model_copy(update={"blocks": 0.2})
+    by_blocks = SETTINGS.model_copy(update={"verdict": policy})
+    reader = VerdictReader(Partitions(bench.store), by_blocks)
+
+    async def blocks(name: str, *pairs: int) -> int | None:
+        """Closed ones, after another worker has counted another batch."""
+        await bench.write(map(pair, pairs))
+        worker = bench.worker(name, settings=by_blocks)
+        worker.stop()
+        await worker.run()
+        return (await reader.read()).verdict.guardrails[0].blocks
+
+    # Two pairs a block of 0.2 s from 1002 s on; what began before is in blocks before.
+    assert await blocks("one", 20, 21, 22) == 1
+    assert await blocks("two", 23, 10, 11, 25) == 3
+    assert await bench.store.command("GET", "origin") == b"1002.0"
+    await bench.store.change_controls(ControlChange(stopped=True))
+    await reset(Partitions(bench.store), by="", reason="", force=True)
+    await bench.store.change_controls(ControlChange(stopped=False))
+    assert await blocks("one", 33, 35, 37) == 2
+    assert await bench.store.command("GET", "origin") == b"1003.0"

@@ -40,7 +40,16 @@ ROUTES = (
         finish="response.body.truth[0]",
         truth="annotations.truth || request.body.ids",
     ),
-    Route(name="grouped", path="/grouped", ids="response.body.groups[].items[].id", rbo_p=0.5, slow=0.1),
+    Route.model_validate(
+        {
+            "name": "grouped",
+            "path": "/grouped",
+            "ids": "response.body.groups[].items[].id",
+            "rbo_p": 0.5,
+            "slow": 0.1,
+            "valid": [{"status": [200]}, {"length": {"max": 2}}],
+        }
+    ),
     Route(
         name="lists",
         path="/**",
@@ -104,8 +113,8 @@ exchanges = st.builds(
     times,
 )
 pairs_of_any_kind = st.builds(
-    lambda started, method, target, head, body, baseline, candidate, annotations: Pair(
-        "id", started, Request(method, target, head, body, len(body)), baseline, candidate, annotations=annotations
+    lambda started, method, target, head, body, baseline, candidate, annotations, replica: Pair(
+        "id", started, Request(method, target, head, body, len(body)), baseline, candidate, replica, annotations
     ),
     st.floats(),
     st.sampled_from(["GET", "HEAD", "POST", ""]),
@@ -128,6 +137,7 @@ pairs_of_any_kind = st.builds(
     exchanges,
     exchanges,
     bodies,
+    st.none() | exchanges,
 )
 
 
@@ -164,7 +174,7 @@ def test_what_is_applicable_is_what_the_catalogue_says_a_route_offers(offers: se
     good = answer(items(["a", "b"], [2, 1]))
     columns = Comparer([route])([pair(good, good, annotations={"truth": ["a"]})])
     for name, metric in CATALOGUE.items():
-        assert bool(columns.applicable[name][0]) == (metric.needs <= route.offers), name
+        assert bool(columns.applicable[name][0]) == (metric.needs <= route.offers and not metric.replicated), name
         assert bool(np.isnan(columns.values[name][0])) != bool(columns.applicable[name][0]), name
 
 
@@ -195,6 +205,7 @@ def test_values_are_in_the_catalogues_range_and_undefined_only_where_they_may_be
         "scores.undefined",
     }
     may_be_undefined |= {"labels.agreement", "labels.probability_shift"}
+    may_be_undefined |= {f"{name}_excess" for name in may_be_undefined} | {"fields.excess"}
     shared_ids = columns.route[0] == 0
     for name, metric in CATALOGUE.items():
         found = columns.values[name][0]
@@ -220,13 +231,25 @@ SYMMETRIC = {
     "ranking.displacement",
     "scores.relative_change",
 } | ({name for name in CATALOGUE if name.startswith(("labels.", "text."))} - {"text.length"})
-ANTISYMMETRIC = set(CATALOGUE) - SYMMETRIC - {"ranking.overlap", "ranking.ndcg", "ranking.new"}
+BEYOND_NOISE = {name for name, metric in CATALOGUE.items() if metric.replicated}
+"""Of these it is baseline and replica that may change places."""
+SYMMETRIC -= BEYOND_NOISE
+ALONE = {
+    "failures.candidate": "failures.difference",
+    "latency.total_over": "latency.total_slow",
+    "validity.candidate": "validity.violations",
+}
+"""What only the candidate's answer says, with the difference of that between the sides."""
+ANTISYMMETRIC = set(CATALOGUE) - SYMMETRIC - {"ranking.overlap", "ranking.ndcg", "ranking.new"} - set(ALONE)
+ANTISYMMETRIC -= BEYOND_NOISE
 
 
 @settings(max_examples=150, deadline=None)
 @given(pairs_of_any_kind)
 def test_swapping_the_sides_swaps_the_result(made: Pair) -> None:
-    swapped = Pair(made.id, made.started, made.request, made.candidate, made.baseline, annotations=made.annotations)
+    swapped = Pair(
+        made.id, made.started, made.request, made.candidate, made.baseline, made.replica, annotations=made.annotations
+    )
     there, back = COMPARER([made]), COMPARER([swapped])
     assert there.failure[A] == back.failure[B]
     assert there.failure[B] == back.failure[A]
@@ -236,6 +259,8 @@ def test_swapping_the_sides_swaps_the_result(made: Pair) -> None:
             np.testing.assert_allclose(there.values[name], back.values[name], atol=1e-12)
         if name in ANTISYMMETRIC:
             np.testing.assert_allclose(there.values[name], -back.values[name], atol=1e-12)
+        if name in ALONE:
+            np.testing.assert_array_equal(there.values[name] - back.values[name], there.values[ALONE[name]])
 
 
 def test_the_batch_can_be_large_and_mixed() -> None:

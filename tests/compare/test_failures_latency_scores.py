@@ -99,6 +99,7 @@ def test_without_a_route_failures_and_latency_are_compared() -> None:
     assert columns.route.tolist() == [-1]
     assert {name for name, applicable in columns.applicable.items() if applicable[0]} == {
         "failures.difference",
+        "failures.candidate",
         "latency.total_log2",
         "latency.ttfb_log2",
     }
@@ -143,6 +144,30 @@ def test_slow_is_beyond_the_limit_not_at_it() -> None:
     columns = Comparer([LISTS])([pair(answer(body, took=a), answer(body, took=b)) for a, b in took])
     assert columns.values["latency.total_slow"].tolist() == [1, -1, 0, 0]
     assert not compare(GOOD, GOOD, route=Route(name="r")).applicable["latency.total_slow"][0]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "failed", "over"),
+    [
+        (GOOD, GOOD, 0, 0),
+        (failure(), GOOD, 0, 0),
+        (answer(items(["a"]), took=9), GOOD, 0, 0),
+        (GOOD, failure(), 1, 1),
+        (failure(), failure(), 1, 1),
+        (GOOD, answer(items(["a"]), took=0.6), 0, 1),
+        (answer(items(["a"]), took=0.7), answer(items(["a"]), took=0.6), 0, 1),
+        (GOOD, answer(items(["a"]), took=0.5), 0, 0),
+        (GOOD, answer(b"", status=404), 1, 1),
+        (answer(b"", status=404), answer(b"", status=404), 0, 0),
+    ],
+)
+def test_of_the_candidate_alone_whatever_the_baseline_does(
+    baseline: Exchange, candidate: Exchange, failed: int, over: int
+) -> None:
+    columns = compare(baseline, candidate)
+    assert value(columns, "failures.candidate") == failed
+    assert value(columns, "latency.total_over") == over
+    assert not compare(baseline, candidate, route=Route(name="r")).applicable["latency.total_over"][0]
 
 
 def test_relative_delta_by_definition() -> None:

@@ -175,11 +175,14 @@ BAD = named("a", "a")
         (BAD, failure(), -1),
         (failure(), failure(), 0),
         (GOOD, answer(b"none"), 0),
+        (BAD, answer(b"none"), -1),
         (answer({}, status=404), answer({}, status=404), None),
     ],
 )
 def test_the_value_of_a_pair(a: Any, b: Any, expected: float | None) -> None:
-    assert value(compare(a, b, {"unique": True}, **RANKED), "validity.violations") == expected
+    columns = compare(a, b, {"unique": True}, **RANKED)
+    assert value(columns, "validity.violations") == expected
+    assert value(columns, "validity.candidate") == (None if expected is None else float(b is BAD))
 
 
 def test_each_broken_rule_is_named_and_the_replica_is_reported() -> None:

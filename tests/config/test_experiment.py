@@ -198,6 +198,21 @@ def test_a_metric_that_is_judged_by_default_since_is_not_judged_by_then() -> Non
         }
 
 
+def test_an_experiment_with_a_replica_goes_on_by_what_it_was_judged_by_before_noise_was_taken_out() -> None:
+    text = "baseline: http://a\ncandidate: http://b\nreplica: http://c\nroutes: [{name: r, ids: response.body}]"
+    description = frozen(loads(text))
+    today = {rule.name for rule in rules(thawed(json.dumps(description).encode(), "e-1"))}
+    assert "ranking.rbo_excess" in today
+    assert "ranking.rbo" not in today
+    plain = frozen(loads(text.replace("replica: http://c\n", "")))
+    before = plain["catalogue"]
+    then = {rule.name for rule in rules(thawed(json.dumps({**description, "catalogue": before}).encode(), "e-1"))}
+    assert then == today - {"ranking.rbo_excess"} | {"ranking.rbo"}
+    # And one without a replica is as it ever was.
+    found = {rule.name for rule in rules(thawed(json.dumps(plain).encode(), "e-1"))}
+    assert found == then
+
+
 def test_a_version_header_is_evidence_and_none_is_not() -> None:
     text = "baseline: http://a\ncandidate: http://b\n"
     plain, with_header = loads(text), loads(f"{text}verdict: {{version_header: X-Model-Version}}")
@@ -208,3 +223,14 @@ def test_a_version_header_is_evidence_and_none_is_not() -> None:
         loads(f"{text}verdict: {{version_header: Set-Cookie}}")
     with pytest.raises(ConfigError, match="version_header"):
         loads(f"{text}verdict: {{version_header: 'a b'}}")
+
+
+def test_blocks_are_evidence_and_a_closed_population_is_none() -> None:
+    text = "baseline: http://a\ncandidate: http://b\n"
+    plain, blocks, closed = (
+        loads(text + more)
+        for more in ("", "verdict: {blocks: 10s}", "verdict: {closed_population: true, blocks: null}")
+    )
+    assert not {"blocks", "closed_population"} & frozen(plain)["verdict"].keys()
+    assert experiment_id(plain) == experiment_id(closed) != experiment_id(blocks)
+    assert thawed(orjson.dumps(frozen(blocks)), experiment_id(blocks)).verdict.blocks == 10

@@ -1,7 +1,8 @@
 """The demo's scenarios worked out offline: what the services would answer, judged as the statistics have it.
 
-Written apart from `compare/`, `stats/` and `verdict/`: it shows that scenarios and margins reach the expected state
-without a process or a socket. `python tests/demo/simulation.py [seeds]` prints the pairs that each scenario needs.
+Written apart from `compare/`, `verdict/` and, but for quantiles, `stats/`: it shows that scenarios and margins reach
+the expected state without a process or a socket. `python tests/demo/simulation.py [seeds]` prints the pairs that each
+scenario needs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shadowproxy.config import CATALOGUE, Guardrail
+from shadowproxy.config import GUARDABLE, Guardrail
 from shadowproxy.demo import data
 from shadowproxy.demo.configuration import DEADLINE, GUARDRAILS, LIST_LENGTH, SLOW, settings
 from shadowproxy.demo.faults import FAULTS, Answer, Draws
@@ -23,11 +24,15 @@ from shadowproxy.demo.models import Model, Trained, train
 from shadowproxy.demo.run import accounts
 from shadowproxy.demo.scenarios import BASELINE, SCENARIOS, Scenario
 from shadowproxy.demo.service import Recommender, service_time
+from shadowproxy.stats.additive import Grouping
+from shadowproxy.stats.quantiles import RatioGrid
 from shadowproxy.traffic.accounts import draw
 from shadowproxy.verdict.record import State
 
 Floats = NDArray[np.float64]
 EVERY = 100
+BEFORE = 2
+"""Column of the baseline's seconds; the candidate's is the next."""
 UNDEFINED = (0.0, math.nan, math.nan, math.nan)
 """rbo, length, relative delta and NDCG of a pair of which one exchange failed."""
 
@@ -69,17 +74,25 @@ def list_values(left: dict[str, float], right: dict[str, float], truth: set[str]
 
 
 def exchange_values(before: float, after: float, failed: bool) -> tuple[float, ...]:
-    """Failure, slow and log2 of two durations, of which the baseline's never fails."""
+    """Failure and slow of two durations, of which the baseline's never fails; then both, for the quantiles."""
     after = math.inf if failed else after
-    log2 = min(1.0, max(-1.0, math.log2(after / before)))
-    return float(failed), float(after > SLOW) - float(before > SLOW), log2
+    return float(failed), float(after > SLOW) - float(before > SLOW), before, after
 
 
 def losses(values: Floats) -> list[tuple[str, Guardrail, tuple[float, float], Floats]]:
-    """(name, guardrail, range, loss per pair) from values whose columns stand in the order of GUARDRAILS."""
+    """(name, guardrail, range, loss per pair) from values whose columns stand in the order of GUARDRAILS.
+
+    Of a quantile the loss is by how much the candidate was slower, for people to look at.
+    """
     found = []
-    for column, guardrail in enumerate(GUARDRAILS):
-        metric = CATALOGUE[guardrail.metric]
+    columns = iter((0, 1, *range(BEFORE + 2, values.shape[1])))
+    for guardrail in GUARDRAILS:
+        metric = GUARDABLE[guardrail.metric]
+        if metric.quantile is not None:
+            before, after = values[:, BEFORE], values[:, BEFORE + 1]
+            found.append((metric.name, guardrail, metric.loss_range("higher"), after / before - 1))
+            continue
+        column = next(columns)
         for worse in metric.worse:
             intercept, slope = metric.loss(worse)
             name = f"{metric.name}.{worse}" if len(metric.worse) > 1 else metric.name
@@ -108,13 +121,30 @@ def log_e_values(values: Floats, member: NDArray[np.bool_], every: int = EVERY) 
     for name, guardrail, (low, high), loss in losses(values):
         names.append(name)
         for cohort in range(member.shape[1]):
-            margin = guardrail.margin if cohort == 0 else guardrail.cohort_margin
-            assert margin is not None
-            here = np.where(member[:, cohort], loss, np.nan)
-            safe.append(log_e(here, low, high, margin, harm=False, every=every))
-            harm.append(log_e(here, low, high, margin, harm=True, every=every))
+            margin = guardrail.margin if cohort == 0 else guardrail.cohort_margin or 2 * guardrail.margin
+            here = member[:, cohort] & (cohort == 0 or guardrail.cohorts is None)
+            p = GUARDABLE[guardrail.metric].quantile
+            if p is not None:
+                ni, worse = _log_e_of_quantile(values[:, BEFORE : BEFORE + 2], here, margin, p, every)
+                # A cohort that it is not looked at for holds nothing back.
+                safe.append(np.where(here.any(), ni, np.inf))
+                harm.append(worse)
+            else:
+                safe.append(log_e(np.where(here, loss, np.nan), low, high, margin, harm=False, every=every))
+                harm.append(log_e(np.where(here, loss, np.nan), low, high, margin, harm=True, every=every))
     shape = (len(names), member.shape[1], -1)
     return names, np.reshape(safe, shape), np.reshape(harm, shape)
+
+
+def _log_e_of_quantile(
+    seconds: Floats, here: NDArray[np.bool_], margin: float, p: float, every: int
+) -> tuple[Floats, Floats]:
+    """§3, which is held to its definition elsewhere."""
+    grid = RatioGrid(1 + margin, deadline=DEADLINE)
+    steps = len(seconds) // every
+    members = np.flatnonzero(here[: steps * every])
+    by_step = grid.fold(seconds, Grouping(members, members // every, len(seconds), steps))
+    return grid.log_e(np.cumsum(by_step, axis=0), p)
 
 
 VERDICT = settings("http://a", "http://b", experiment="x", data_dir="x").verdict
@@ -151,7 +181,8 @@ class Simulation:
         )
 
     def pairs(self, scenario: Scenario, seed: int, count: int) -> tuple[Floats, NDArray[np.bool_]]:
-        """Values in the order of GUARDRAILS, NaN where undefined, (pairs, 7); and membership, (pairs, 1 + cohorts)."""
+        """Values, NaN where undefined, (pairs, 8): failure, slow, both durations, then in the order of GUARDRAILS; and
+        membership, (pairs, 1 + cohorts)."""
         rows, member = [], []
         for request, account in itertools.islice(draw(self.accounts, seed), count):
             draws = Draws(seed, request)

@@ -24,6 +24,16 @@ def test_boundary_is_confseqs(v, expected) -> None:
     assert float(boundary(np.array(float(v)), 0.05, 1.0, 100.0)) == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_sequence_with_a_predictable_centre_is_confseqs() -> None:
+    """Theorem 4 as it is in the paper. confseq 0.0.11 halves alpha twice: for the two sides, and again in each."""
+    x = np.random.default_rng(GOLDEN["x_beta55_300_round6_seed"]).beta(5, 5, 300).round(6)
+    means = np.cumsum(x) / np.arange(1, 301)
+    v = np.square(x - np.append(0.5, means[:-1])).sum()
+    radius = boundary(v, 0.05 / 4, 1.0, 10.0) / len(x)
+    found = [means[-1] - radius, means[-1] + radius]
+    assert found == pytest.approx(GOLDEN["conjmix_empbern_twosided_cs(x,v_opt=10) last"], rel=1e-6)
+
+
 def test_boundary_solves_its_equation_over_all_sizes() -> None:
     v = np.array([0.0, 1e-6, 1.0, 1e3, 1e6, 1e9])
     for c in (1.0, 2.0):

@@ -176,6 +176,12 @@ def test_a_good_candidate_is_promoted_with_a_line_for_each_guardrail() -> None:
     assert ": -0.0" in second
 
 
+def test_what_only_the_candidate_does_is_an_amount_and_no_shift() -> None:
+    often = columns(2000, {"failures.candidate": (np.arange(2000) % 500 == 0) * 1.0})
+    (first,) = judged(plan(("failures.candidate", 0.01)), often).reasons
+    assert first.startswith("the candidate's failures: 0.2% of requests over all, margin 1%: proven within it on 2,000")
+
+
 def test_a_failing_candidate_is_rolled_back_with_the_figures() -> None:
     n = 2140
     losses = (np.arange(n) % 10 == 0).astype(float)

@@ -18,6 +18,9 @@ comparable: each family defines what a failed side is worth.
 
 Metric `failures.difference` = 1{candidate failed} − 1{baseline failed}, in {−1, 0, 1}; always applicable, never
 undefined. STATISTICS §5.
+
+Metric `failures.candidate` = 1{candidate failed}: how often it fails, whatever the baseline does; for a promise that is
+absolute. Always applicable, never undefined. (A 4xx is still no failure where the baseline answers 4xx too.)
 """
 
 from __future__ import annotations
@@ -102,5 +105,9 @@ def _bodiless(pair: Pair, exchange: Exchange) -> bool:
 
 def failures(view: View) -> Mapping[str, Values]:
     """The family `failures`."""
-    difference = view.failed[Side.CANDIDATE].astype(np.float64) - view.failed[Side.BASELINE]
-    return {"failures.difference": Values(difference, np.ones(len(view), np.bool_))}
+    always = np.ones(len(view), np.bool_)
+    candidate = view.failed[Side.CANDIDATE].astype(np.float64)
+    return {
+        "failures.difference": Values(candidate - view.failed[Side.BASELINE], always),
+        "failures.candidate": Values(candidate, always),
+    }

@@ -19,6 +19,9 @@ that are cut short it is the least that it can be. How rows that don't add up to
 
 *Failed sides.* Where either side failed, or both, the agreement is 0 and the shift 1, as with rankings.
 
+`labels.agreement_excess` and `labels.probability_shift_excess` are what A and B disagree in, and how far they are
+apart, beyond A's own noise, for pairs that the replica answered too (see `excess`).
+
 *The table* `labels` is the confusion matrix of the two, by `BASELINE → CANDIDATE`: the pairs in which that occurs, and
 the instances. Pairs with a failed side are not in it. `(none)` stands for what is no label; of a label only the first
 64 characters count there, unprintable ones as `_`.
@@ -32,6 +35,8 @@ from itertools import repeat
 
 import numpy as np
 
+from shadowproxy.compare.extraction.answer import Answer
+from shadowproxy.compare.families.excess import excess_of_answers
 from shadowproxy.compare.families.instances import aligned, means, shares
 from shadowproxy.compare.lists.align import SIDES
 from shadowproxy.compare.lists.ragged import Bools, Floats, sums
@@ -51,11 +56,15 @@ def labels(view: View) -> Mapping[str, Values]:
     found = {}
     failed = view.any_failed
     if view.route is not None and view.route.label is not None:
-        value = agreement(*([answer.labels for answer in view.answers[side]] for side in SIDES))
+        value = _agreement(*(view.answers[side] for side in SIDES))
         found["labels.agreement"] = Values(np.where(failed, 0.0, value), view.comparable)
+        if view.replicated is not None:
+            found["labels.agreement_excess"] = excess_of_answers(view, value, _agreement)
     if view.route is not None and view.route.probabilities is not None:
-        value = probability_shift(*([answer.probabilities for answer in view.answers[side]] for side in SIDES))
+        value = _shift(*(view.answers[side] for side in SIDES))
         found["labels.probability_shift"] = Values(np.where(failed, 1.0, value), view.comparable)
+        if view.replicated is not None:
+            found["labels.probability_shift_excess"] = excess_of_answers(view, -value, lambda a, b: -_shift(a, b))
     return found
 
 
@@ -126,6 +135,16 @@ def _keys(baseline: Iterable[str | None], candidate: Iterable[str | None]) -> li
         return texts[label]
 
     return [f"{text(a)} → {text(b)}" for a, b in zip(baseline, candidate, strict=True)]
+
+
+def _agreement(baseline: Sequence[Answer], candidate: Sequence[Answer]) -> Floats:
+    return agreement([answer.labels for answer in baseline], [answer.labels for answer in candidate])
+
+
+def _shift(baseline: Sequence[Answer], candidate: Sequence[Answer]) -> Floats:
+    return probability_shift(
+        [answer.probabilities for answer in baseline], [answer.probabilities for answer in candidate]
+    )
 
 
 def _or_nothing(row: Mapping[str, float] | None) -> Mapping[str, float]:

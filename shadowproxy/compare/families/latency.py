@@ -1,4 +1,4 @@
-"""Latency of the candidate against that of the baseline, pair by pair. Always applicable, never undefined.
+"""Latency of the candidate, most of it against that of the baseline, pair by pair. Always applicable, never undefined.
 
 A failed exchange takes forever: +inf, on either side alike (a fast 500 is not fast; STATISTICS §1). So does one whose
 recorded time is not a number.
@@ -7,6 +7,7 @@ recorded time is not a number.
   infinite: 0; only the candidate: 1; only the baseline: −1. Times below a nanosecond count as one nanosecond: no
   clock resolves less, and 0/0 must be 0.
 * `latency.total_slow` = 1{candidate > slow} − 1{baseline > slow}, with the route's limit `slow`.
+* `latency.total_over` = 1{candidate > slow}, however slow the baseline is: for a promise that is absolute.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def times(seconds: Floats, failed: Bools) -> Floats:
 
 
 def latency(view: View) -> Mapping[str, Values]:
-    """The family `latency`; `total_slow` only where the route has a limit."""
+    """The family `latency`; `total_slow` and `total_over` only where the route has a limit."""
     always = np.ones(len(view), np.bool_)
     found = {
         "latency.ttfb_log2": Values(_log2(view.ttfb), always),
@@ -36,8 +37,9 @@ def latency(view: View) -> Mapping[str, Values]:
     }
     if view.slow is not None:
         late = {side: total > view.slow for side, total in view.total.items()}
-        slow = late[Side.CANDIDATE].astype(np.float64) - late[Side.BASELINE]
-        found["latency.total_slow"] = Values(slow, always)
+        candidate = late[Side.CANDIDATE].astype(np.float64)
+        found["latency.total_slow"] = Values(candidate - late[Side.BASELINE], always)
+        found["latency.total_over"] = Values(candidate, always)
     return found
 
 

@@ -38,6 +38,9 @@ correlates. (0 and not −1: a missing answer is no evidence of a reversed one.)
 other way round; who failed more is what `failures.difference` tells. `ranking.length` is not applicable then. Where
 neither failed but there is no list, since the *request* that should hold it doesn't, all are undefined.
 
+`ranking.rbo_excess` and `ranking.overlap_excess` are what A and B disagree in beyond A's own noise, by those two
+agreements, for pairs that the replica answered too (see `excess`).
+
 STATISTICS §5, §10.
 """
 
@@ -47,6 +50,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from shadowproxy.compare.families.excess import excess_of_lists
 from shadowproxy.compare.lists.align import SIDES, Lists
 from shadowproxy.compare.lists.correlation import correlations
 from shadowproxy.compare.lists.gains import discounts, mean_over_places
@@ -81,6 +85,12 @@ def ranking(view: View) -> Mapping[str, Values]:
     }
     difference = np.where(lists.both, length(lists), np.nan)
     found["ranking.length"] = Values(difference, view.comparable & ~failed)
+    if view.triplets is not None:
+        triplets, depth, p = view.triplets, view.k, view.rbo_p
+        found["ranking.rbo_excess"] = excess_of_lists(triplets, found["ranking.rbo"].values, lambda one: rbo(one, p))
+        found["ranking.overlap_excess"] = excess_of_lists(
+            triplets, found["ranking.overlap"].values, lambda one: overlap(one, depth)
+        )
     return found
 
 

@@ -23,6 +23,9 @@ linear in the text.
 *No text.* An answer without one (null, as where a model calls a tool) has an empty text. Where neither has one, nothing
 is applicable; the same for `text.finish` where neither says why.
 
+`text.token_f1_excess` and `text.finish_excess` are what A and B disagree in beyond A's own noise, for pairs that the
+replica answered too (see `excess`); not applicable where none of the three has a text, or says why it ends.
+
 *Failed sides.* Where either side failed, or both, the agreements are 0, as with rankings, and `text.length` is not
 applicable.
 """
@@ -33,13 +36,16 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from shadowproxy.compare.extraction.answer import Answer
+from shadowproxy.compare.families.excess import excess_of_answers
 from shadowproxy.compare.lists.align import SIDES
 from shadowproxy.compare.lists.ragged import Bools, Floats
 from shadowproxy.compare.view import Values, View
+from shadowproxy.model import Side
 
 LONGEST_TEXT = 100_000
 """Characters of a text that are split into tokens."""
@@ -67,10 +73,18 @@ def text(view: View) -> Mapping[str, Values]:
         "text.token_f1": _agreement(view, f1, there),
         "text.length": Values(longer, there & ~view.any_failed),
     }
+    if view.replicated is not None:
+        said = _either(baseline, candidate, [answer.text for answer in view.answers[Side.REPLICA]])
+        excess = excess_of_answers(view, f1, _token_f1)
+        found["text.token_f1_excess"] = Values(excess.values, excess.applicable & said)
     if view.route.finish is not None:
         ends = [[answer.finish for answer in view.answers[side]] for side in SIDES]
-        equal = np.array([a == b for a, b in zip(*ends, strict=True)], np.float64)
+        equal = _same_end(*(view.answers[side] for side in SIDES))
         found["text.finish"] = _agreement(view, equal, view.comparable & (view.any_failed | _either(*ends)))
+        if view.replicated is not None:
+            said = _either(*ends, [answer.finish for answer in view.answers[Side.REPLICA]])
+            excess = excess_of_answers(view, equal, _same_end)
+            found["text.finish_excess"] = Values(excess.values, excess.applicable & said)
     return found
 
 
@@ -124,5 +138,13 @@ def _agreement(view: View, agreement: Floats, applicable: Bools) -> Values:
     return Values(np.where(view.any_failed, 0.0, agreement), applicable)
 
 
-def _either(baseline: list[str | None], candidate: list[str | None]) -> Bools:
-    return np.array([a is not None or b is not None for a, b in zip(baseline, candidate, strict=True)], np.bool_)
+def _token_f1(baseline: Sequence[Answer], candidate: Sequence[Answer]) -> Floats:
+    return np.array([_compared(a.text or "", b.text or "")[1] for a, b in zip(baseline, candidate, strict=True)])
+
+
+def _same_end(baseline: Sequence[Answer], candidate: Sequence[Answer]) -> Floats:
+    return np.array([a.finish == b.finish for a, b in zip(baseline, candidate, strict=True)], np.float64)
+
+
+def _either(*sides: list[str | None]) -> Bools:
+    return np.array([any(one is not None for one in some) for some in zip(*sides, strict=True)], np.bool_)

@@ -4,9 +4,11 @@
 service in use may break a rule now and then; what counts is whether the candidate does so more often. How many rules
 an answer breaks makes no difference.
 
+`validity.candidate` = 1{candidate breaks a rule}, whatever the baseline does: for a rule that must hold.
+
 *Failed sides* break no rule: a failure is counted once, by `failures.difference`. Where both failed, or neither breaks
-any, 0. Not applicable where there is no content to compare (`failures.comparable`), as where both answer 4xx; never
-undefined. It changes sign when the sides change places.
+any, 0. Neither metric is applicable where there is no content to compare (`failures.comparable`), as where both answer
+4xx; never undefined. The first changes sign when the sides change places.
 
 Table `validity`, by the rule's name: how many answers of the baseline, candidate and replica break it.
 """
@@ -30,8 +32,11 @@ def validity(view: View) -> Mapping[str, Values]:
     """The family `validity`; nothing where the route has no rules."""
     if view.route is None or not view.route.valid:
         return {}
-    difference = _breaks(view, Side.CANDIDATE) - _breaks(view, Side.BASELINE)
-    return {"validity.violations": Values(difference, view.comparable)}
+    candidate = _breaks(view, Side.CANDIDATE)
+    return {
+        "validity.violations": Values(candidate - _breaks(view, Side.BASELINE), view.comparable),
+        "validity.candidate": Values(candidate, view.comparable),
+    }
 
 
 def rule_table(view: View) -> Iterable[Counts]:

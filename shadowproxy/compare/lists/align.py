@@ -122,6 +122,11 @@ class Aligner:
             places = dict(zip(baseline.ids, range(len(baseline.ids)), strict=True))
             self._in_baseline.fromlist(list(map(places.get, candidate.ids, repeat(-1))))
 
+    @property
+    def n(self) -> int:
+        """Pairs so far."""
+        return len(self._sides[Side.BASELINE].lengths)
+
     def lists(self) -> Lists:
         """All pairs so far, in their order."""
         lengths = {side: _array(self._sides[side].lengths, np.int64) for side in SIDES}

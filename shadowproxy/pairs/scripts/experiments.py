@@ -1,6 +1,6 @@
 """Experiments as a whole.
 
-What concerns experiments (see `experiments`). All but RESET work on the home partition. The first two write little,
+What concerns experiments (see `experiments`). All but RESET work on the home partition. The others write little,
 and may where memory is out: a commit frees memory, and must not wait behind a note on it.
 """
 
@@ -56,11 +56,19 @@ end
 return 1
 """
 
+ORIGIN: Final = """#!lua flags=allow-oom
+-- KEYS: origin;  ARGV: a time
+-- Keeps the first time that anybody says. Returns the one that is kept.
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+return redis.call('GET', KEYS[1])
+"""
+
 RESET: Final = (
     COMMON
     + """
 -- KEYS: pairs, totals, index, kept, dead, dead sizes, states, versions, accounts, bases, slots, latch, seen, controls,
---       history, labels, their totals, unlabelled, its expiry, early, its expiry, labelled
+--       history, labels, their totals, unlabelled, its expiry, early, its expiry, labelled, exemplars,
+--       their pairs, origin
 -- ARGV: group, number of this reset, whether this is home, kind and record for the history, most records
 -- Forgets what was counted. What stays: the clock and the ordinal, since ids must not go back; the sequences, by which
 -- a repetition is known; the accounts, which proxies carry on, with what they say now as the base to count from.
@@ -84,7 +92,7 @@ for at = 3, 8 do
 end
 redis.call('DEL', KEYS[10], KEYS[11], KEYS[12], KEYS[13])
 -- The label stream goes with its group, which is made anew, and so does what workers hold of it: they are told so.
-for at = 16, 24 do
+for at = 16, 25 do
     redis.call('DEL', KEYS[at])
 end
 local known = redis.call('HMGET', totals, 'entries', 'pairs')
