@@ -170,7 +170,7 @@ def _report(done: Mapping[str, Mapping[Key, Reading]], experiments: int) -> Repo
         ],
         goals=[goal for name, found in done.items() for goal in _goals(SCENARIOS[name], found)],
         not_measured={
-            "adaptive bets and Kayenta over 100 cells": "bets need each cell's pairs in their order; the judge is shown "
+            "adaptive bets and Kayenta over 100 cells": "bets need each cell's own order; the judge is shown "
             "on single means and latencies",
         },
         notes=(f"{experiments:,} simulated experiments a scenario.", *_NOTES),
