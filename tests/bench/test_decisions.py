@@ -331,7 +331,7 @@ def test_what_is_ours_is_seldom_wrong(figures: Figures) -> None:
     for name, rows in figures.items():
         for what in SCENARIOS[name].wrong:
             # 5% at most, of 40: eight or more are less likely than 1 in 1,000.
-            assert rate(rows[OURS, ""], what) <= 7 / 40, (name, what)
+            assert rate(rows[SCENARIOS[name].ours, ""], what) <= 7 / 40, (name, what)
     assert rate(figures["cells"][OURS, ""], "rollback") == 0
 
 
@@ -391,7 +391,9 @@ def test_quantiles_at_the_margin_are_seldom_wrong_and_equal_ones_soon_proven() -
 
 def test_runs_mislead_evidence_that_takes_them_for_independent_and_blocks_do_not() -> None:
     found = dependence.runs(20_000, np.random.default_rng(43), 30)
-    bare, blocks, held, told = (found[of] for of in (dependence.BARE, OURS, dependence.HELD, dependence.TOLD))
+    bare, blocks, held, told = (
+        found[of] for of in (dependence.BARE, dependence.BLOCKS, dependence.HELD, dependence.TOLD)
+    )
     assert bare.promote is not None
     assert bare.rollback is not None
     assert blocks.promote is not None

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 from bench.decisions import peers
-from bench.decisions.means import GRID, MARGIN, OURS, SPREAD, Z_MARGIN, crossings, evidence, said
+from bench.decisions.means import GRID, MARGIN, SPREAD, Z_MARGIN, crossings, evidence, said
 from bench.decisions.reading import EVERY, PROVEN, BoolArray, FloatArray, Reading, first, looks
 from numpy.random import Generator
 from numpy.typing import NDArray
@@ -19,19 +19,20 @@ from scipy.signal import lfilter
 from shadowproxy.stats.additive import Grouping
 from shadowproxy.stats.blocks import Schedule, means
 from shadowproxy.stats.inflation import GROUPS, VarianceInflation, time_keys
+from shadowproxy.verdict.dependence import MOST, SPANS
 
 RATE: Final = 100.0
 STAY: Final = 0.9
 BLOCK: Final = 2.0
 """Seconds: 200 pairs, and (1 + 0.9) / (1 − 0.9) = 19 of them are worth one."""
-TAUS: Final = (1.0, 10.0)
-LIMIT: Final = 1.3
 BARE: Final = "shadowproxy, pairs as if independent"
 HELD: Final = "shadowproxy, held back where noticed"
+BLOCKS: Final = "shadowproxy, block means"
+FIRSTS: Final = "shadowproxy, accounts' first pairs alone"
 TOLD: Final = "shadowproxy, held back until 10 groups can tell"
 FLAGGED: Final = "noticed"
 ENOUGH: Final = 10
-"""Groups, of a second each: before, the inflation of runs is not to be seen."""
+"""Groups of the shortest span, a second, or of accounts: before, inflation is not to be seen."""
 ACCOUNTS: Final = 500
 _VIF: Final = VarianceInflation()
 
@@ -42,9 +43,9 @@ def runs(pairs: int, draw: Generator, experiments: int) -> dict[str, Reading]:
     news[:, 0] /= np.sqrt(1 - STAY**2)
     losses = np.clip(MARGIN + SPREAD * lfilter([1.0], [1.0, -STAY], news, axis=1), -1, 1)
     began = np.arange(pairs) / RATE
-    shortest, longest = (_inflation(losses, np.broadcast_to(time_keys(began, tau), losses.shape)) for tau in TAUS)
-    readings = _without(losses, shortest[0] | longest[0], shortest[1])
-    readings[OURS] = _blocks(losses, began)
+    by_span = [_inflation(losses, np.broadcast_to(time_keys(began, span), losses.shape)) for span in SPANS.values()]
+    readings = _without(losses, np.logical_or.reduce([flags for flags, _ in by_span]), by_span[0][1])
+    readings[BLOCKS] = _blocks(losses, began)
     return readings
 
 
@@ -55,7 +56,7 @@ def accounts(pairs: int, draw: Generator, experiments: int) -> dict[str, Reading
     own = draw.normal(0, 0.6 * SPREAD, (experiments, pairs))
     losses = np.clip(MARGIN + np.take_along_axis(of_account, account, axis=1) + own, -1, 1)
     readings = _without(losses, *_inflation(losses, (account % GROUPS).astype(np.float64)))
-    readings[OURS] = _firsts(losses, account)
+    readings[FIRSTS] = _firsts(losses, account)
     return readings
 
 
@@ -87,7 +88,7 @@ def _inflation(losses: FloatArray, keys: FloatArray) -> tuple[BoolArray, BoolArr
     for row in range(experiments):
         state = np.cumsum(_VIF.fold(np.column_stack([losses[row], keys[row]]), one), axis=0)
         vif, error, groups = _VIF.get(state)
-        flags[row] = vif - 2 * error > LIMIT
+        flags[row] = vif - 2 * error > MOST
         told[row] = groups >= ENOUGH
     return flags, told
 

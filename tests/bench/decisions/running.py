@@ -21,7 +21,6 @@ from typing import Any, Final
 
 import numpy as np
 from bench.decisions import cells
-from bench.decisions.means import OURS
 from bench.decisions.reading import EVERY, FloatArray, Rate, Reading, joined, middle
 from bench.decisions.scenarios import SCENARIOS, Scenario
 from bench.options import Options
@@ -112,7 +111,9 @@ def _joined(parts: Sequence[Mapping[Key, Reading]]) -> dict[Key, Reading]:
 
 
 def _said(name: str, done: Mapping[str, Mapping[Key, Reading]], of: int, seconds: float) -> str:
-    cells_ = _row(SCENARIOS[name], [reading for (method, _), reading in done[name].items() if method == OURS])
+    cells_ = _row(
+        SCENARIOS[name], [reading for (method, _), reading in done[name].items() if method == SCENARIOS[name].ours]
+    )
     return f"{len(done)}/{of} {SCENARIOS[name].title}: {' | '.join(cells_)} ({seconds:.0f} s)"
 
 
@@ -155,6 +156,8 @@ def _report(done: Mapping[str, Mapping[Key, Reading]], experiments: int) -> Repo
         for reading in found.values()
         if cells.AGREES in reading.shares
     ]
+    goals = [goal for name, found in done.items() for goal in _goals(SCENARIOS[name], found)]
+    missed = [goal.text() for goal in goals if not goal.met]
     return Report(
         name="decisions",
         title="decisions: how often wrong, and how soon right",
@@ -168,12 +171,16 @@ def _report(done: Mapping[str, Mapping[Key, Reading]], experiments: int) -> Repo
             )
             for held in agreed
         ],
-        goals=[goal for name, found in done.items() for goal in _goals(SCENARIOS[name], found)],
+        goals=goals,
         not_measured={
             "adaptive bets and Kayenta over 100 cells": "bets need each cell's own order; the judge is shown "
             "on single means and latencies",
         },
-        notes=(f"{experiments:,} simulated experiments a scenario.", *_NOTES),
+        notes=(
+            f"{experiments:,} simulated experiments a scenario.",
+            *_NOTES,
+            f"Of {len(goals)} goals {len(missed) or 'none'} not met{': ' if missed else ''}{'; '.join(missed)}.",
+        ),
         raw={
             "experiments": experiments,
             "seed": SEED,
@@ -197,7 +204,7 @@ def _grouped(scenario: Scenario, found: Mapping[Key, Reading]) -> Iterator[tuple
 
 
 def _goals(scenario: Scenario, found: Mapping[Key, Reading]) -> Iterator[Goal]:
-    ours = {part: reading for (method, part), reading in found.items() if method == OURS}
+    ours = {part: reading for (method, part), reading in found.items() if method == scenario.ours}
     rates = {what: rate for what in scenario.wrong if (rate := _worst(list(ours.values()), what)) is not None}
     if rates:
         what = max(rates, key=lambda what: rates[what].share)
