@@ -303,6 +303,20 @@ def test_the_figures_are_the_same_however_many_processes_share_the_work() -> Non
     assert sum(chunk.experiments for chunk in running.chunks("no-op", 60)) == 60
 
 
+@pytest.mark.parametrize(
+    "name", ["cells", "one-cohort", "no-op", "quantiles-atoms", "latency-harm", "runs", "accounts"]
+)
+def test_a_scenario_has_the_method_that_is_held_to_its_goals_and_a_row_for_each(name: str) -> None:
+    found = simulated(Chunk(name, 0, 1))
+    scenario = SCENARIOS[name]
+    assert any(method == scenario.ours for method, _ in found)
+    assert {part for _, part in found} == set(scenario.pairs)
+    assert list(running._goals(scenario, found)) or not scenario.wrong
+    rows = running._report({name: found}, 1).rows
+    assert {row[1] for row in rows} == {method for method, _ in found}
+    assert {len(row) for row in rows} == {5}
+
+
 # The whole, small
 
 

@@ -141,7 +141,11 @@ def _others() -> dict[str, Scenario]:
             "timeouts last: 5% fail, 1% tolerated", partial(order.simulate, 0.05), {"": "12,000"}, ("promote",)
         ),
         "runs": Scenario(
-            "losses in runs, AR(.9), at the margin", partial(dependence.runs, 60_000), {"": "60,000"}, both
+            "losses in runs, AR(.9), at the margin",
+            partial(dependence.runs, 60_000),
+            {"": "60,000"},
+            both,
+            ours=dependence.BLOCKS,
         ),
         "accounts": Scenario(
             "500 accounts that return, at the margin",
