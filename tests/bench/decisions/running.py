@@ -157,7 +157,6 @@ def _report(done: Mapping[str, Mapping[Key, Reading]], experiments: int) -> Repo
         if cells.AGREES in reading.shares
     ]
     goals = [goal for name, found in done.items() for goal in _goals(SCENARIOS[name], found)]
-    missed = [goal.text() for goal in goals if not goal.met]
     return Report(
         name="decisions",
         title="decisions: how often wrong, and how soon right",
@@ -179,7 +178,7 @@ def _report(done: Mapping[str, Mapping[Key, Reading]], experiments: int) -> Repo
         notes=(
             f"{experiments:,} simulated experiments a scenario.",
             *_NOTES,
-            f"Of {len(goals)} goals {len(missed) or 'none'} not met{': ' if missed else ''}{'; '.join(missed)}.",
+            _missed(goals),
         ),
         raw={
             "experiments": experiments,
@@ -187,6 +186,13 @@ def _report(done: Mapping[str, Mapping[Key, Reading]], experiments: int) -> Repo
             "scenarios": {name: _raw(found) for name, found in done.items()},
         },
     )
+
+
+def _missed(goals: Sequence[Goal]) -> str:
+    missed = [goal.what for goal in goals if not goal.met]
+    if not missed:
+        return f"All {len(goals)} goals are met."
+    return f"{len(missed)} of {len(goals)} goals are not met: {'; '.join(missed)}."
 
 
 def _grouped(scenario: Scenario, found: Mapping[Key, Reading]) -> Iterator[tuple[str, str, list[Reading]]]:
