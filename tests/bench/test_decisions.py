@@ -13,7 +13,7 @@ import pytest
 from bench.__main__ import main
 from bench.decisions import cells, dependence, latencies, means, order, peers, running, sequences
 from bench.decisions.means import ADAPTIVE, KAYENTA, OURS, Z_MARGIN, Z_SAME
-from bench.decisions.reading import ALPHA, FloatArray, Rate, Reading, first, joined, looks
+from bench.decisions.reading import ALPHA, PROVEN, FloatArray, Rate, Reading, first, joined, looks
 from bench.decisions.running import Chunk, all_simulated, simulated
 from bench.decisions.scenarios import SCENARIOS
 from scipy import stats
@@ -74,6 +74,9 @@ def test_a_sequence_is_wider_than_one_look_and_its_ends_are_values_of_its_ranks(
     low_once, high_once = (stats.binom.ppf(q, t, p) for q in (ALPHA / 2, 1 - ALPHA / 2))
     assert low < low_once
     assert high > high_once
+    below, above = radius(p, t)
+    # Beyond the median the count below a quantile falls short of its mean by more than it exceeds it.
+    assert below > above or p == 0.5 or name == latencies.LIL
     if name == latencies.FIXED:
         assert t * p - low < 2.5 * (t * p - low_once)
     values = np.sort(np.random.default_rng(1).random((1, t)), axis=1)
@@ -269,26 +272,49 @@ def test_cells_hold_what_the_grids_say_of_their_pairs_and_decide_as_the_verdict_
             decided = found.decision(row, look)
             assert decided.evidence == pytest.approx(share / ALPHA)
             assert (decided.state is State.ROLLBACK) == (share >= 1)
-            said.add(decided.state)
-    assert said == {State.ROLLBACK, State.CONTINUE}
+            assert found.promotes()[row, look] == (not decided.unproven and not decided.alarming)
+            said.add((decided.state, bool(decided.unproven), bool(decided.alarming)))
+    assert {state for state, _, _ in said} == {State.ROLLBACK, State.CONTINUE}
+    # Where some is proven and some isn't, and where nothing alarms and something does.
+    assert {alarming for _, _, alarming in said} == {True, False}
+    assert (found.ni[..., 0] >= PROVEN).any(axis=2).any()
+    assert not (found.ni[..., 0] >= PROVEN).all()
 
 
 def test_two_sequences_say_what_their_ends_say() -> None:
     generator = np.random.default_rng(37)
-    baseline, candidate = generator.random((2, 3, 3_000)) + 1
-    reading = latencies._two_sequences(sequences.beta_binomial, 0.5, baseline, 0.5 * candidate, looks(3_000, 250))
+    baseline, candidate = generator.random((2, 3, 3_000)) + 2
+    reading = latencies._two_sequences(sequences.beta_binomial, 0.5, baseline, candidate, looks(3_000, 250))
     assert reading.promote is not None
     assert reading.rollback is not None
     assert np.isinf(reading.rollback).all()
     for row in range(3):
         for pairs in looks(3_000, 250):
             low, high = sequences.ranks(sequences.beta_binomial, 0.5, int(pairs))
-            a, b = np.sort(baseline[row, :pairs]), np.sort(0.5 * candidate[row, :pairs])
+            a, b = np.sort(baseline[row, :pairs]), np.sort(candidate[row, :pairs])
             if high <= pairs and low >= 1 and b[high - 1] < latencies.MARGIN * a[low - 1]:
                 assert reading.promote[row] == pairs
                 break
         else:
             pytest.fail("never said")
+
+
+def test_quantiles_are_read_at_every_look_from_all_pairs_before_it_and_not_before_there_are_enough() -> None:
+    case = latencies.Case(latencies.lognormal(0.9), 3.0, {0.5: (240, 20), 0.9: (160, 40)})
+    for factor, of, fewest in ((1.0, "rollback", 30), (0.2, "promote", 100)):
+        baseline, candidate = case.law(np.random.default_rng(39), (3, 240))
+        candidate *= 3.0 * factor
+        found = latencies._ours(case, baseline, candidate)
+        for p, (pairs, every) in case.plan.items():
+            for row in range(3):
+                expected = math.inf
+                for at in reversed(looks(pairs, every)):
+                    values = np.column_stack([baseline[row, :at], candidate[row, :at]])
+                    ni, harm = latencies.GRID.log_e(latencies.GRID.fold(values, Grouping.single(int(at))), p)
+                    if at >= fewest and (harm if of == "rollback" else ni)[0] >= PROVEN:
+                        expected = at
+                assert getattr(found[p], of)[row] == expected
+        assert fewest <= getattr(found[0.5], of).min() < 100 + 20 * (fewest == 100)
 
 
 def test_the_figures_are_the_same_however_many_processes_share_the_work() -> None:
@@ -439,6 +465,13 @@ def test_a_rate_beyond_what_is_wanted_is_a_goal_that_is_not_met(monkeypatch: pyt
     (missed,) = running._goals(scenario, {(OURS, ""): Reading(none, some)})
     assert (missed.found, missed.met) == (0.06, False)
     assert "false rollback, 6 of 100" in missed.what
+    # Of several quantiles the worst.
+    several = {
+        (OURS, "p50"): Reading(none, none),
+        (OURS, "p90"): Reading(none, some),
+        (OURS, "p99"): Reading(none, none),
+    }
+    assert [goal.found for goal in running._goals(SCENARIOS["quantiles-atoms"], several)] == [0.06]
     (met,) = running._goals(scenario, {(OURS, ""): Reading(none, np.where(np.arange(100) < 5, 50.0, math.inf))})
     assert met.met
     late = running._goals(SCENARIOS["no-op"], {(OURS, ""): Reading(np.full(9, 430.0), np.full(9, math.inf))})
