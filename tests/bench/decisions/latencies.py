@@ -72,16 +72,29 @@ def atoms(generator: Generator, shape: tuple[int, int]) -> tuple[FloatArray, Flo
     return side(0.395), side(0.345)
 
 
-def bimodal(generator: Generator, shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
-    """A cache that answers 70% in about 20 ms, both sides alike in nine of ten pairs, and 200 ms without."""
-    hit = generator.random(shape) < 0.7
-    apart = generator.random(shape) < 0.1
-    other = np.where(apart, generator.random(shape) < 0.7, hit)
+def bimodal(hits: float) -> Law:
+    """A cache that answers so many in about 20 ms, both sides alike in nine of ten pairs, and 200 ms without.
 
-    def side(hits: NDArray[np.bool_]) -> FloatArray:
-        return np.where(hits, 0.02, 0.2) * np.exp(0.25 * generator.standard_normal(shape))
+    With half of them the median lies where hardly any latency does.
+    """
 
-    return side(hit), side(other)
+    def draw(generator: Generator, shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+        hit = generator.random(shape) < hits
+        apart = generator.random(shape) < 0.1
+        other = np.where(apart, generator.random(shape) < hits, hit)
+        one, two = (
+            np.where(fast, 0.02, 0.2) * np.exp(0.25 * generator.standard_normal(shape)) for fast in (hit, other)
+        )
+        return one, two
+
+    return draw
+
+
+def wandering(generator: Generator, shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+    """Both sides twice as slow and back again, eight times: the baseline's quantile doesn't stay in one bucket."""
+    a, b = lognormal(0.9)(generator, shape)
+    factor = np.exp(math.log(2) * np.sin(np.linspace(0, 8 * math.pi, shape[1])) ** 2)
+    return a * factor, b * factor
 
 
 def constant(_generator: Generator, shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:

@@ -87,7 +87,9 @@ def _latencies() -> dict[str, Scenario]:
         "lognormal-9": ("lognormal, ρ = .9", latencies.lognormal(0.9)),
         "rounded": ("rounded to 1 ms", latencies.rounded),
         "atoms": ("60% and 65% on one value", latencies.atoms),
-        "bimodal": ("bimodal", latencies.bimodal),
+        "bimodal": ("bimodal", latencies.bimodal(0.7)),
+        "valley": ("bimodal, median in between", latencies.bimodal(0.5)),
+        "wandering": ("baseline wanders", latencies.wandering),
         "constant": ("constant", latencies.constant),
         "timeouts": ("2% timeouts", latencies.timeouts),
     }
