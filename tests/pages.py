@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from prometheus_client import Metric
 
 from shadowproxy import metrics
@@ -15,10 +16,13 @@ from shadowproxy.model import Accounting, Outcome, Side
 from shadowproxy.pairs.ledger import DROPPED, SHED, SKIPPED
 from shadowproxy.pairs.tables import PAIR_COLUMNS, SIDE_COLUMNS
 from shadowproxy.stats.betting import MeanGrid
+from shadowproxy.stats.blocks import Schedule
 from shadowproxy.stats.histogram import LatencyHistogram, ScoreHistogram
+from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.quantiles import BLOCK as BINS
 from shadowproxy.stats.quantiles import RatioGrid
+from shadowproxy.verdict.dependence import SEGMENT, SPANS
 from shadowproxy.verdict.distributions import BLOCK
 from shadowproxy.verdict.plan import FAILURES
 from shadowproxy.verdict.tables import MOST_KEYS
@@ -137,10 +141,21 @@ def verdict_page() -> str:
     blocks = -(-ScoreHistogram().width // BLOCK)
     latency = LatencyHistogram().width
     blocks_of_latency = -(-RatioGrid(1.1, deadline=10.0).bins // BINS)
+    in_a_month = int(Schedule(10.0, 0.0).index(np.array([30 * 86_400.0]))[0])
     tables = ", ".join(f"{len(table.columns)} of `{name}`" for name, table in TABLES.items())
     rows = (
         ("`pairs`", "1", "one"),
         ("`guardrail/NAME`", f"{min(widths)} to {max(widths)} with default margins", "one a guardrail"),
+        (
+            "`inflation/NAME`",
+            f"{VarianceInflation().width}, by account and by time ({', '.join(SPANS)}), of all pairs only",
+            "one a guardrail on a mean",
+        ),
+        (
+            "`blocks/NAME/ORIGIN/SEGMENT`",
+            f"{2 * SEGMENT}",
+            f"with `blocks`: one for {SEGMENT} blocks of a guardrail on a mean, {in_a_month // SEGMENT + 1} in a month of 10s",
+        ),
         (
             "`ratio/LATENCY@MARGINS/all/BLOCK`, `…/cohorts/BLOCK`",
             f"{6 * BINS}",

@@ -49,6 +49,7 @@ OWNERS = {
     "jsonschema_rs": {"compare", "config"},
     "pyarrow": {"pairs"},
     "deltalake": {"pairs"},
+    "plotly": {"report"},
 }
 
 

@@ -100,6 +100,11 @@ class Spoken:
             if self._unreadable <= _SPELLED:
                 sys.stderr.write(f"{plain(str(found))}\n")
 
+    def passed(self, found: Recorded | Unreadable) -> Recorded | Unreadable:
+        """The same, looked at."""
+        self(found)
+        return found
+
     def end(self) -> None:
         """Say how many there were beyond those."""
         if self._unreadable > _SPELLED:

@@ -45,6 +45,24 @@ def parse_duration(text: Any) -> float:
     return seconds
 
 
+def parse_rate(text: Any) -> float:
+    """How often a second, from a number or a string such as `50/s`, `3000/m`, `1e6/d`.
+
+    Raises ValueError on anything else, and for what is not above 0.
+
+    >>> parse_rate("50/s"), parse_rate("3000/m"), parse_rate("20")
+    (50.0, 50.0, 20.0)
+    """
+    number, slash, unit = str(text).partition("/")
+    try:
+        each = float(number) / (_DURATIONS[unit.strip()] if slash else 1.0)
+    except (ValueError, KeyError):
+        raise ValueError(f"{text!r} is not a rate: write so many a second, or a number with /s, /m, /h or /d") from None
+    if not 0 < each < float("inf"):
+        raise ValueError(f"a rate can't be {text!r}: it must be above 0 and finite")
+    return each
+
+
 def parse_size(text: Any) -> int:
     """Bytes from a number (of bytes) or a string such as `64KiB`, `1MiB`, `2GB`.
 

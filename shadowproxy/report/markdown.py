@@ -44,6 +44,10 @@ def verdict_markdown(verdict: Verdict) -> str:
     if failed:
         parts.append("### Data that is not sound")
         parts.append("\n".join(f"- {escape(check.name)}: {escape(check.detail)}" for check in failed))
+    if found := words.dependence(verdict):
+        columns = (("guardrail", "l"), ("by", "l"), ("variance of the mean", "r"))
+        rows = ((escape(guardrail), escape(by), f"× {inflation}") for guardrail, by, inflation in found)
+        parts += ["### Pairs that depend on each other", _table(columns, rows)]
     if verdict.latencies:
         parts += ["### Latency", _latencies(verdict)]
     kinds = {side: found for side, found in verdict.failures.items() if any(found.values())}

@@ -172,6 +172,11 @@ def verdict_report(verdict: Verdict, *, every_cell: bool = False) -> RenderableT
         Text.assemble(("not sound: ", "yellow"), f"{words.plain(check.name)}: {words.plain(check.detail)}")
         for check in failed
     ]
+    if found := words.dependence(verdict):
+        table = _grid("Pairs that depend on each other", "guardrail", "by", "variance of the mean")
+        for guardrail, by, inflation in found:
+            table.add_row(Text(words.plain(guardrail)), Text(words.plain(by)), f"× {inflation}")
+        parts += [Text(), table, Text()]
     for side, kinds in verdict.failures.items():
         if any(kinds.values()):
             parts.append(Text(f"failures of the {words.plain(side)}: {words.counts(kinds.items())}"))

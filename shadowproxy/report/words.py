@@ -43,6 +43,12 @@ def evidence(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
+def dependence(verdict: Verdict) -> list[tuple[str, str, str]]:
+    """Where pairs depend on each other too much, the worst first: guardrail, by what they do, and how much."""
+    beyond = sorted((one for one in verdict.dependence if one.beyond), key=lambda one: -one.least)
+    return [(one.guardrail, one.by, f"{one.inflation:.2g} ± {2 * one.error:.1g}") for one in beyond]
+
+
 def figure(value: float | None, *, signed: bool = True) -> str:
     """A mean or a bound: three significant digits, no finer than 1e-4; – where there is none.
 

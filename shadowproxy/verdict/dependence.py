@@ -1,7 +1,7 @@
 """Pairs that depend on each other: how much so, guardrail by guardrail, and the remedy of judging by blocks of time.
 
 Sums: `inflation/NAME`, a row for each key by which pairs may depend on each other, over all pairs; and with
-`verdict.blocks` `blocks/NAME/ORIGIN/SEGMENT`, each with (n, ΣD) of `_SEGMENT` blocks by slot (with weights, (Σw, ΣwD)).
+`verdict.blocks` `blocks/NAME/ORIGIN/SEGMENT`, each with (n, ΣD) of `SEGMENT` blocks by slot (with weights, (Σw, ΣwD)).
 
 What is measured is what the remedy in force leaves. Judged by pairs, that is their inflation by account and by time.
 Judged by blocks, what pairs of one block do to each other is in one loss, and the question is whether the blocks are
@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shadowproxy.config.catalogue import QUANTILES
 from shadowproxy.config.settings import Verdict as Policy
 from shadowproxy.stats.additive import FloatArray, Grouping, IntArray
 from shadowproxy.stats.betting import MeanGrid
@@ -25,7 +26,7 @@ from shadowproxy.stats.blocks import Schedule, folded, means, run_keys
 from shadowproxy.stats.inflation import VarianceInflation, account_keys, time_keys
 from shadowproxy.stats.state import Tally
 from shadowproxy.verdict.batch import FIRST_COHORT, Batch
-from shadowproxy.verdict.record import Check, Dependence
+from shadowproxy.verdict.record import MOST_INFLATION, Check, Dependence
 
 ACCOUNT: Final = "account"
 SPANS: Final[Mapping[str, float]] = MappingProxyType({"1 s": 1.0, "10 s": 10.0, "60 s": 60.0})
@@ -35,9 +36,7 @@ BLOCKS: Final = f"{_RUN} blocks"
 """The key of runs of block means."""
 KEYS: Final = (ACCOUNT, *SPANS)
 """What the rows of `inflation/NAME` are by."""
-MOST: Final = 1.3
-"""Inflation that is not to be exceeded, error aside."""
-_SEGMENT: Final = 64
+SEGMENT: Final = 64
 """Blocks of one sum: a state has those where something fell."""
 _STATISTIC: Final = VarianceInflation()
 
@@ -91,7 +90,7 @@ class Blocks:
         if batch.origin is None:
             raise ValueError("blocks can't be counted without the time at which the first began")
         block = Schedule(self._length, batch.origin).index(batch.columns.started)
-        segment, place = np.divmod(block, _SEGMENT)
+        segment, place = np.divmod(block, SEGMENT)
         weight = np.where(np.isnan(losses), 0.0, 1.0 if batch.weight is None else batch.weight)
         loss = np.where(np.isnan(losses), 0.0, losses) * weight
         for one in np.unique(segment[weight > 0]):
@@ -111,15 +110,15 @@ class Blocks:
             if name.startswith(self._prefix):
                 origin, _, segment = name.removeprefix(self._prefix).rpartition("/")
                 origins.add(float(origin))
-                found[int(segment)] = total.rows(name, self._slots, (2 * _SEGMENT,))
+                found[int(segment)] = total.rows(name, self._slots, (2 * SEGMENT,))
         if len(origins) > 1:
             raise ValueError(f"{self._prefix}…: blocks of several beginnings, {sorted(origins)}, are not of one plan")
         if not found:
             nothing = np.zeros(0, np.int64)
             return BlockSums(nothing, np.zeros((0, self._slots, 2)), nothing.astype(np.bool_))
         segments = sorted(found)
-        blocks = np.concatenate([np.arange(one * _SEGMENT, (one + 1) * _SEGMENT) for one in segments])
-        shaped = [found[one].reshape(self._slots, _SEGMENT, 2).swapaxes(0, 1) for one in segments]
+        blocks = np.concatenate([np.arange(one * SEGMENT, (one + 1) * SEGMENT) for one in segments])
+        shaped = [found[one].reshape(self._slots, SEGMENT, 2).swapaxes(0, 1) for one in segments]
         sums = np.concatenate(shaped)
         used = sums[:, 0, 0] > 0
         blocks, sums = blocks[used], sums[used]
@@ -150,12 +149,6 @@ def dependence(guardrail: str, found: Mapping[str, tuple[float, float, float]]) 
     )
 
 
-def flagged(found: Sequence[Dependence]) -> tuple[Dependence, ...]:
-    """Those that are beyond what is tolerated, error aside, the worst first."""
-    beyond = [one for one in found if one.least > MOST]
-    return tuple(sorted(beyond, key=lambda one: -one.least))
-
-
 def independence(found: Sequence[Dependence], policy: Policy) -> Check:
     """Whether the pairs depend on each other no more than the stated error rates bear."""
     looked_at = [one for one in found if not (one.by == ACCOUNT and policy.closed_population)]
@@ -166,7 +159,7 @@ def independence(found: Sequence[Dependence], policy: Policy) -> Check:
             passed=True,
             detail="of no guardrail can it be said yet whether its pairs depend on each other",
         )
-    others = len(flagged(looked_at)) - 1
+    others = sum(one.beyond for one in looked_at) - 1
     if others < 0:
         return Check(name="independence", passed=True, detail=_told(worst))
     more = f"; and {others} more such figures" if others else ""
@@ -178,7 +171,7 @@ def _told(one: Dependence) -> str:
     figure = f"{one.inflation:.2g} (± {2 * one.error:.2g})"
     return (
         f"{one.guardrail}: by {one.by} the variance of its mean is {figure} times that of independent {unit}, "
-        f"{MOST:g} allowed"
+        f"{MOST_INFLATION:g} allowed"
     )
 
 
@@ -190,6 +183,9 @@ def _remedy(one: Dependence, found: Sequence[Dependence]) -> str:
         )
     if one.by == BLOCKS:
         return "make verdict.blocks longer"
+    if one.guardrail.partition("@")[0] in QUANTILES:
+        # Blocks have no quantiles of their own.
+        return "mirror a smaller share of the requests, for longer (proxy.mirror.sample)"
     return f"set verdict.blocks: {block_length([other for other in found if other.guardrail == one.guardrail])}"
 
 
@@ -209,7 +205,7 @@ def block_length(found: Sequence[Dependence]) -> str:
 
 
 def _table(grouping: Grouping, place: IntArray, column: FloatArray) -> FloatArray:
-    """By group and place in a segment, the sum of a column: (n,), (n,) → (groups, _SEGMENT)."""
-    flat = grouping.group * _SEGMENT + place[grouping.members]
-    sums = np.bincount(flat, column[grouping.members], grouping.groups * _SEGMENT)
-    return np.asarray(sums, np.float64).reshape(grouping.groups, _SEGMENT)
+    """By group and place in a segment, the sum of a column: (n,), (n,) → (groups, SEGMENT)."""
+    flat = grouping.group * SEGMENT + place[grouping.members]
+    sums = np.bincount(flat, column[grouping.members], grouping.groups * SEGMENT)
+    return np.asarray(sums, np.float64).reshape(grouping.groups, SEGMENT)

@@ -15,6 +15,7 @@ from shadowproxy.config.settings import Settings
 from shadowproxy.stats.additive import FloatArray, IntArray
 from shadowproxy.stats.state import Tally
 from shadowproxy.verdict.batch import Batch
+from shadowproxy.verdict.record import Dependence
 from shadowproxy.verdict.rules import Rule
 
 
@@ -60,6 +61,9 @@ class Guard(Protocol):
     def forecast(self, total: Tally, slot: int, log_threshold: float) -> float:
         """Pairs with a defined loss that are still needed until it is proven to be within the margin, if they go on
         likewise; 0 where it is, NaN where it can't be said."""
+
+    def dependence(self, total: Tally) -> tuple[Dependence, ...]:
+        """How far its pairs depend on each other, in what the remedy that is in force leaves."""
 
 
 def route_indices(rule: Rule, settings: Settings) -> Collection[int] | None:

@@ -117,7 +117,7 @@ class MeanGuard:
         return needed * float(self._state(total)[slot, betting.COUNT]) / max(1.0, float(row[betting.COUNT]))
 
     def dependence(self, total: Tally) -> tuple[Dependence, ...]:
-        """How far its pairs depend on each other, in what the remedy that is in force leaves."""
+        """See `guards.Guard`."""
         found = dict(self._inflation.read(total))
         if self._blocks is not None:
             found = {key: figures for key, figures in found.items() if key not in SPANS}

@@ -141,7 +141,7 @@ class Plan:
         }
         places = {OVERALL: 0, **cohorts}
         cells = [cell for guard in self._guards for cell in self._cells(guard, total, places, large)]
-        dependence = [one for guard in self._guards if isinstance(guard, MeanGuard) for one in guard.dependence(total)]
+        dependence = [one for guard in self._guards for one in guard.dependence(total)]
         checks = (
             *decision_rules.checks(cells, pairs=pairs, facts=facts, policy=policy),
             independence(dependence, policy),

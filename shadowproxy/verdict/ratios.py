@@ -1,4 +1,5 @@
-"""Guardrails on quantiles of latency, paired. Sums: `ratio/KEY/all/BLOCK` and `ratio/KEY/cohorts/BLOCK`.
+"""Guardrails on quantiles of latency, paired. Sums: `ratio/KEY/all/BLOCK` and `ratio/KEY/cohorts/BLOCK`, and
+`inflation/KEY`.
 
 Guardrails on several quantiles of one latency, with the same margins, rest on the same sums; KEY says which. The grid
 of latencies is fine, and a service fills little of it: what is kept are the blocks of bins in which something fell.
@@ -19,7 +20,9 @@ from shadowproxy.stats.additive import FloatArray, Grouping, State
 from shadowproxy.stats.quantiles import BLOCK, RatioGrid
 from shadowproxy.stats.state import Tally
 from shadowproxy.verdict.batch import FIRST_COHORT, Batch, of_routes
+from shadowproxy.verdict.dependence import Inflation, dependence
 from shadowproxy.verdict.guards import Evidence, route_indices
+from shadowproxy.verdict.record import Dependence
 from shadowproxy.verdict.rules import Rule
 
 _VALUE = {"total": "latency.total_log2", "ttfb": "latency.ttfb_log2"}
@@ -40,6 +43,9 @@ class PairedLatencies:
         )
         self._routes = route_indices(rule, settings)
         self._prefix = f"ratio/{key(rule)}"
+        # No pair has a loss of its own here. What makes pairs depend on each other, a slow minute say, shows in their
+        # ratios, on which most of the evidence rests.
+        self._inflation = Inflation(key(rule), 0.0)
 
     def __repr__(self) -> str:
         return f"PairedLatencies({self._prefix})"
@@ -50,6 +56,20 @@ class PairedLatencies:
         yield from self._blocks("all", self.overall, seconds, batch.overall, len(batch.buckets))
         if batch.cohorts is not None:
             yield from self._blocks("cohorts", self.cohort, seconds, batch.cohorts, len(batch.buckets))
+        slower = self.slower(batch.columns)
+        if slower is not None:
+            yield self._inflation.counted(slower, batch)
+
+    def slower(self, columns: Columns) -> FloatArray | None:
+        """By how much each pair's candidate was slower, as doublings: (n,), NaN where it is of another route. None
+        where no pair counts."""
+        values = columns.values.get(_VALUE[self.rule.metric.timing])
+        counted = ~np.isnan(self.seconds(columns)).any(axis=1)
+        return None if values is None or not counted.any() else np.where(counted, values, np.nan)
+
+    def dependence(self, total: Tally, name: str) -> tuple[Dependence, ...]:
+        """How far pairs depend on each other, as said of the guardrail `name`."""
+        return dependence(name, self._inflation.read(total))
 
     def seconds(self, columns: Columns) -> FloatArray:
         """(n, 2): of the baseline and the candidate, NaN where the pair is of another route."""
@@ -96,12 +116,8 @@ class RatioGuard:
 
     def losses(self, columns: Columns) -> tuple[FloatArray, FloatArray] | None:
         """See `guards.Guard`: by how much the pair's candidate was slower, as doublings."""
-        values = columns.values.get(_VALUE[self.rule.metric.timing])
-        counted = ~np.isnan(self._latencies.seconds(columns)).any(axis=1)
-        if values is None or not counted.any():
-            return None
-        known = np.where(counted, values, np.nan)
-        return known, known
+        slower = self._latencies.slower(columns)
+        return None if slower is None else (slower, slower)
 
     def evidence(self, total: Tally, slots: Sequence[int], alpha: float) -> Evidence:
         """See `guards.Guard`."""
@@ -113,6 +129,10 @@ class RatioGuard:
     def forecast(self, total: Tally, slot: int, log_threshold: float) -> float:
         """See `guards.Guard`."""
         return self._grid(slot).forecast(self._latencies.state(total, slot), self._p, log_threshold)
+
+    def dependence(self, total: Tally) -> tuple[Dependence, ...]:
+        """See `guards.Guard`."""
+        return self._latencies.dependence(total, self.rule.name)
 
     def _grid(self, slot: int) -> RatioGrid:
         return self._latencies.overall if slot < FIRST_COHORT else self._latencies.cohort

@@ -13,6 +13,10 @@ OVERALL = "all"
 """The name of the cohort that every pair belongs to."""
 
 
+MOST_INFLATION = 1.3
+"""How much more than that of independent pairs the variance of a mean may be."""
+
+
 class State(enum.StrEnum):
     """What to do with the candidate."""
 
@@ -103,6 +107,11 @@ class Dependence(msgspec.Struct, frozen=True, kw_only=True):
     def least(self) -> float:
         """What it is at least, two standard errors aside."""
         return self.inflation - 2 * self.error
+
+    @property
+    def beyond(self) -> bool:
+        """Whether that is more than the stated error rates bear."""
+        return self.least > MOST_INFLATION
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from report.verdicts import HOSTILE, harmful, verdict
+from report.verdicts import DEPENDENT, HOSTILE, harmful, verdict
 
 from shadowproxy.report.markdown import escape, verdict_markdown
 
@@ -79,3 +79,13 @@ def test_escaped_text_is_shown_as_it_is(text: str) -> None:
     shown = tables(f"| a |\n| --- |\n| {source} |")[0][1]
     written = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in f"x{text}x")
     assert shown == [written]
+
+
+def test_pairs_that_depend_on_each_other_have_a_table() -> None:
+    (found,) = tables(verdict_markdown(verdict(dependence=DEPENDENT)))
+    assert found == [
+        ["guardrail", "by", "variance of the mean"],
+        ["ranking.rbo", "10 s", "× 19 ± 0.4"],
+        ["quality.ndcg", "account", "× 2 ± 0.6"],
+    ]
+    assert tables(verdict_markdown(verdict(dependence=DEPENDENT[:1]))) == []

@@ -2,7 +2,7 @@ import io
 
 import msgspec
 import pytest
-from report.verdicts import HOSTILE, cell, harmful, verdict
+from report.verdicts import DEPENDENT, HOSTILE, cell, harmful, verdict
 from rich.console import Console, RenderableType
 
 from shadowproxy.report.terminal import verdict_report, verdict_table
@@ -139,3 +139,12 @@ def test_hostile_names_are_shown_as_text() -> None:
     coloured = shown(verdict_report(verdict(experiment=HOSTILE, state=State.PROMOTE)), 300, colour=True)
     assert "\x1b[2J" not in coloured
     assert "[bold red]x[/]" in coloured
+
+
+def test_pairs_that_depend_on_each_other_are_shown_the_worst_first() -> None:
+    text = shown(verdict_report(verdict(dependence=DEPENDENT)))
+    assert lines_with(text, "ranking.rbo", "10 s", "× 19 ± 0.4")
+    assert lines_with(text, "quality.ndcg", "account", "× 2 ± 0.6")
+    assert text.index("× 19") < text.index("× 2 ")
+    assert "failures.difference" not in text
+    assert "depend on each other" not in shown(verdict_report(verdict(dependence=DEPENDENT[:1])))

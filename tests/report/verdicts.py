@@ -9,6 +9,7 @@ from shadowproxy.verdict.record import (
     Cell,
     Check,
     CohortReport,
+    Dependence,
     Distribution,
     Finding,
     Quantiles,
@@ -120,3 +121,14 @@ def harmful(cohort: str = "occupation=educator") -> Verdict:
 
 
 HOSTILE = "occupation=[bold red]x[/]\x1b[2J\x07\n| **b** <script>alert(1)</script> `c` @team #1 http://e.x"
+
+
+DEPENDENT = tuple(
+    Dependence(guardrail=guardrail, by=by, inflation=inflation, error=error, groups=100.0)
+    for guardrail, by, inflation, error in (
+        ("failures.difference", "60 s", 2.0, 0.4),
+        ("quality.ndcg", "account", 2.0, 0.3),
+        ("ranking.rbo", "10 s", 19.0, 0.2),
+    )
+)
+"""The first is not known well enough to be held against anybody."""

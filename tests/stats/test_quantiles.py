@@ -165,15 +165,26 @@ def range_by_definition(seconds: list[float], p: float, alpha: float) -> tuple[i
     return first, last
 
 
-@given(PAIRS, QUANTILES, st.sampled_from([0.05, 0.5]), st.integers(1, 8))
-def test_the_interval_agrees_with_its_definition(pairs, p, alpha, times) -> None:
-    known = repeated([pair for pair in pairs if not any(math.isnan(x) for x in pair)], times)
+def check_interval(known: list[tuple[float, float]], p: float, alpha: float) -> None:
     (a_first, a_last), (b_first, b_last) = (range_by_definition([x[side] for x in known], p, alpha) for side in (0, 1))
     edges = [SMALL.shortest * SMALL.ratio ** (i / SMALL.steps) for i in range(SMALL.top)] + [INF]
     seen = max(edge for edge in edges if edge <= SMALL.deadline)
     lower, upper = SMALL.interval(folded(SMALL, known), p, alpha)
     assert lower[0] == pytest.approx(min(edges[b_first - 1], seen) / edges[a_last])
     assert upper[0] == pytest.approx(edges[b_last] / edges[a_first - 1])
+
+
+@given(PAIRS, QUANTILES, st.sampled_from([0.05, 0.5]), st.integers(1, 8))
+def test_the_interval_agrees_with_its_definition(pairs, p, alpha, times) -> None:
+    check_interval(repeated([pair for pair in pairs if not any(math.isnan(x) for x in pair)], times), p, alpha)
+
+
+@pytest.mark.parametrize("n", [20, 50, 100, 200, 400])
+def test_the_interval_agrees_with_its_definition_once_much_is_known(n) -> None:
+    pairs = np.random.default_rng(8).lognormal(math.log(0.06), 0.4, (n, 2))
+    for p in (0.5, 0.9):
+        for alpha in (0.05, 0.5):
+            check_interval(pairs.tolist(), p, alpha)
 
 
 @given(PAIRS, st.data())
@@ -424,7 +435,7 @@ def expected_e(cells: list[tuple[float, float]], weights: list[int], p: float, n
 LATENT = st.sampled_from([0.03, 0.045, 0.04, 0.06, 0.3, 0.45, 0.49, 0.55, 0.6, 5.0, INF])
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(LATENT, LATENT), min_size=3, max_size=3), st.data())
 def test_under_a_null_hypothesis_the_mean_is_at_most_one(cells, data) -> None:
     """Exactly, for any three pairs of latencies and their shares. What lasts beyond the deadline, 0.5 s, is stopped."""

@@ -143,7 +143,8 @@ def test_a_forecast_is_given_and_comes_true() -> None:
     assert verdict.state is State.CONTINUE
     needed = cell_of(verdict, P50).needed
     assert verdict.forecast.pairs == needed
-    assert judged(one, *[latencies(7, 120)] * (1 + math.ceil(needed / 120))).state is State.PROMOTE
+    likewise = judged(one, *[latencies(7, 120)] * (1 + math.ceil(needed / 120)))
+    assert cell_of(likewise, P50).finding is Finding.SAFE
 
 
 def test_the_worst_pairs_are_those_whose_candidate_was_slowest_beside_the_baseline() -> None:
@@ -152,3 +153,19 @@ def test_the_worst_pairs_are_those_whose_candidate_was_slowest_beside_the_baseli
     assert rule.name == P99
     assert np.array_equal(values, batch.values["latency.total_log2"])
     assert np.array_equal(values, losses)
+
+
+def test_slow_stretches_of_the_candidate_alone_hold_a_promote_back() -> None:
+    one = plan({"metric": P50, "margin": 0.3})
+    n = 6000
+    steady = latencies(9, n)
+    waves = 1 + 0.3 * np.repeat(np.random.default_rng(9).choice([-1.0, 1.0], n // 200), 200)
+    slower = {**steady.total, Side.CANDIDATE: steady.total[Side.CANDIDATE] * waves}
+    log2 = np.clip(np.log2(slower[Side.CANDIDATE] / slower[Side.BASELINE]), -1, 1)
+    uneven = replace(steady, total=slower, values={"latency.total_log2": log2})
+    assert judged(one, steady).state is State.PROMOTE
+    verdict = judged(one, uneven)
+    assert verdict.state is State.CONTINUE
+    (reason,) = (reason for reason in verdict.reasons if reason.startswith("independence: "))
+    assert P50 in reason
+    assert "mirror a smaller share of the requests, for longer (proxy.mirror.sample)" in reason
