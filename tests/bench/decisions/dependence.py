@@ -19,7 +19,8 @@ from scipy.signal import lfilter
 from shadowproxy.stats.additive import Grouping
 from shadowproxy.stats.blocks import Schedule, means
 from shadowproxy.stats.inflation import GROUPS, VarianceInflation, time_keys
-from shadowproxy.verdict.dependence import MOST, SPANS
+from shadowproxy.verdict.dependence import SPANS
+from shadowproxy.verdict.record import MOST_INFLATION
 
 RATE: Final = 100.0
 STAY: Final = 0.9
@@ -88,7 +89,7 @@ def _inflation(losses: FloatArray, keys: FloatArray) -> tuple[BoolArray, BoolArr
     for row in range(experiments):
         state = np.cumsum(_VIF.fold(np.column_stack([losses[row], keys[row]]), one), axis=0)
         vif, error, groups = _VIF.get(state)
-        flags[row] = vif - 2 * error > MOST
+        flags[row] = vif - 2 * error > MOST_INFLATION
         told[row] = groups >= ENOUGH
     return flags, told
 
