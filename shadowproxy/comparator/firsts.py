@@ -9,15 +9,70 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from shadowproxy.compare.columns import Columns
-from shadowproxy.pairs.firsts import MOST, First, Start, named
+from shadowproxy.pairs.firsts import MOST, UNKNOWN, First, Start, named
 from shadowproxy.pairs.store import Gone, Store
-from shadowproxy.stats.state import State
+from shadowproxy.stats.state import State, Tally
 from shadowproxy.verdict.plan import Plan
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 500
 """Pairs that are counted in one step."""
+
+
+def earliest_of(columns: Columns, names: Sequence[str], ids: Sequence[str]) -> dict[str, tuple[Start, int]]:
+    """By account, as `pairs.firsts.named` has it, the start and the row of its earliest pair in a batch.
+
+    `names` are each pair's own, `ids` the requests'.
+    """
+    earliest: dict[str, tuple[Start, int]] = {}
+    for row, (started, account) in enumerate(zip(columns.started.tolist(), columns.account.tolist(), strict=True)):
+        start = Start(started, hashlib.blake2b(ids[row].encode("utf-8", "replace"), digest_size=8).hexdigest())
+        who = named(account, names[row])
+        if who not in earliest or start < earliest[who][0]:
+            earliest[who] = start, row
+    return earliest
+
+
+class Firsts:
+    """What `Settler` does, in memory: for pairs that are judged without a store."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, tuple[Start, int, Tally]] = {}
+        """By account: start, bucket, and what it adds to the sums."""
+        self._counted: set[str] = set()
+
+    def offer(
+        self,
+        plan: Plan,
+        columns: Columns,
+        names: Sequence[str],
+        ids: Sequence[str],
+        slots: Mapping[str, int],
+        counted: Collection[str],
+        origin: float | None,
+    ) -> None:
+        """Let those of these pairs wait that may be their account's first. Arguments as of `Settler.firsts`."""
+        earliest = {
+            who: (start, row)
+            for who, (start, row) in earliest_of(columns, names, ids).items()
+            if who not in self._counted and (who not in self._waiting or start < self._waiting[who][0])
+        }
+        rows = np.array(sorted(row for _, row in earliest.values()), np.int64)
+        tallies = plan.tally_each(columns, rows, slots, counted, origin)
+        self._waiting |= {who: (start, *tallies[row][:2]) for who, (start, row) in earliest.items()}
+
+    def settle(self, state: State, before: float) -> State:
+        """Count what began before that (Unix seconds), the earliest first: nothing earlier comes any more."""
+        due = sorted(
+            (start, who, bucket, tally) for who, (start, bucket, tally) in self._waiting.items() if start.at < before
+        )
+        for _, who, bucket, tally in due:
+            state = state.with_added({bucket: (tally, 1)}, late=False)
+            del self._waiting[who]
+            if not who.startswith(UNKNOWN):
+                self._counted.add(who)
+        return state
 
 
 class Settler:
@@ -44,13 +99,8 @@ class Settler:
         They are counted by `plan`. `names` are each pair's own, `ids` the requests'; the rest as for `Plan.tally`.
         Leaves out what can be told by now not to be one; what the store says then is what holds.
         """
-        earliest: dict[str, tuple[Start, int]] = {}
-        for row, (started, account) in enumerate(zip(columns.started.tolist(), columns.account.tolist(), strict=True)):
-            start = Start(started, hashlib.blake2b(ids[row].encode("utf-8", "replace"), digest_size=8).hexdigest())
-            who = named(account, names[row])
-            if who not in earliest or start < earliest[who][0]:
-                earliest[who] = start, row
-        known = await self._store.find_firsts([who for who in earliest if not who.startswith("?")])
+        earliest = earliest_of(columns, names, ids)
+        known = await self._store.find_firsts([who for who in earliest if not who.startswith(UNKNOWN)])
         for who, waits in known.items():
             if waits is None or waits <= earliest[who][0]:
                 del earliest[who]
