@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from shadowproxy.comparator.firsts import Remembered
 from shadowproxy.compare.comparer import Comparer
 from shadowproxy.compare.versions import VersionReader
 from shadowproxy.config import Settings, experiment_id
@@ -52,6 +53,7 @@ class Judge:
         self._seen: dict[tuple[str, str], tuple[float, float]] = {}
         self._slots: dict[str, int] = {}
         self._began: float | None = None
+        self._firsts = Remembered(self._plan) if settings.verdict.first_per_account else None
         self._batch = _Batch()
         self.pairs = 0
         """That were taken."""
@@ -76,6 +78,8 @@ class Judge:
         """The verdict on everything that was taken; `at` is the Unix time of the reading."""
         self._count()
         state = self._state.close(math.inf)
+        if self._firsts is not None:
+            state = self._firsts.settled(state, math.inf)
         waits = self._settings.longest_wait is not None
         facts = Facts(
             at=at,
@@ -101,8 +105,13 @@ class Judge:
         self._note_versions(batch.pairs)
         if self._began is None:
             self._began = self._plan.begins(columns)
-        tallies = self._plan.tally(columns, self._slots, self._state.names, self._began)
-        self._state = self._state.with_added(tallies).close(batch.written)
+        counting = (self._slots, self._state.names, self._began)
+        if self._firsts is None:
+            self._state = self._state.with_added(self._plan.tally(columns, *counting)).close(batch.written)
+            return
+        self._firsts.add(columns, [pair.id for pair in batch.pairs], *counting)
+        self._state = self._state.close(batch.written)
+        self._state = self._firsts.settled(self._state, self._state.closed_before(self._state.watermark))
 
     def _note_versions(self, pairs: Sequence[Pair]) -> None:
         if self._versions is None:

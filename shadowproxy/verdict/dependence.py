@@ -178,8 +178,8 @@ def _told(one: Dependence) -> str:
 def _remedy(one: Dependence, found: Sequence[Dependence]) -> str:
     if one.by == ACCOUNT:
         return (
-            "set verdict.closed_population: true if these accounts are all that matter, else mirror more accounts, "
-            "each less often"
+            "set verdict.first_per_account: true, or verdict.closed_population: true if these accounts, drawn by "
+            "chance, are all that matter"
         )
     if one.by == BLOCKS:
         return "make verdict.blocks longer"
