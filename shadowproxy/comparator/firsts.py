@@ -34,47 +34,6 @@ def earliest_of(columns: Columns, names: Sequence[str], ids: Sequence[str]) -> d
     return earliest
 
 
-class Firsts:
-    """What `Settler` does, in memory: for pairs that are judged without a store."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[str, tuple[Start, int, Tally]] = {}
-        """By account: start, bucket, and what it adds to the sums."""
-        self._counted: set[str] = set()
-
-    def offer(
-        self,
-        plan: Plan,
-        columns: Columns,
-        names: Sequence[str],
-        ids: Sequence[str],
-        slots: Mapping[str, int],
-        counted: Collection[str],
-        origin: float | None,
-    ) -> None:
-        """Let those of these pairs wait that may be their account's first. Arguments as of `Settler.firsts`."""
-        earliest = {
-            who: (start, row)
-            for who, (start, row) in earliest_of(columns, names, ids).items()
-            if who not in self._counted and (who not in self._waiting or start < self._waiting[who][0])
-        }
-        rows = np.array(sorted(row for _, row in earliest.values()), np.int64)
-        tallies = plan.tally_each(columns, rows, slots, counted, origin)
-        self._waiting |= {who: (start, *tallies[row][:2]) for who, (start, row) in earliest.items()}
-
-    def settle(self, state: State, before: float) -> State:
-        """Count what began before that (Unix seconds), the earliest first: nothing earlier comes any more."""
-        due = sorted(
-            (start, who, bucket, tally) for who, (start, bucket, tally) in self._waiting.items() if start.at < before
-        )
-        for _, who, bucket, tally in due:
-            state = state.with_added({bucket: (tally, 1)}, late=False)
-            del self._waiting[who]
-            if not who.startswith(UNKNOWN):
-                self._counted.add(who)
-        return state
-
-
 class Settler:
     """What a worker does about first pairs (see `pairs.firsts`). The state is the worker's, and handed back."""
 
@@ -124,4 +83,48 @@ class Settler:
                 log.debug("%s", gone)
                 continue
             state = after
+        return state
+
+
+class Remembered:
+    """The same without a store, for whoever counts everything alone and forgets it in the end."""
+
+    def __init__(self, *, most: int = MOST) -> None:
+        """`most`: accounts that are counted in all."""
+        self._most = most
+        self._counted: set[str] = set()
+        self._waiting: dict[str, tuple[Start, int, Tally, int]] = {}
+        self._pairs = 0
+
+    def add(
+        self,
+        plan: Plan,
+        columns: Columns,
+        ids: Sequence[str],
+        slots: Mapping[str, int],
+        counted: Collection[str],
+        origin: float | None,
+    ) -> None:
+        """Put aside those of these pairs that may be their account's first; arguments as of `Settler.firsts`."""
+        names = [str(self._pairs + row) for row in range(len(columns))]
+        self._pairs += len(columns)
+        earliest = {
+            who: (start, row)
+            for who, (start, row) in earliest_of(columns, names, ids).items()
+            if who not in self._counted and not (who in self._waiting and self._waiting[who][0] <= start)
+        }
+        rows = np.array(sorted(row for _, row in earliest.values()), np.int64)
+        tallies = plan.tally_each(columns, rows, slots, counted, origin)
+        self._waiting |= {who: (start, *tallies[row]) for who, (start, row) in earliest.items()}
+
+    def settled(self, state: State, before: float) -> State:
+        """With those counted that began before a time (Unix seconds), as `Settler.turn` does."""
+        due = sorted((start, who) for who, (start, *_) in self._waiting.items() if start.at < before)
+        for _, who in due:
+            _, bucket, tally, pairs = self._waiting.pop(who)
+            if not who.startswith(UNKNOWN):
+                if len(self._counted) >= self._most:
+                    continue
+                self._counted.add(who)
+            state = state.with_added({bucket: (tally, pairs)}, late=False)
         return state

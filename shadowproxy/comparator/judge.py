@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from shadowproxy.comparator.firsts import Firsts
+from shadowproxy.comparator.firsts import Remembered
 from shadowproxy.compare.comparer import Comparer
 from shadowproxy.compare.versions import VersionReader
 from shadowproxy.config import Settings, experiment_id
@@ -33,8 +33,6 @@ _NO_LABELS = "labels that came later are not in the recording: quality that wait
 @dataclass
 class _Batch:
     pairs: list[Pair] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    """Of each pair, its own."""
     size: int = 0
     written: float = -math.inf
     """Unix seconds at which the last of its entries was."""
@@ -60,7 +58,7 @@ class Judge:
         self._slots: dict[str, int] = {}
         self._began: float | None = None
         self._batch = _Batch()
-        self._firsts = Firsts() if settings.verdict.first_per_account else None
+        self._firsts = Remembered() if settings.verdict.first_per_account else None
         self.pairs = 0
         """That were taken."""
         self.unreadable = 0
@@ -74,7 +72,6 @@ class Judge:
         batch, pair = self._batch, found.pair
         self.pairs += 1
         batch.pairs.append(pair)
-        batch.names.append(f"{found.partition}/{found.entry}:{found.position}")
         sides = (pair.baseline, pair.candidate, pair.replica)
         batch.size += len(pair.request.body) + sum(len(side.body) for side in sides if side is not None)
         batch.written = max(batch.written, place_of(found)[0] / 1000)
@@ -87,7 +84,7 @@ class Judge:
         self._count()
         state = self._state.close(math.inf)
         if self._firsts is not None:
-            state = self._firsts.settle(state, math.inf)
+            state = self._firsts.settled(state, math.inf)
         waits = self._settings.longest_wait is not None
         facts = Facts(
             at=at,
@@ -118,9 +115,9 @@ class Judge:
             self._state = self._state.with_added(tallies).close(batch.written)
         else:
             ids = [pair.id for pair in batch.pairs]
-            self._firsts.offer(self._plan, columns, batch.names, ids, self._slots, self._state.names, self._began)
+            self._firsts.add(self._plan, columns, ids, self._slots, self._state.names, self._began)
             closed = self._state.close(batch.written)
-            self._state = self._firsts.settle(closed, closed.closed_before(batch.written))
+            self._state = self._firsts.settled(closed, closed.closed_before(batch.written))
         self._calibrate(max(batch.written, float(columns.started.max())))
 
     def _calibrate(self, now: float) -> None:
