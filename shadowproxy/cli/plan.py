@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -126,9 +127,13 @@ def _alone(margin: float, mean: float, sd: float, lo: float, hi: float, alpha: f
 
 
 def _configured(settings: Settings, noise: Sequence[str], files: list[str]) -> list[tuple[Case, Noise]]:
-    from shadowproxy.verdict.planning import cases, noise_of
+    from shadowproxy.verdict.planning import cases, noise_of, unplanned
 
     found = cases(settings)
+    for name in unplanned(settings):
+        sys.stderr.write(f"{name} is left out: it is calibrated by the first pairs, and has no bounds before\n")
+    if not found:
+        fail("no guardrail is left to be planned")
     given = dict(map(_noise, noise))
     known = {name for case in found for name in (case.name, case.metric)}
     for name in given.keys() - known:

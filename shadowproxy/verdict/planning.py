@@ -2,7 +2,8 @@
 
 Two futures are looked at: the candidate is as it is hoped to be, and must be proven safe; and it is worse by a multiple
 of the margin, and must be proven harmful by this guardrail alone. Guardrails on a mean are computed (`stats.sizes`),
-those on a quantile of latency are drawn (`stats.ratio_sizes`).
+those on a quantile of latency are drawn (`stats.ratio_sizes`). Those that are calibrated have bounds only once they
+are: nothing can be said of them.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Curve(NamedTuple):
 
 
 def cases(settings: Settings) -> tuple[Case, ...]:
-    """The guardrails of a configuration."""
+    """The guardrails of a configuration, but for those of which nothing can be said (see `unplanned`)."""
     policy = settings.verdict
     with_cohorts = any(route.cohorts for route in settings.routes)
 
@@ -142,7 +143,12 @@ def cases(settings: Settings) -> tuple[Case, ...]:
             deadline=settings.candidate.deadline,
         )
 
-    return tuple(map(case, rules(settings)))
+    return tuple(case(rule) for rule in rules(settings) if rule.metric.calibrated is None)
+
+
+def unplanned(settings: Settings) -> tuple[str, ...]:
+    """The names of those of which nothing can be said."""
+    return tuple(rule.name for rule in rules(settings) if rule.metric.calibrated is not None)
 
 
 def single(margin: float, lo: float, hi: float, alpha: float) -> Case:
