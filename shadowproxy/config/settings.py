@@ -583,6 +583,11 @@ class Verdict(Section):
         description="judge means by blocks of time this long, at first, instead of by pairs: for losses that depend on "
         "those shortly before; ten times as long as they do; none: by pairs",
     )
+    first_per_account: bool = Field(
+        False,
+        description="count an account's first pair only, by the start of its request, and all of no known account; "
+        "needs `account` on a route, one partition, and no labels that come later",
+    )
     closed_population: bool = Field(
         False,
         description="the accounts that ask are all that matter, each drawn by chance, as from a test population: then "
@@ -674,6 +679,8 @@ def contradictions(parts: Mapping[str, Any]) -> list[Fault]:
         if "verdict" in parts:
             faults += _unmeasurable(parts["routes"], parts["verdict"].guardrails)
             faults += _unreplicated(parts.get("replica"), parts["verdict"].guardrails)
+            if parts["verdict"].first_per_account:
+                faults += _no_firsts(parts["routes"], parts.get("redis"))
     listeners = {
         f"$.{room}.{key}": getattr(parts[room], key)
         for room, key in (
@@ -744,3 +751,22 @@ def _unreplicated(replica: Upstream | None, guardrails: Sequence[Guardrail]) -> 
         for at, guardrail in enumerate(guardrails)
         if replica is None and GUARDABLE[guardrail.metric].replicated
     ]
+
+
+def _no_firsts(routes: Sequence[Route], redis: Redis | None) -> list[Fault]:
+    """Why it can't be told which pair is an account's first, or what it comes to."""
+    faults = [
+        Fault(f"$.routes[{at}].labels", "labels that come later can't be counted with verdict.first_per_account")
+        for at, route in enumerate(routes)
+        if route.labels is not None
+    ]
+    if not any(route.account is not None for route in routes):
+        faults.append(Fault("$.verdict.first_per_account", "no route has `account`, so nobody's pair is the first"))
+    if redis is not None and redis.partitions > 1:
+        faults.append(
+            Fault(
+                "$.verdict.first_per_account",
+                "needs redis.partitions: 1, since an account's pairs are spread over all partitions",
+            )
+        )
+    return faults

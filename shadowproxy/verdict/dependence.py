@@ -39,6 +39,7 @@ KEYS: Final = (ACCOUNT, *SPANS)
 SEGMENT: Final = 64
 """Blocks of one sum: a state has those where something fell."""
 _STATISTIC: Final = VarianceInflation()
+_WITHOUT_BLOCKS: Final = frozenset({*QUANTILES, "scores.shift"})
 
 
 class Inflation:
@@ -183,8 +184,8 @@ def _remedy(one: Dependence, found: Sequence[Dependence]) -> str:
         )
     if one.by == BLOCKS:
         return "make verdict.blocks longer"
-    if one.guardrail.partition("@")[0] in QUANTILES:
-        # Blocks have no quantiles of their own.
+    if one.guardrail.partition("@")[0] in _WITHOUT_BLOCKS:
+        # Blocks have no quantiles or distributions of their own.
         return "mirror a smaller share of the requests, for longer (proxy.mirror.sample)"
     return f"set verdict.blocks: {block_length([other for other in found if other.guardrail == one.guardrail])}"
 
