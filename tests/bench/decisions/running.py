@@ -82,8 +82,12 @@ def all_simulated(work: Sequence[Chunk], processes: int) -> Iterator[tuple[Chunk
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        finally:
+        except BaseException:
+            # Told to end, it doesn't wait for what may take a minute yet.
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
 
 
 def run(options: Options) -> Report:
