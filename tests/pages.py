@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from figures import tables
 from prometheus_client import Metric
 
 from shadowproxy import metrics
@@ -22,8 +23,9 @@ from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.quantiles import BLOCK as BINS
 from shadowproxy.stats.quantiles import RatioGrid
+from shadowproxy.verdict.batch import SPANS
 from shadowproxy.verdict.calibration import THRESHOLDS, FirstPairs
-from shadowproxy.verdict.dependence import SEGMENT, SPANS
+from shadowproxy.verdict.dependence import SEGMENT
 from shadowproxy.verdict.distributions import BLOCK
 from shadowproxy.verdict.plan import FAILURES
 from shadowproxy.verdict.tables import MOST_KEYS
@@ -226,7 +228,8 @@ proxy.
   `--raw` writes their payloads to files.
 - `pairs export FILE [--follow | --for 10m] [--limit N]`: all pairs into a file or a table, below.
 
-All take `--config FILE`. A store that can't be reached is exit code 4.
+All take `--config FILE`. A store that can't be reached is exit code 4. `shadowproxy judge` gives the
+[verdict on an export](verdict.md#judging-recorded-pairs).
 
 ## Exemplars
 
@@ -351,11 +354,17 @@ def pairs_page() -> str:
     return PAIRS.replace("COLUMNS", "\n".join(rows))
 
 
+def statistics_page() -> str:
+    """docs/statistics.md: written by hand, but for its tables."""
+    return tables.filled((DOCS / "statistics.md").read_text())
+
+
 PAGES = {
     "metrics.md": metrics_page,
     "comparisons.md": comparisons_page,
     "pairs.md": pairs_page,
     "verdict.md": verdict_page,
+    "statistics.md": statistics_page,
 }
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from shadowproxy.serve.reader import VerdictReader
 from shadowproxy.stats.betting import COUNT
 from shadowproxy.stats.state import State, Tally
 from shadowproxy.verdict.plan import Plan
-from shadowproxy.verdict.planning import cases
+from shadowproxy.verdict.planning import cases, unplanned
 from shadowproxy.verdict.record import Verdict
 
 SETTINGS = loads(
@@ -206,5 +206,5 @@ def test_a_recording_that_is_too_short_leaves_it_open() -> None:
 
 
 def test_what_has_no_bounds_yet_is_not_planned() -> None:
-    found, left_out = cases(SETTINGS)
+    found, left_out = cases(SETTINGS), unplanned(SETTINGS)
     assert (found, left_out) == ((), (NAME,))

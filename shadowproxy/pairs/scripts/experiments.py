@@ -83,7 +83,7 @@ RESET: Final = (
     + """
 -- KEYS: pairs, totals, index, kept, dead, dead sizes, states, versions, accounts, bases, slots, latch, seen, controls,
 --       history, labels, their totals, unlabelled, its expiry, early, its expiry, labelled, exemplars,
---       their pairs, origin, firsts, their starts, calibration
+--       their pairs, origin, calibration, firsts, their starts
 -- ARGV: group, number of this reset, whether this is home, kind and record for the history, most records
 -- Forgets what was counted. What stays: the clock and the ordinal, since ids must not go back; the sequences, by which
 -- a repetition is known; the accounts, which proxies carry on, with what they say now as the base to count from.
