@@ -23,8 +23,9 @@ from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.quantiles import BLOCK as BINS
 from shadowproxy.stats.quantiles import RatioGrid
+from shadowproxy.verdict.batch import SPANS
 from shadowproxy.verdict.calibration import THRESHOLDS, FirstPairs
-from shadowproxy.verdict.dependence import SEGMENT, SPANS
+from shadowproxy.verdict.dependence import SEGMENT
 from shadowproxy.verdict.distributions import BLOCK
 from shadowproxy.verdict.plan import FAILURES
 from shadowproxy.verdict.tables import MOST_KEYS

@@ -40,7 +40,7 @@ HEAD = b"Content-Type: application/json\r\nX-Version: %s\r\n"
 
 def pair(at: int) -> Pair:
     """One of many kinds: other orders, other scores, slow ones, failures, three regions, a repeated header."""
-    asked = json.dumps({"user": at % 5, "region": f"r{at % 3}"}).encode()
+    asked = json.dumps({"user": at % 5, "region": f"r{at % 3}", "account": at * 7 % 411}).encode()
     ids = ["a", "b", "c", "d"]
     ours = json.dumps({"ids": ids, "scores": [4, 3, 2, 1]}).encode()
     other = ids[at % 2 :] + ids[: at % 2]
@@ -106,15 +106,23 @@ def judged(recorded: Recorded, *files: Path | str, code: int | None = None, stdi
 
 BLOCKS = CONFIG.replace("  max_cohorts: 12", "  max_cohorts: 12\n  blocks: 2s").replace("margin: 0.4", "margin: 0.6")
 
+FIRSTS = (
+    CONFIG.replace("  max_cohorts: 12", "  max_cohorts: 12\n  first_per_account: true")
+    .replace("partitions: 2", "partitions: 1")
+    .replace("    cohorts:", "    account: request.body.account\n    cohorts:")
+)
+
 
 async def _count(config: Path, url: str, pairs: Sequence[Pair]) -> Verdict:
     settings = load(config)
-    async with Partitions.at(url, experiment_id(settings), partitions=2, max_entries=1000, keep=1 << 30) as store:
+    async with Partitions.at(
+        url, experiment_id(settings), partitions=settings.redis.partitions, max_entries=1000, keep=1 << 30
+    ) as store:
         await store.prepare()
         for number, first in enumerate(range(0, len(pairs), 30), 1):
             batch, count = pairs[first : first + 30], min(first + 30, len(pairs))
             await store.append("p", number, encode(batch), len(batch), Accounting(count, count, count))
-        plan, watermarks = Plan(settings), Watermarks(2)
+        plan, watermarks = Plan(settings), Watermarks(settings.redis.partitions)
         workers = [
             Worker(
                 partition, Comparer(settings.routes), plan, metrics.ComparatorMetrics(metrics.registry()), name="w",
@@ -185,6 +193,15 @@ def test_blocks_of_time_are_judged_as_the_store_does(tmp_path: Path, valkey: Emb
     found = counted(tmp_path, valkey, BLOCKS)
     assert {cell.pairs for cell in found.verdict.guardrails} != {900}
     for name in ("blocks.jsonl", "blocks.parquet"):
+        alike(judged(found, found.export(name)), found.verdict)
+
+
+def test_only_an_accounts_first_pair_is_judged_where_the_store_counts_no_other(
+    tmp_path: Path, valkey: EmbeddedServer
+) -> None:
+    found = counted(tmp_path, valkey, FIRSTS)
+    assert found.verdict.pairs == 411
+    for name in ("firsts.jsonl", "firsts.parquet"):
         alike(judged(found, found.export(name)), found.verdict)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from shadowproxy.comparator.firsts import Remembered
 from shadowproxy.compare.comparer import Comparer
 from shadowproxy.compare.versions import VersionReader
 from shadowproxy.config import Settings, experiment_id
@@ -57,6 +58,7 @@ class Judge:
         self._slots: dict[str, int] = {}
         self._began: float | None = None
         self._batch = _Batch()
+        self._firsts = Remembered() if settings.verdict.first_per_account else None
         self.pairs = 0
         """That were taken."""
         self.unreadable = 0
@@ -81,6 +83,8 @@ class Judge:
         """The verdict on everything that was taken; `at` is the Unix time of the reading."""
         self._count()
         state = self._state.close(math.inf)
+        if self._firsts is not None:
+            state = self._firsts.settled(state, math.inf)
         waits = self._settings.longest_wait is not None
         facts = Facts(
             at=at,
@@ -106,8 +110,14 @@ class Judge:
         self._note_versions(batch.pairs)
         if self._began is None:
             self._began = self._plan.begins(columns)
-        tallies = self._plan.tally(columns, self._slots, self._state.names, self._began)
-        self._state = self._state.with_added(tallies).close(batch.written)
+        if self._firsts is None:
+            tallies = self._plan.tally(columns, self._slots, self._state.names, self._began)
+            self._state = self._state.with_added(tallies).close(batch.written)
+        else:
+            ids = [pair.id for pair in batch.pairs]
+            self._firsts.add(self._plan, columns, ids, self._slots, self._state.names, self._began)
+            closed = self._state.close(batch.written)
+            self._state = self._firsts.settled(closed, closed.closed_before(batch.written))
         self._calibrate(max(batch.written, float(columns.started.max())))
 
     def _calibrate(self, now: float) -> None:

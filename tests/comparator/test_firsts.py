@@ -16,7 +16,7 @@ import pytest
 from comparator.firsting import far_ahead, settings, worker
 from servers import unique, until
 
-from shadowproxy.comparator import firsts
+from shadowproxy.comparator import firsts, judge
 from shadowproxy.config import Settings
 from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request
@@ -27,6 +27,7 @@ from shadowproxy.pairs.codec import encode
 from shadowproxy.pairs.controls import ControlChange
 from shadowproxy.pairs.embedded import EmbeddedServer
 from shadowproxy.pairs.experiments import reset
+from shadowproxy.pairs.lines import Recorded
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Store
 from shadowproxy.stats.state import State
@@ -317,3 +318,18 @@ async def test_workers_that_are_killed_count_the_first_pair_of_each_account_once
 
 async def _nothing_waits(bench: Bench) -> bool:
     return (await bench.standing())[1] == 0
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_a_recording_is_judged_by_the_same_pairs(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "_MOST_PAIRS", batch)
+    rng = random.Random(2)
+    pairs = [pair(at, rng.choice([None, *"abcdefghij"]), 1000 + rng.uniform(0, 3)) for at in range(200)]
+    written = sorted(((one.started + rng.uniform(0, 0.1), one) for one in pairs), key=lambda each: each[0])
+    recording = judge.Judge(SETTINGS)
+    for position, (at, one) in enumerate(written):
+        recording.add(Recorded(0, f"{at * 1000:.0f}-{position}", 0, one))
+    verdict = recording.verdict(0.0)
+    found = {int(name.partition("=")[2]): report.pairs for name, report in verdict.cohorts.items()}
+    assert found == by_definition(pairs)
+    assert verdict.late_pairs == 0
