@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import numpy as np
 import pytest
 from figures.data import DATA, FIGURES, Data
 from pages import DOCS
+
+from shadowproxy.stats.betting import MeanGrid
+from shadowproxy.stats.sizes import Paths, bell, sizes
 
 FOLDER = DOCS / "figures"
 RUNS = 8
@@ -68,6 +72,15 @@ def test_more_noise_and_narrower_margins_take_more_pairs() -> None:
     assert (np.diff(table, axis=0) > 0).all()
     # The floor is that of the largest bet alone; the others take off some hundredths of it.
     assert (table[:, 0] >= 0.95 * np.array(found["floor"]) - 1).all()
+
+
+def test_the_table_of_sizes_agrees_with_what_is_planned() -> None:
+    found = json.loads((FOLDER / "data.json").read_text())["sizes"]
+    paths = Paths.drawn(np.random.default_rng(1))
+    for margin, medians in zip(found["margins"], found["median"], strict=True):
+        for deviation, median in zip(found["deviations"], medians, strict=True):
+            grid, law = MeanGrid(-1, 1, margin), bell(0, deviation, -1, 1)
+            assert sizes(grid, law, "safe", math.log(20), paths).median == pytest.approx(median, rel=0.25)
 
 
 def test_harm_is_found_the_sooner_the_greater_it_is() -> None:

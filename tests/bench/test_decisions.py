@@ -80,7 +80,7 @@ def test_a_sequence_is_wider_than_one_look_and_its_ends_are_values_of_its_ranks(
     if name == latencies.FIXED:
         assert t * p - low < 2.5 * (t * p - low_once)
     values = np.sort(np.random.default_rng(1).random((1, t)), axis=1)
-    lower, upper = sequences.ends(values[:, ::-1], low, high)
+    ((lower, upper),) = sequences.ends(values[:, ::-1], [(low, high)])
     assert lower[0] == values[0, low - 1]
     assert upper[0] == (values[0, high - 1] if high <= t else math.inf)
 
@@ -284,7 +284,8 @@ def test_cells_hold_what_the_grids_say_of_their_pairs_and_decide_as_the_verdict_
 def test_two_sequences_say_what_their_ends_say() -> None:
     generator = np.random.default_rng(37)
     baseline, candidate = generator.random((2, 3, 3_000)) + 2
-    reading = latencies._two_sequences(sequences.beta_binomial, 0.5, baseline, candidate, looks(3_000, 250))
+    of_all = latencies._two_sequences(tuple(latencies.SEQUENCES), 0.5, baseline, candidate, looks(3_000, 250))
+    reading = of_all[latencies.FIXED]
     assert reading.promote is not None
     assert reading.rollback is not None
     assert np.isinf(reading.rollback).all()

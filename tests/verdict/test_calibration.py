@@ -262,3 +262,30 @@ def test_without_such_a_guardrail_there_is_nothing_of_it() -> None:
     state = closed(one, batch(np.zeros(50)))
     assert not any(name.startswith(("calibration/", "clipped/")) for name in state.total)
     assert {check.name for check in judged(one, state).checks}.isdisjoint({"calibrated", "clipped"})
+
+
+def test_with_blocks_of_time_the_clipped_values_are_judged_by_their_means() -> None:
+    parts = {"guardrails": [{"metric": DELTA, "margin": 0.5, "worse": "higher"}], "blocks": 10.0}
+    one = known(Plan(settings(routes=ROUTES, verdict=parts)), 5.0, since=2000.0)
+    started = np.concatenate([np.full(100, 1999.0), 2000 + np.arange(4000) / 4])
+    delta = np.where(started < 2000, 50.0, np.where(np.arange(4100) % 4 == 0, 9.0, -3.0))
+    origin = one.begins(batch(delta, started=started))
+    state = one.empty().with_added(one.tally(batch(delta, started=started), {}, (), origin)).close(1e12)
+    verdict = judged(one, state)
+    (cell,) = verdict.guardrails
+    assert cell.pairs == 4000
+    # Each block's mean is that of (5 − 3·3) / 4 = −1, a fifth of the clip: bets on blocks, by definition.
+    grid = MeanGrid(-1, 1, 0.1)
+    assert cell.blocks is not None
+    assert 95 <= cell.blocks <= 100
+    assert cell.estimate == pytest.approx(-1.0, abs=0.02)
+    capitals = [cell.blocks * math.log1p(bet * -0.3) for bet in grid.bets[: grid.size]]
+    expected = sum(math.exp(w + log) for w, log in zip(grid.log_weights[: grid.size], capitals, strict=True))
+    assert cell.e_promote == pytest.approx(expected, rel=0.2)
+    assert {one.guardrail for one in verdict.dependence} <= {HIGHER}
+
+
+def test_how_far_pairs_depend_is_said_of_the_guardrail_by_its_name() -> None:
+    one = known(plan(), 5.0)
+    made = batch(np.repeat([0.0, 1.0] * 50, 20), started=1000 + np.arange(2000) / 20)
+    assert {found.guardrail for found in judged(one, closed(one, made)).dependence} == {LOWER, HIGHER}

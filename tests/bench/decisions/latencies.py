@@ -37,6 +37,7 @@ SEQUENCES: Final[Mapping[str, sequences.Radius]] = {
     LIL: sequences.lil,
 }
 PEER_EVERY: Final = 250
+PEER_LOOKS: Final = 40
 
 Law = Callable[[Generator, tuple[int, int]], tuple[FloatArray, FloatArray]]
 """Of a shape (experiments, pairs): seconds of the baseline, and of the candidate before they are multiplied."""
@@ -128,11 +129,10 @@ def simulate(case: Case, draw: Generator, experiments: int) -> dict[str, dict[fl
     baseline, candidate = case.law(draw, (experiments, pairs))
     candidate = candidate * case.ratio
     found: dict[str, dict[float, Reading]] = {OURS: _ours(case, baseline, candidate)}
-    for name in case.sequences:
-        found[name] = {
-            p: _two_sequences(SEQUENCES[name], p, baseline, candidate, looks(of, max(every, PEER_EVERY)))
-            for p, (of, every) in case.plan.items()
-        }
+    for p, (of, every) in case.plan.items():
+        at = looks(of, max(every, PEER_EVERY, of // PEER_LOOKS))
+        for name, reading in _two_sequences(case.sequences, p, baseline, candidate, at).items():
+            found.setdefault(name, {})[p] = reading
     p = min(case.plan)
     of, every = case.plan[p]
     if case.means:
@@ -174,18 +174,22 @@ def _look(state: NDArray[np.int64], p: float, at: int, times: FloatArray) -> Non
 
 
 def _two_sequences(
-    radius: sequences.Radius, p: float, baseline: FloatArray, candidate: FloatArray, at: NDArray[np.int64]
-) -> Reading:
+    names: Sequence[str], p: float, baseline: FloatArray, candidate: FloatArray, at: NDArray[np.int64]
+) -> dict[str, Reading]:
     """Where the upper end of one side's sequence is below the margin times the lower end of the other's."""
-    below, above = np.zeros((2, len(baseline), len(at)), np.bool_)
+    below, above = np.zeros((2, len(names), len(baseline), len(at)), np.bool_)
     for look, pairs in enumerate(at):
-        low, high = sequences.ranks(radius, p, int(pairs))
-        (a_low, a_high), (b_low, b_high) = (
-            sequences.ends(side[:, :pairs], low, high) for side in (baseline, candidate)
+        bounds = [sequences.ranks(SEQUENCES[name], p, int(pairs)) for name in names]
+        both = (sequences.ends(side[:, :pairs], bounds) for side in (baseline, candidate))
+        for which, ((a_low, a_high), (b_low, b_high)) in enumerate(zip(*both, strict=True)):
+            below[which, :, look] = b_high < MARGIN * a_low
+            above[which, :, look] = b_low > MARGIN * a_high
+    return {
+        name: Reading(
+            first(below[which] & (at >= FEWEST_PROMOTE), at), first(above[which] & (at >= FEWEST_ROLLBACK), at)
         )
-        below[:, look] = b_high < MARGIN * a_low
-        above[:, look] = b_low > MARGIN * a_high
-    return Reading(first(below & (at >= FEWEST_PROMOTE), at), first(above & (at >= FEWEST_ROLLBACK), at))
+        for which, name in enumerate(names)
+    }
 
 
 def _log_ratio(baseline: FloatArray, candidate: FloatArray, at: NDArray[np.int64]) -> Reading:

@@ -36,7 +36,7 @@ _NOTES: Final = (
     "α = 5% for either decision. In round brackets the 95% Clopper–Pearson interval, in square ones the pairs.",
     "False: said at any look at which it is false. Of the three quantiles at the margin the worst.",
     f"A look every {EVERY} pairs; every 10 for a mean without a difference and for p50 of 1.3 times as slow.",
-    "Every 500 for p99 without a difference. Two sequences: every 250. Kayenta: every 250, for means 500.",
+    "Every 500 for p99 without a difference. Two sequences: at most 40 looks. Kayenta: every 250, for means 500.",
     "Kayenta passes what it doesn't find higher by the end; for latencies with `allowedIncrease` 1.1.",
 )
 
@@ -82,8 +82,12 @@ def all_simulated(work: Sequence[Chunk], processes: int) -> Iterator[tuple[Chunk
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        finally:
+        except BaseException:
+            # Told to end, it doesn't wait for what may take a minute yet.
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
 
 
 def run(options: Options) -> Report:

@@ -105,7 +105,7 @@ def _latencies() -> dict[str, Scenario]:
             chunk=50,
         )
     related, peers = latencies.lognormal(0.9), tuple(latencies.SEQUENCES)
-    slow = {0.5: (8_000, 50), 0.9: (12_000, 50), 0.99: (50_000, 500)}
+    slow = {0.5: (6_000, 50), 0.9: (8_000, 50), 0.99: (40_000, 500)}
     equal = latencies.Case(related, 1.0, slow, peers, means=True, kayenta=True)
     found["latency-same"] = Scenario(
         "latency: no difference, ρ = .9, margin 1.1",
@@ -114,7 +114,7 @@ def _latencies() -> dict[str, Scenario]:
         ("rollback",),
         right="promote",
         pairs_to_right={"p50": 900, "p90": 1_800, "p99": 11_000},
-        chunk=10,
+        chunk=20,
     )
     quick = {0.5: (3_000, 10), 0.9: (4_000, 50), 0.99: (20_000, 50)}
     harm = latencies.Case(related, 1.3, quick, peers, means=True, kayenta=True)

@@ -7,8 +7,9 @@ implementation (confseq) gave the figures that these are held to.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -61,6 +62,7 @@ def empirical_process_lil_bound(t: float, alpha: float, t_min: float, a: float =
     return a * math.sqrt((math.log1p(math.log(t / t_min)) + _lil_constant(alpha, a)) / t)
 
 
+@functools.cache
 def _lil_constant(alpha: float, a: float) -> float:
     def error(eta: float, c: float) -> float:
         gamma = 2 / eta * (a - math.sqrt(2 * (eta - 1) / c)) ** 2
@@ -138,6 +140,7 @@ def beta_binomial(p: float, t: int) -> tuple[float, float]:
     )
 
 
+@functools.cache
 def ranks(radius: Radius, p: float, t: int) -> tuple[int, int]:
     """Which of t ordered values, from 1, bound the quantile: below 1 or above t where none does."""
     below, above = radius(p, t)
@@ -146,11 +149,15 @@ def ranks(radius: Radius, p: float, t: int) -> tuple[int, int]:
     return math.floor(t * (p - below) + 1), math.ceil(t * (p + above))
 
 
-def ends(values: FloatArray, low: int, high: int) -> tuple[FloatArray, FloatArray]:
-    """The values of these ranks: (experiments, t) → (experiments,) each; zero and +∞ where there are none."""
+def ends(values: FloatArray, bounds: Sequence[tuple[int, int]]) -> list[tuple[FloatArray, FloatArray]]:
+    """The values of pairs of ranks: (experiments, t) → (experiments,) each; zero and +∞ where there are none."""
     t = values.shape[1]
-    wanted = [rank - 1 for rank in (low, high) if 1 <= rank <= t]
+    wanted = sorted({rank - 1 for pair in bounds for rank in pair if 1 <= rank <= t})
     ordered = np.partition(values, wanted, axis=1) if wanted else values
-    lower = ordered[:, low - 1] if 1 <= low <= t else np.zeros(len(values))
-    upper = ordered[:, high - 1] if 1 <= high <= t else np.full(len(values), math.inf)
-    return lower, upper
+    return [
+        (
+            ordered[:, low - 1] if 1 <= low <= t else np.zeros(len(values)),
+            ordered[:, high - 1] if 1 <= high <= t else np.full(len(values), math.inf),
+        )
+        for low, high in bounds
+    ]
