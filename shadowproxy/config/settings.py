@@ -510,7 +510,7 @@ class Guardrail(Section):
     metric: str = Field(description="a name of the catalogue, such as ranking.rbo")
     margin: float = Field(
         gt=0,
-        description="mean loss that is tolerated, in the metric's unit; of a quantile of latency the share of the baseline's",
+        description="mean loss that is tolerated, in the metric's unit; of a quantile, a share of the baseline's",
     )
     cohort_margin: float | None = Field(
         None, gt=0, description="the same for a single cohort; twice the margin unless given"
