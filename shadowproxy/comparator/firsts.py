@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from shadowproxy.compare.columns import Columns
-from shadowproxy.pairs.firsts import MOST, First, Start, named
+from shadowproxy.pairs.firsts import MOST, UNKNOWN, First, Start, named
 from shadowproxy.pairs.store import Gone, Store
 from shadowproxy.stats.state import State, Tally
 from shadowproxy.verdict.plan import Plan
@@ -21,7 +21,10 @@ _AT_ONCE = 500
 
 
 def earliest_of(columns: Columns, names: Sequence[str], ids: Sequence[str]) -> dict[str, tuple[Start, int]]:
-    """By account, which of these pairs began first: when, and its row. `names` are each pair's own."""
+    """By account, as `pairs.firsts.named` has it, the start and the row of its earliest pair in a batch.
+
+    `names` are each pair's own, `ids` the requests'.
+    """
     earliest: dict[str, tuple[Start, int]] = {}
     for row, (started, account) in enumerate(zip(columns.started.tolist(), columns.account.tolist(), strict=True)):
         start = Start(started, hashlib.blake2b(ids[row].encode("utf-8", "replace"), digest_size=8).hexdigest())
@@ -34,15 +37,15 @@ def earliest_of(columns: Columns, names: Sequence[str], ids: Sequence[str]) -> d
 class Settler:
     """What a worker does about first pairs (see `pairs.firsts`). The state is the worker's, and handed back."""
 
-    def __init__(self, store: Store, plan: Plan, *, name: str, most: int = MOST) -> None:
+    def __init__(self, store: Store, *, name: str, most: int = MOST) -> None:
         """`most`: accounts that are counted in all."""
         self._store = store
-        self._plan = plan
         self._name = name
         self._most = most
 
     async def firsts(
         self,
+        plan: Plan,
         columns: Columns,
         names: Sequence[str],
         ids: Sequence[str],
@@ -52,20 +55,17 @@ class Settler:
     ) -> list[First]:
         """Those of these pairs that may be their account's first, each with what it adds to the sums.
 
-        `names` are each pair's own, `ids` the requests', the rest as for `Plan.tally`. Leaves out what can be told by
-        now not to be one; what the store says then is what holds.
+        They are counted by `plan`. `names` are each pair's own, `ids` the requests'; the rest as for `Plan.tally`.
+        Leaves out what can be told by now not to be one; what the store says then is what holds.
         """
         earliest = earliest_of(columns, names, ids)
-        known = await self._store.find_firsts([who for who in earliest if not who.startswith("?")])
+        known = await self._store.find_firsts([who for who in earliest if not who.startswith(UNKNOWN)])
         for who, waits in known.items():
             if waits is None or waits <= earliest[who][0]:
                 del earliest[who]
         rows = np.array(sorted(row for _, row in earliest.values()), np.int64)
-        tallies = self._plan.tally_each(columns, rows, slots, counted, origin)
-        return [
-            First(who, start, self._plan.empty().add(*tallies[row]).to_bytes())
-            for who, (start, row) in earliest.items()
-        ]
+        tallies = plan.tally_each(columns, rows, slots, counted, origin)
+        return [First(who, start, plan.empty().add(*tallies[row]).to_bytes()) for who, (start, row) in earliest.items()]
 
     async def turn(self, state: State) -> State:
         """Count the first pairs in buckets that are closed, the earliest first, until all are."""
@@ -89,9 +89,8 @@ class Settler:
 class Remembered:
     """The same without a store, for whoever counts everything alone and forgets it in the end."""
 
-    def __init__(self, plan: Plan, *, most: int = MOST) -> None:
+    def __init__(self, *, most: int = MOST) -> None:
         """`most`: accounts that are counted in all."""
-        self._plan = plan
         self._most = most
         self._counted: set[str] = set()
         self._waiting: dict[str, tuple[Start, int, Tally, int]] = {}
@@ -99,6 +98,7 @@ class Remembered:
 
     def add(
         self,
+        plan: Plan,
         columns: Columns,
         ids: Sequence[str],
         slots: Mapping[str, int],
@@ -114,7 +114,7 @@ class Remembered:
             if who not in self._counted and not (who in self._waiting and self._waiting[who][0] <= start)
         }
         rows = np.array(sorted(row for _, row in earliest.values()), np.int64)
-        tallies = self._plan.tally_each(columns, rows, slots, counted, origin)
+        tallies = plan.tally_each(columns, rows, slots, counted, origin)
         self._waiting |= {who: (start, *tallies[row]) for who, (start, row) in earliest.items()}
 
     def settled(self, state: State, before: float) -> State:
@@ -122,7 +122,7 @@ class Remembered:
         due = sorted((start, who) for who, (start, *_) in self._waiting.items() if start.at < before)
         for _, who in due:
             _, bucket, tally, pairs = self._waiting.pop(who)
-            if not who.startswith("?"):
+            if not who.startswith(UNKNOWN):
                 if len(self._counted) >= self._most:
                     continue
                 self._counted.add(who)

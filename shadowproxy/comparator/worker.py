@@ -23,6 +23,7 @@ from shadowproxy.compare.versions import VersionReader
 from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
 from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.model import Pair, Side
+from shadowproxy.pairs.calibrations import calibrations
 from shadowproxy.pairs.exemplars import NO_CHANGE
 from shadowproxy.pairs.experiments import note_versions, origin
 from shadowproxy.pairs.firsts import First
@@ -30,6 +31,7 @@ from shadowproxy.pairs.labels import Waiting
 from shadowproxy.pairs.partitions import Watermarks
 from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
 from shadowproxy.stats.state import State
+from shadowproxy.verdict.calibration import calibrations_of
 from shadowproxy.verdict.exemplars import Limits
 from shadowproxy.verdict.plan import Plan
 
@@ -98,7 +100,7 @@ class Worker:
             if wait is None
             else Joiner(store, plan, metrics, self._places_for, name=name, wait=wait, monotonic=monotonic)
         )
-        self._settler = Settler(store, plan, name=name) if plan.settings.verdict.first_per_account else None
+        self._settler = Settler(store, name=name) if plan.settings.verdict.first_per_account else None
         self._stop = asyncio.Event()
         self.connected = False
         """Whether the last word from the store was an answer."""
@@ -150,7 +152,7 @@ class Worker:
 
     async def _recover(self) -> None:
         """Take the store's word for what this worker has counted and in which slots, and finish what it had read."""
-        self._slots, self._origin = {}, None
+        self._forget()
         stored = await self._store.load_state(self._name)
         self._state = self._plan.empty() if stored is None else State.from_bytes(stored)
         self._boards = await self._keeper.load(self._name)
@@ -227,8 +229,7 @@ class Worker:
                 except Fenced as fenced:
                     self._metrics.fenced.inc()
                     log.info("%s", fenced)
-                    # Of slots that no commit holds, a reset may have made others meanwhile.
-                    self._slots, self._origin = {}, None
+                    self._forget()
                     lost = set(fenced.lost)
                     entries = [entry for entry in entries if entry.id not in lost]
                 else:
@@ -241,6 +242,9 @@ class Worker:
         firsts: Sequence[First] = ()
         if columns is not None:
             slots, began = await self._places_for(columns)
+            if self._plan.waiting:
+                # After the batch was read and before it is counted: what was read without one started before it holds.
+                self._plan = self._plan.calibrated(calibrations_of(await calibrations(self._home)))
             if self._settler is None:
                 state = state.with_added(self._plan.tally(columns, slots, state.names, began))
             else:
@@ -248,7 +252,7 @@ class Worker:
                     f"{entry.id}:{at}" for entry, count in zip(entries, counts, strict=True) for at in range(count)
                 ]
                 firsts = await self._settler.firsts(
-                    columns, names, [one.id for one in pairs], slots, state.names, began
+                    self._plan, columns, names, [one.id for one in pairs], slots, state.names, began
                 )
             boards, exemplars = self._keeper.offer(boards, entries, counts, pairs, columns, slots)
             if self._versions is not None and (seen := self._versions(pairs)):
@@ -272,6 +276,11 @@ class Worker:
     def _close(self, watermark: float) -> None:
         # Folding is left out of what was stored: whoever reads a state closes it by the watermark of that moment.
         self._state = self._state.close(self._watermarks.hear(self._partition, watermark))
+
+    def _forget(self) -> None:
+        """What the experiment gave this worker to count by: where no commit holds it, a reset may have made it anew."""
+        self._slots, self._origin = {}, None
+        self._plan = self._plan.calibrated({})
 
     async def _places_for(self, columns: Columns) -> tuple[Mapping[str, int], float | None]:
         """The cohorts' slots, and when the experiment began where that matters."""

@@ -70,7 +70,7 @@ def _catalogue() -> dict[str, list[Any]]:
     # JSON has no infinity.
     return {
         metric.name: [
-            metric.low,
+            metric.low if math.isfinite(metric.low) else None,
             metric.high if math.isfinite(metric.high) else None,
             metric.ideal,
             metric.margin,

@@ -24,6 +24,9 @@ from shadowproxy.pairs.client import Script
 MOST: Final = 1_000_000
 """Accounts that are counted; the pairs of those that come after them are not. That is 100 MB of the store."""
 
+UNKNOWN: Final = "?"
+"""How the names of accounts begin that aren't known."""
+
 FIND_FIRSTS: Final = Script(scripts.FIND_FIRSTS)
 DUE_FIRSTS: Final = Script(scripts.DUE_FIRSTS)
 SETTLE: Final = Script(scripts.SETTLE)
@@ -65,7 +68,7 @@ def named(account: int, pair: str) -> str:
     >>> named(77, "1-0:3"), named(0, "1-0:3")
     ('77', '?1-0:3')
     """
-    return str(account) if account else f"?{pair}"
+    return str(account) if account else f"{UNKNOWN}{pair}"
 
 
 def words(firsts: Sequence[First]) -> list[str | bytes | int]:

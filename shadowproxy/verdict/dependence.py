@@ -33,6 +33,7 @@ BLOCKS: Final = f"{_RUN} blocks"
 SEGMENT: Final = 64
 """Blocks of one sum: a state has those where something fell."""
 _STATISTIC: Final = VarianceInflation()
+_WITHOUT_BLOCKS: Final = frozenset({*QUANTILES, "scores.shift"})
 
 
 class Inflation:
@@ -179,8 +180,8 @@ def _remedy(one: Dependence, found: Sequence[Dependence], *, by_blocks: bool) ->
         return "make verdict.blocks longer"
     if by_blocks:
         return "only means are judged by blocks: guard the mean instead, such as latency.total_log2"
-    if one.guardrail.partition("@")[0] in QUANTILES:
-        # Blocks have no quantiles of their own.
+    if one.guardrail.partition("@")[0] in _WITHOUT_BLOCKS:
+        # Blocks have no quantiles or distributions of their own.
         return "mirror a smaller share of the requests, for longer (proxy.mirror.sample)"
     return f"set verdict.blocks: {block_length([other for other in found if other.guardrail == one.guardrail])}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from shadowproxy.stats.additive import FloatArray, IntArray
 from shadowproxy.stats.state import State, Tally
 from shadowproxy.verdict import decide as decision_rules
 from shadowproxy.verdict.batch import Batch, batch_of, membership
+from shadowproxy.verdict.calibrated import Calibrated, calibrated_guard, calibration_checks
+from shadowproxy.verdict.calibration import Calibration, WaitingGuard
 from shadowproxy.verdict.decide import CAP, Decision
 from shadowproxy.verdict.dependence import independence
 from shadowproxy.verdict.distributions import Distributions
@@ -41,11 +44,13 @@ _MOST_GROUPS = 4096
 class Plan:
     """How one configuration counts and judges. Holds no data.
 
-    Raises ConfigError where guardrails contradict each other.
+    `calibrations` are what guardrails took from the first pairs, by name; those that need one and have none wait for it
+    (see `calibration`). Raises ConfigError where guardrails contradict each other.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, calibrations: Mapping[str, Calibration] = MappingProxyType({})) -> None:
         self.settings = settings
+        self.calibrations = dict(calibrations)
         self.rules: tuple[Rule, ...] = rules(settings)
         self.other_slot = settings.verdict.max_cohorts + 1
         self._slots = self.other_slot + 1
@@ -53,11 +58,26 @@ class Plan:
         self._distributions = Distributions([route.name for route in settings.routes])
         self._tables = Tables([route.name for route in settings.routes])
         self._weighted = any(route.weight is not None for route in settings.routes)
-        self._guards, self._counters = guards(self.rules, settings, self._slots)
+        self._guards, self._counters = guards(self.rules, settings, self._slots, self.calibrations)
         self._dimensions = {rule.name: _dimensions(rule, settings) for rule in self.rules}
 
     def __repr__(self) -> str:
         return f"Plan({', '.join(rule.name for rule in self.rules)})"
+
+    def calibrated(self, found: Mapping[str, Calibration]) -> Plan:
+        """The same by these calibrations."""
+        return self if found == self.calibrations else Plan(self.settings, found)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a guardrail waits for its calibration."""
+        return any(isinstance(guard, WaitingGuard) for guard in self._guards)
+
+    def due(self, total: Tally) -> dict[str, Calibration]:
+        """The calibrations that guardrails wait for and that everything in closed buckets is enough for, by name."""
+        waiting = (guard for guard in self._guards if isinstance(guard, WaitingGuard))
+        found = {guard.rule.name: guard.first.calibration(total) for guard in waiting}
+        return {name: calibration for name, calibration in found.items() if calibration is not None}
 
     def empty(self) -> State:
         """The state of a worker that has counted nothing."""
@@ -178,6 +198,7 @@ class Plan:
         checks = (
             *decision_rules.checks(cells, pairs=pairs, facts=facts, policy=policy),
             independence(dependence, policy),
+            *calibration_checks(self._guards, total),
         )
         decision = decision_rules.decide(cells, checks, pairs=pairs, latched=facts.latched is not None, policy=policy)
         forecast = self._forecast(decision, pairs, facts.rate)
@@ -314,18 +335,22 @@ class Plan:
         return Forecast(pairs=most, seconds=most / rate if rate else None) if most > 0 else None
 
 
-def guards(rules: Sequence[Rule], settings: Settings, slots: int) -> tuple[tuple[Guard, ...], tuple[Counter, ...]]:
+def guards(
+    rules: Sequence[Rule], settings: Settings, slots: int, calibrations: Mapping[str, Calibration]
+) -> tuple[tuple[Guard, ...], tuple[Counter, ...]]:
     """The guardrails of these rules, in their order, and what counts for them."""
     latencies: dict[str, PairedLatencies] = {}
     found: list[Guard] = []
     for rule in rules:
-        if rule.metric.quantile is None:
-            found.append(MeanGuard(rule, settings, slots))
-        else:
+        if rule.metric.quantile is not None:
             shared = latencies.setdefault(key(rule), PairedLatencies(rule, settings, slots))
             found.append(RatioGuard(rule, shared))
-    means = (guard for guard in found if isinstance(guard, MeanGuard))
-    return tuple(found), (*means, *latencies.values())
+        elif rule.metric.calibrated is not None:
+            found.append(calibrated_guard(rule, settings, slots, calibrations.get(rule.name)))
+        else:
+            found.append(MeanGuard(rule, settings, slots))
+    counting = (guard for guard in found if isinstance(guard, MeanGuard | Calibrated))
+    return tuple(found), (*counting, *latencies.values())
 
 
 def _dimensions(rule: Rule, settings: Settings) -> frozenset[str]:
