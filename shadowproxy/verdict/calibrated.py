@@ -13,10 +13,6 @@ from shadowproxy.verdict.record import Check
 from shadowproxy.verdict.rules import Rule
 from shadowproxy.verdict.shifts import ShiftGuard
 
-MOST_CLIPPED = 0.01
-"""Share of pairs that may be clipped for a promote."""
-
-
 Calibrated = WaitingGuard | ClippedGuard | ShiftGuard
 
 
@@ -40,12 +36,13 @@ def calibration_checks(guards: Sequence[Guard], total: Tally) -> tuple[Check, ..
     elif calibrated := [guard for guard in guards if isinstance(guard, ClippedGuard | ShiftGuard)]:
         checks.append(Check(name="calibrated", passed=True, detail="; ".join(map(_told, calibrated))))
     if clips:
-        share, guard = max(((guard.clipped_share(total), guard) for guard in clips), key=lambda entry: entry[0])
+        shares = [(guard.clipped_share(total), guard.calibration.most_clipped, guard) for guard in clips]
+        share, most, guard = max(shares, key=lambda entry: entry[0] / entry[1])
         detail = (
-            f"{guard.rule.name} is clipped at ±{guard.clip:.3g} in {share:.2%} of its pairs, the most of all; at most "
-            f"{MOST_CLIPPED:.2%} allowed, for what is clipped is missing from the mean; a wider margin clips less"
+            f"{guard.rule.name} is clipped at ±{guard.clip:.3g} in {share:.2%} of its pairs, at most {most:.0%} "
+            "allowed, for what is clipped is missing from the mean; a wider margin clips less"
         )
-        checks.append(Check(name="clipped", passed=share <= MOST_CLIPPED, detail=detail))
+        checks.append(Check(name="clipped", passed=share <= most, detail=detail))
     return tuple(checks)
 
 

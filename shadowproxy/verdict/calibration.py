@@ -43,10 +43,13 @@ from shadowproxy.verdict.rules import Rule
 
 FEWEST = 200
 """Pairs that a calibration is taken from."""
-_FEWEST_TRIPLETS = 100
+_FEWEST_TRIPLETS = 150
 """Of those, triplets: with fewer, or no replica, the spread of the scores says what is far."""
 _FAR = 0.99
 """Quantile of the baseline's own differences that is clipped at."""
+_CLIPPED, _CLIPPED_BY_NOISE = 0.01, 0.05
+"""Share of pairs that may be clipped. A clip at the noise's own 99th percentile clips 1% where the candidate is the
+baseline's very model, and up to 5% since it is taken from few pairs (beyond that in 1 of 250 experiments)."""
 _DEVIATIONS = 2.0
 _MARGINS = 10.0
 _ROOM = 2.0
@@ -67,6 +70,8 @@ class Calibration(msgspec.Struct, frozen=True):
     """Values count as this far from 0 at the most, in the metric's unit."""
     thresholds: tuple[float, ...] = ()
     """Scores at which the distributions are compared, ascending."""
+    most_clipped: float = 0.0
+    """Share of pairs that may be clipped for a promote."""
     since: float = math.inf
     """Unix seconds: pairs that start earlier don't count."""
 
@@ -77,7 +82,8 @@ class Calibration(msgspec.Struct, frozen=True):
 
     def to_bytes(self) -> bytes:
         """As JSON, without `since`: that is the store's to say."""
-        return msgspec.json.encode({"clip": self.clip, "thresholds": self.thresholds})
+        said = msgspec.structs.asdict(self)
+        return msgspec.json.encode({name: value for name, value in said.items() if name != "since"})
 
     @classmethod
     def from_bytes(cls, stored: bytes, since: float) -> Calibration:
@@ -146,16 +152,17 @@ class FirstPairs:
         if self.pairs(total) < FEWEST:
             return None
         if self._rule.metric.calibrated == "clip":
-            return Calibration(clip=self._clip(total))
+            return self._clip(total)
         return Calibration(thresholds=self._thresholds(total))
 
-    def _clip(self, total: Tally) -> float:
+    def _clip(self, total: Tally) -> Calibration:
         noise = self._row(total)[1:]
-        if noise.sum() >= _FEWEST_TRIPLETS:
-            far = float(_NOISE.quantiles(noise, (_FAR,))[0])
-        else:
-            far = _DEVIATIONS * self._deviation(total)
-        return max(_MARGINS * self._rule.margin, _ROOM * self._rule.cohort_margin, far)
+        replicated = bool(noise.sum() >= _FEWEST_TRIPLETS)
+        far = float(_NOISE.quantiles(noise, (_FAR,))[0]) if replicated else _DEVIATIONS * self._deviation(total)
+        return Calibration(
+            clip=max(_MARGINS * self._rule.margin, _ROOM * self._rule.cohort_margin, far),
+            most_clipped=_CLIPPED_BY_NOISE if replicated else _CLIPPED,
+        )
 
     def _deviation(self, total: Tally) -> float:
         items, first, second = total.rows(self._scores, 1, (3,))[0].tolist()

@@ -34,7 +34,7 @@ class ClippedGuard:
 
     def __init__(self, rule: Rule, settings: Settings, slots: int, calibration: Calibration) -> None:
         """Raises ValueError for a calibration of another rule."""
-        if calibration.clip is None:
+        if calibration.clip is None or not calibration.most_clipped > 0:
             raise ValueError(f"{rule.name}: the calibration has no clip")
         self.rule = rule
         self.calibration = calibration

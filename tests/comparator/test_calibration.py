@@ -12,7 +12,7 @@ from shadowproxy import metrics
 from shadowproxy.comparator.judge import Judge
 from shadowproxy.comparator.worker import Worker
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.config import loads
+from shadowproxy.config import Settings, loads
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request
 from shadowproxy.pairs import EmbeddedServer, Store
 from shadowproxy.pairs.calibrations import calibrations
@@ -53,15 +53,16 @@ def pair(at: int, started: float) -> Pair:
 class Rig:
     """A store, one worker, and who reads."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, settings: Settings = SETTINGS) -> None:
         self.store = store
+        self.settings = settings
         self.written = 0
-        self.reader = VerdictReader(Partitions(store), SETTINGS)
+        self.reader = VerdictReader(Partitions(store), settings)
         self.worker = self.a_worker("one")
 
     def a_worker(self, name: str) -> Worker:
         registered = metrics.ComparatorMetrics(metrics.registry())
-        comparer, plan = Comparer(SETTINGS.routes), Plan(SETTINGS)
+        comparer, plan = Comparer(self.settings.routes), Plan(self.settings)
         return Worker(self.store, comparer, plan, registered, name=name, read=20, claim_idle=9.0, max_cohorts=4)
 
     async def write(self, pairs: Iterable[Pair]) -> None:
@@ -164,6 +165,23 @@ async def test_after_a_reset_the_same_worker_calibrates_anew(rig: Rig) -> None:
     await rig.count(pair(at, 1000.0) for at in range(200))
     await rig.verdict()
     assert await rig.since() > first
+
+
+async def test_where_only_first_pairs_count_they_count_by_the_calibration(valkey: EmbeddedServer) -> None:
+    policy = SETTINGS.verdict.model_copy(update={"first_per_account": True})
+    settings = SETTINGS.model_copy(update={"verdict": policy})
+    async with await Store.open(valkey.url, unique("calibration"), max_entries=1000) as store:
+        rig = Rig(store, settings)
+        await rig.count(pair(at, 1000.0 + at / 10) for at in range(220))
+        rig.worker.stop()
+        await rig.worker.run()
+        assert checks(await rig.verdict())["calibrated"][0]
+        since = await rig.since()
+        await rig.count(pair(at, since - 0.5 + at / 10) for at in range(10))
+        firsts = await store.due_firsts(1e12, 100, 1000)
+        counted = [State.from_bytes(one.record).close(1e12).total for one in firsts]
+        sums = f"guardrail/{NAME}#{round(since * 1000)}"
+        assert sorted(int(total[sums][0, COUNT]) for total in counted) == [0] * 5 + [1] * 5
 
 
 def test_recorded_pairs_calibrate_what_is_judged_offline() -> None:
