@@ -104,7 +104,7 @@ $(STAMP)/installed-fuzz: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test,fuzz]'
 	@mkdir -p $(STAMP) && touch $@
 
-$(STAMP)/installed-figures: pyproject.toml | $(BIN)/python
+$(STAMP)/installed-figures: $(STAMP)/installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[figures]'
 	@mkdir -p $(STAMP) && touch $@
 

@@ -100,6 +100,16 @@ def test_blocks_of_time_have_their_own_floor(config: str) -> None:
     assert "failures.difference takes at least 387 of them, which is 64 min" in text
 
 
+def test_accounts_that_count_once_are_what_is_planned(config: str) -> None:
+    text = SMALL.replace("horizon: 2000", "first_per_account: true").replace(
+        "cohorts:", "account: request.body.user, cohorts:"
+    )
+    Path(config).write_text(text)
+    assert "read accounts where it says pairs" in " ".join(plan("--config", config).stdout.split())
+    Path(config).write_text(SMALL)
+    assert "read accounts" not in plan("--config", config).stdout
+
+
 def recorded_pair(at: int) -> Pair:
     found = pair(at)
     ours = 0.02 * math.exp(0.5 * math.sin(7 * at))

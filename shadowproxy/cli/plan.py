@@ -113,8 +113,15 @@ def plan(
 
     from shadowproxy.report.planning import plan_view
 
-    blocks = None if settings is None else settings.verdict.blocks
-    view = plan_view(rows, rate=a_second, horizon=horizon, worse=worse, share=share, blocks=blocks)
+    view = plan_view(
+        rows,
+        rate=a_second,
+        horizon=horizon,
+        worse=worse,
+        share=share,
+        blocks=None if settings is None else settings.verdict.blocks,
+        first_pairs=settings is not None and settings.verdict.first_per_account,
+    )
     Console(highlight=False).print(view)
 
 

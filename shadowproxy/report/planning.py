@@ -38,6 +38,7 @@ def plan_view(
     worse: float,
     share: float,
     blocks: float | None = None,
+    first_pairs: bool = False,
 ) -> RenderableType:
     """The table, what it rests on, and what follows for a promote."""
     cohorts = any(row.cohort is not None for row in rows)
@@ -52,6 +53,10 @@ def plan_view(
         table.add_row(*_figures(row, cohorts=cohorts, rate=rate))
     text = [Text(line) for line in _conclusions(rows, rate=rate, horizon=horizon, share=share if cohorts else None)]
     text += [Text(line) for line in _of_blocks(rows, blocks)]
+    if first_pairs:
+        text.append(
+            Text("warning: accounts count once (verdict.first_per_account): read accounts where it says pairs.")
+        )
     return Group(table, Text(), *text)
 
 

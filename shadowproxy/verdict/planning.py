@@ -178,7 +178,7 @@ class Planner:
         fewest = 1 if case.quantile is not None else fewest_pairs(case.margin, case.hi, case.alpha_promote)
         return Row(
             case=case,
-            noise=noise,
+            noise=_used(case, noise),
             fewest=max(least, fewest),
             safe=_at_least(self._safe(case, case.margin, noise), least),
             harm=_at_least(self._harm(case, harm_mean, noise), least_harm) if worse > 1 else NEVER,
@@ -252,6 +252,14 @@ def _latencies(noise: Noise, slower: float) -> Latencies:
     if not noise.sd > 0 or noise.correlation is None or not -1 <= noise.correlation <= 1:
         raise ValueError("latencies need a deviation of their logarithm above 0 and a correlation from -1 to 1")
     return Latencies(noise.sd, noise.correlation, ratio=1 + slower)
+
+
+def _used(case: Case, noise: Noise) -> Noise:
+    """With the deviation that is reckoned with: of a count there is as much as the mean makes, or more."""
+    if case.quantile is not None:
+        return noise
+    values, weights = case.law(noise.mean, noise.sd)
+    return noise._replace(sd=math.sqrt(max(0.0, float(weights @ values**2 - (weights @ values) ** 2))))
 
 
 def _at_least(found: Sizes, least: int) -> Sizes:

@@ -77,6 +77,16 @@ def test_a_mean_at_its_margin_is_never_proven_safe() -> None:
     assert math.isinf(promote([found]).median)
 
 
+def test_of_a_count_the_deviation_that_is_reckoned_with_is_said() -> None:
+    (failures,) = cases(guarded(FAILURES))
+    (top,) = cases(guarded({"metric": "ranking.top1", "margin": 0.2}))
+    as_said = PLANNER.row(failures, Noise(0.0, 0.03, "given"), worse=2, share=0.1)
+    assert as_said.noise.sd == pytest.approx(0.03)
+    # A share that is 1 for a tenth of the pairs can't deviate by less, or by more.
+    made = PLANNER.row(top, Noise(0.1, 0.2, "given"), worse=2, share=0.1)
+    assert made.noise == Noise(0.1, pytest.approx(0.3), "given")
+
+
 def test_impossible_noise_is_refused() -> None:
     with pytest.raises(ValueError, match="at most by 1"):
         PLANNER.row(single(0.02, -1, 1, 0.05), Noise(0, 3, "given"), worse=2, share=0.1)
