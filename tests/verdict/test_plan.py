@@ -467,7 +467,8 @@ def test_a_promote_waits_until_dependence_could_be_seen() -> None:
     assert judged(one, batch).state is State.PROMOTE
     verdict = judged(one, take(batch, np.flatnonzero(batch.started < 1019)))
     assert verdict.state is State.CONTINUE
-    assert verdict.reasons == (
+    (reason,) = verdict.reasons
+    assert reason == (
         "duration: pairs began in 19 different seconds, at least 20 needed to tell whether they depend on each other; "
-        "see verdict.min_duration",
+        "see verdict.min_duration"
     )
