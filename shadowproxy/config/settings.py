@@ -560,6 +560,10 @@ class Guardrail(Section):
         return worse
 
 
+MOST_INFLATION = 1.3
+"""By what factor dependence may widen a variance, unless told otherwise."""
+
+
 class Verdict(Section):
     """How the running verdict is reached."""
 
@@ -596,6 +600,12 @@ class Verdict(Section):
         False,
         description="count an account's first pair only, by the start of its request, and all of no known account; "
         "needs `account` on a route, one partition, and no labels that come later",
+    )
+    max_inflation: float = Field(
+        MOST_INFLATION,
+        ge=1,
+        description="by what factor dependence between pairs may widen the variance of a mean, two standard errors aside, "
+        "for a promote",
     )
     closed_population: bool = Field(
         False,

@@ -25,7 +25,7 @@ from shadowproxy.stats.blocks import Schedule, folded, means, run_keys
 from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.state import Tally
 from shadowproxy.verdict.batch import ACCOUNT, FIRST_COHORT, KEYS, SPANS, Batch
-from shadowproxy.verdict.record import MOST_INFLATION, Check, Dependence
+from shadowproxy.verdict.record import Check, Dependence
 
 _RUN: Final = 8
 BLOCKS: Final = f"{_RUN} blocks"
@@ -174,20 +174,21 @@ def independence(found: Sequence[Dependence], policy: Policy) -> Check:
             passed=True,
             detail="of no guardrail can it be said yet whether its pairs depend on each other",
         )
-    others = sum(one.beyond for one in looked_at) - 1
+    allowed = policy.max_inflation
+    others = sum(one.least > allowed for one in looked_at) - 1
     if others < 0:
-        return Check(name="independence", passed=True, detail=_told(worst))
+        return Check(name="independence", passed=True, detail=_told(worst, allowed))
     more = f"; and {others} more such figures" if others else ""
     remedy = _remedy(worst, found, by_blocks=policy.blocks is not None)
-    return Check(name="independence", passed=False, detail=f"{_told(worst)}; {remedy}{more}")
+    return Check(name="independence", passed=False, detail=f"{_told(worst, allowed)}; {remedy}{more}")
 
 
-def _told(one: Dependence) -> str:
+def _told(one: Dependence, allowed: float) -> str:
     unit = "blocks" if one.by == BLOCKS else "pairs"
     figure = f"{one.inflation:.2g} (± {2 * one.error:.2g})"
     return (
         f"{one.guardrail}: by {one.by} the variance of its mean is {figure} times that of independent {unit}, "
-        f"{MOST_INFLATION:g} allowed"
+        f"{allowed:g} allowed"
     )
 
 

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from shadowproxy.config.settings import MOST_INFLATION
 from shadowproxy.model import Accounting, VersionSeen
 
 OVERALL = "all"
 """The name of the cohort that every pair belongs to."""
-
-
-MOST_INFLATION = 1.3
-"""How much more than that of independent pairs the variance of a mean may be."""
 
 
 class State(enum.StrEnum):

@@ -65,7 +65,7 @@ def rules(settings: Settings) -> tuple[Rule, ...]:
 
     >>> settings = Settings(baseline="http://a", candidate="http://b")
     >>> [(rule.name, rule.margin, rule.cohort_margin, rule.weight) for rule in rules(settings)][:1]
-    [('failures.difference', 0.01, 0.02, 0.25)]
+    [('failures.difference', 0.01, 0.02, 0.16666666666666666)]
     """
     guardrails = settings.verdict.guardrails or _defaults(settings)
     wanted = [

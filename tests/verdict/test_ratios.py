@@ -169,3 +169,5 @@ def test_slow_stretches_of_the_candidate_alone_hold_a_promote_back() -> None:
     (reason,) = (reason for reason in verdict.reasons if reason.startswith("independence: "))
     assert P50 in reason
     assert "mirror a smaller share of the requests, for longer (proxy.mirror.sample)" in reason
+    bold = Plan(settings(verdict={"guardrails": [{"metric": P50, "margin": 0.3}], "max_inflation": 1000}))
+    assert judged(bold, uneven).state is State.PROMOTE
