@@ -381,7 +381,7 @@ def test_what_is_ours_is_seldom_wrong(figures: Figures) -> None:
     [
         ("mean", Z_MARGIN, "promote", 0.2),
         ("mean", Z_MARGIN, "rollback", 0.2),
-        ("mean", KAYENTA, "rollback", 0.9),
+        ("mean", KAYENTA, "rollback", 0.3),
         ("no-op", Z_SAME, "rollback", 0.2),
         ("drift-to-bad", ADAPTIVE, "promote", 0.7),
         ("drift-to-good", ADAPTIVE, "rollback", 0.7),
