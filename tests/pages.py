@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from figures import tables
 from prometheus_client import Metric
 
 from shadowproxy import metrics
@@ -22,7 +23,9 @@ from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.quantiles import BLOCK as BINS
 from shadowproxy.stats.quantiles import RatioGrid
-from shadowproxy.verdict.dependence import SEGMENT, SPANS
+from shadowproxy.verdict.batch import SPANS
+from shadowproxy.verdict.calibration import THRESHOLDS, FirstPairs
+from shadowproxy.verdict.dependence import SEGMENT
 from shadowproxy.verdict.distributions import BLOCK
 from shadowproxy.verdict.plan import FAILURES
 from shadowproxy.verdict.tables import MOST_KEYS
@@ -123,7 +126,7 @@ def _row(metric: Comparison) -> str:
     title = metric.title.replace("|", "\\|")
     return (
         f"| `{metric.name}` | {title} | {metric.unit} | {metric.low:g} … {metric.high:g} | {metric.ideal:g} "
-        f"| {', '.join(metric.worse)} | {needs} | {metric.margin:.3g} | {_default(metric)} |"
+        f"| {', '.join(metric.worse)} | {needs} | {f'{metric.margin:.3g}' if metric.margin else '–'} | {_default(metric)} |"
     )
 
 
@@ -137,7 +140,9 @@ def verdict_page() -> str:
     """docs/verdict.md: written by hand, but for the table of what a worker's state holds."""
     begin, end = "<!-- state -->", "<!-- /state -->"
     before, _, rest = (DOCS / "verdict.md").read_text().partition(begin)
-    widths = [_guardrail(metric, direction) for metric in CATALOGUE.values() for direction in metric.worse]
+    widths = [
+        _guardrail(metric, direction) for metric in CATALOGUE.values() if metric.margin for direction in metric.worse
+    ]
     blocks = -(-ScoreHistogram().width // BLOCK)
     latency = LatencyHistogram().width
     blocks_of_latency = -(-RatioGrid(1.1, deadline=10.0).bins // BINS)
@@ -165,6 +170,17 @@ def verdict_page() -> str:
         ("`latency/SIDE/TIMING`", f"{latency}", "4: two sides, first and last byte"),
         ("`route/ROUTE/…`", "as these two", "again for each route, where there are several or one that isn't `/**`"),
         ("`scores/ROUTE/SIDE/BLOCK`", f"{BLOCK}", f"a block where a score fell, of {blocks} a side and route"),
+        (
+            "`calibration/NAME`, `calibration/NAME/scores`",
+            f"{FirstPairs.WIDTH} and 3, of all pairs only",
+            "one a guardrail that is calibrated, of the pairs before it is",
+        ),
+        (
+            "`shift/NAME`",
+            f"{2 * THRESHOLDS} times as many as `guardrail/NAME`",
+            "one a guardrail on `scores.shift`, in place of that",
+        ),
+        ("`clipped/NAME`", "1", "one a guardrail that clips"),
         ("`failures/SIDE`", f"{len(FAILURES)}, of all pairs only", "2"),
         (
             "`table/ROUTE/TABLE/KEY`",
@@ -212,7 +228,8 @@ proxy.
   `--raw` writes their payloads to files.
 - `pairs export FILE [--follow | --for 10m] [--limit N]`: all pairs into a file or a table, below.
 
-All take `--config FILE`. A store that can't be reached is exit code 4.
+All take `--config FILE`. A store that can't be reached is exit code 4. `shadowproxy judge` gives the
+[verdict on an export](verdict.md#judging-recorded-pairs).
 
 ## Exemplars
 
@@ -337,11 +354,17 @@ def pairs_page() -> str:
     return PAIRS.replace("COLUMNS", "\n".join(rows))
 
 
+def statistics_page() -> str:
+    """docs/statistics.md: written by hand, but for its tables."""
+    return tables.filled((DOCS / "statistics.md").read_text())
+
+
 PAGES = {
     "metrics.md": metrics_page,
     "comparisons.md": comparisons_page,
     "pairs.md": pairs_page,
     "verdict.md": verdict_page,
+    "statistics.md": statistics_page,
 }
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ HEAD = b"Content-Type: application/json\r\nX-Version: %s\r\n"
 
 def pair(at: int) -> Pair:
     """One of many kinds: other orders, other scores, slow ones, failures, three regions, a repeated header."""
-    asked = json.dumps({"user": at % 5, "region": f"r{at % 3}"}).encode()
+    asked = json.dumps({"user": at % 5, "region": f"r{at % 3}", "account": at * 7 % 411}).encode()
     ids = ["a", "b", "c", "d"]
     ours = json.dumps({"ids": ids, "scores": [4, 3, 2, 1]}).encode()
     other = ids[at % 2 :] + ids[: at % 2]
@@ -104,14 +104,25 @@ def judged(recorded: Recorded, *files: Path | str, code: int | None = None, stdi
     return msgspec.json.decode(done.stdout, type=Verdict)
 
 
+BLOCKS = CONFIG.replace("  max_cohorts: 12", "  max_cohorts: 12\n  blocks: 2s").replace("margin: 0.4", "margin: 0.6")
+
+FIRSTS = (
+    CONFIG.replace("  max_cohorts: 12", "  max_cohorts: 12\n  first_per_account: true")
+    .replace("partitions: 2", "partitions: 1")
+    .replace("    cohorts:", "    account: request.body.account\n    cohorts:")
+)
+
+
 async def _count(config: Path, url: str, pairs: Sequence[Pair]) -> Verdict:
     settings = load(config)
-    async with Partitions.at(url, experiment_id(settings), partitions=2, max_entries=1000, keep=1 << 30) as store:
+    async with Partitions.at(
+        url, experiment_id(settings), partitions=settings.redis.partitions, max_entries=1000, keep=1 << 30
+    ) as store:
         await store.prepare()
         for number, first in enumerate(range(0, len(pairs), 30), 1):
             batch, count = pairs[first : first + 30], min(first + 30, len(pairs))
             await store.append("p", number, encode(batch), len(batch), Accounting(count, count, count))
-        plan, watermarks = Plan(settings), Watermarks(2)
+        plan, watermarks = Plan(settings), Watermarks(settings.redis.partitions)
         workers = [
             Worker(
                 partition, Comparer(settings.routes), plan, metrics.ComparatorMetrics(metrics.registry()), name="w",
@@ -130,9 +141,12 @@ async def _count(config: Path, url: str, pairs: Sequence[Pair]) -> Verdict:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory, valkey: EmbeddedServer) -> Recorded:
-    folder = tmp_path_factory.mktemp("recorded")
+    return counted(tmp_path_factory.mktemp("recorded"), valkey, CONFIG)
+
+
+def counted(folder: Path, valkey: EmbeddedServer, text: str) -> Recorded:
     config = folder / "shadowproxy.yaml"
-    config.write_text(CONFIG.format(name=unique("judge"), url=valkey.url))
+    config.write_text(text.format(name=unique("judge"), url=valkey.url))
     verdict = asyncio.run(_count(config, valkey.url, [pair(at) for at in range(900)]))
     return Recorded(config, folder, verdict)
 
@@ -175,6 +189,22 @@ def test_an_export_is_judged_as_the_store_is(recorded: Recorded, suffix: str) ->
     alike(judged(recorded, recorded.export(f"whole{suffix}")), recorded.verdict)
 
 
+def test_blocks_of_time_are_judged_as_the_store_does(tmp_path: Path, valkey: EmbeddedServer) -> None:
+    found = counted(tmp_path, valkey, BLOCKS)
+    assert {cell.pairs for cell in found.verdict.guardrails} != {900}
+    for name in ("blocks.jsonl", "blocks.parquet"):
+        alike(judged(found, found.export(name)), found.verdict)
+
+
+def test_only_an_accounts_first_pair_is_judged_where_the_store_counts_no_other(
+    tmp_path: Path, valkey: EmbeddedServer
+) -> None:
+    found = counted(tmp_path, valkey, FIRSTS)
+    assert found.verdict.pairs == 411
+    for name in ("firsts.jsonl", "firsts.parquet"):
+        alike(judged(found, found.export(name)), found.verdict)
+
+
 def test_overlapping_files_count_each_pair_once(recorded: Recorded) -> None:
     whole = recorded.export("a.jsonl")
     part = recorded.export("b.jsonl.gz", "--limit", "333")
@@ -192,6 +222,26 @@ def test_files_that_are_parts_of_one_may_come_in_any_order(recorded: Recorded) -
     for at, path in enumerate(parts):
         path.write_bytes(b"".join(lines[300 * at : 300 * at + 300]))
     alike(judged(recorded, *reversed(parts)), recorded.verdict)
+
+
+def test_what_is_missing_in_between_is_noted(recorded: Recorded) -> None:
+    lines = recorded.export("gaps.jsonl").read_bytes().splitlines(keepends=True)
+    entries = sorted({(line["partition"], int(line["entry"].split("-")[1])) for line in map(json.loads, lines)})
+    # Of 15 entries in a partition two in the middle and the last, of which nobody can know; and one pair more.
+    first = [number for partition, number in entries if partition == 0]
+    left_out = {(0, first[at]) for at in (3, 7, 14)}
+    kept = [
+        line
+        for line in lines
+        if ((found := json.loads(line))["partition"], int(found["entry"].split("-")[1])) not in left_out
+    ]
+    path = recorded.folder / "left-out.jsonl"
+    path.write_bytes(b"".join(kept[:100] + kept[101:]))
+    got = judged(recorded, path)
+    assert got.pairs == 900 - 91
+    assert "2 entries of the stream, and 1 pairs of others, are in no file" in got.notes
+    whole = judged(recorded, recorded.folder / "gaps.jsonl")
+    assert not any("entries of the stream" in note for note in whole.notes)
 
 
 def test_standard_input_is_read_compressed_or_not(recorded: Recorded) -> None:

@@ -38,6 +38,17 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_links_into_a_page_name_a_heading() -> None:
+    def headings(page: Path) -> set[str]:
+        titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+    pages = (ROOT / "README.md", *DOCS.glob("*.md"))
+    for page in pages:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            assert anchor in headings(page.parent / target if target else page), f"{page.name}: {target}#{anchor}"
+
+
 def test_targets_of_make_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     asked = [shlex.split(line)[1] for line in COMMANDS if line.startswith("make ")]
@@ -96,4 +107,5 @@ def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
         for line in after:
             codes[line] = subprocess.run(tool(line), cwd=tmp_path, env=environment(), timeout=60).returncode
     # No traffic came: the verdict is continue, and says so by its code.
-    assert codes == {line: 3 if line.startswith("shadowproxy verdict") else 0 for line in lines if line != start}
+    asked = ("shadowproxy verdict", "shadowproxy judge")
+    assert codes == {line: 3 if line.startswith(asked) else 0 for line in lines if line != start}

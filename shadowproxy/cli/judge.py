@@ -62,6 +62,9 @@ def judge(
         spoken(found)
         judging.add(found)
     notes = [f"{judging.unreadable:,} lines could not be read, and count as dead letters"] if judging.unreadable else []
+    entries, pairs = recording.missing
+    if entries or pairs:
+        notes.append(f"{entries:,} entries of the stream, and {pairs:,} pairs of others, are in no file")
     if recording.duplicates:
         notes.append(f"{recording.duplicates:,} pairs stood in the files more than once, and count once")
     got = judging.verdict(time.time(), notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,7 +35,8 @@ def plan(
         typer.Option(
             "--noise",
             metavar="METRIC=SD",
-            help="Standard deviation of a guardrail's loss, or METRIC=MEAN,SD. Repeatable.",
+            help="Standard deviation of a guardrail's loss, or METRIC=MEAN,SD; of a latency quantile that of the "
+            "logarithm, or METRIC=CORRELATION,SD. Repeatable.",
         ),
     ] = None,
     recorded: Annotated[
@@ -68,10 +70,7 @@ def plan(
 
     [bold]Example[/bold]: shadowproxy plan --config shadowproxy.yaml --rate 50/s --noise ranking.rbo=0.15
     """
-    import numpy as np
-
-    from shadowproxy.stats.sizes import Paths
-    from shadowproxy.verdict.planning import curve, planned
+    from shadowproxy.verdict.planning import Planner
 
     a_second = _rate(rate)
     settings = None if config is None else read_settings(config)
@@ -91,36 +90,39 @@ def plan(
     if settings is not None:
         least, least_harm = settings.verdict.min_pairs, settings.verdict.min_pairs_rollback
     horizon = None if settings is None else settings.verdict.horizon
-    paths = Paths.drawn(np.random.default_rng(1))
+    planner = Planner()
     rows: list[Row] = []
     for case, known in asked:
         try:
-            rows.append(planned(case, known, paths, worse=worse, share=share, least=least, least_harm=least_harm))
+            rows.append(planner.row(case, known, worse=worse, share=share, least=least, least_harm=least_harm))
         except ValueError as error:
             fail(f"{case.name}: {error}")
     if html is not None:
         from shadowproxy.report.figures import plan_page
 
-        curves = [curve(case, known, paths, least=least) for case, known in asked]
+        curves = [planner.curve(row) for row in rows]
         written(html, plan_page(rows, curves, rate=a_second, horizon=horizon))
-    _say(rows, a_second, horizon, worse, share, as_json=as_json)
-
-
-def _say(
-    rows: Sequence[Row], rate: float | None, horizon: int | None, worse: float, share: float, *, as_json: bool
-) -> None:
     if as_json:
         import msgspec
 
         from shadowproxy.report.planning import plan_json
 
-        typer.echo(msgspec.json.encode(plan_json(rows, rate=rate, share=share, worse=worse)))
+        typer.echo(msgspec.json.encode(plan_json(rows, rate=a_second, share=share, worse=worse)))
         return
     from rich.console import Console
 
     from shadowproxy.report.planning import plan_view
 
-    Console(highlight=False).print(plan_view(rows, rate=rate, horizon=horizon, worse=worse, share=share))
+    view = plan_view(
+        rows,
+        rate=a_second,
+        horizon=horizon,
+        worse=worse,
+        share=share,
+        blocks=None if settings is None else settings.verdict.blocks,
+        first_pairs=settings is not None and settings.verdict.first_per_account,
+    )
+    Console(highlight=False).print(view)
 
 
 def _alone(margin: float, mean: float, sd: float, lo: float, hi: float, alpha: float) -> list[tuple[Case, Noise]]:
@@ -132,16 +134,18 @@ def _alone(margin: float, mean: float, sd: float, lo: float, hi: float, alpha: f
 
 
 def _configured(settings: Settings, noise: Sequence[str], files: list[str]) -> list[tuple[Case, Noise]]:
-    from shadowproxy.verdict.planning import cases, noise_of
+    from shadowproxy.verdict.planning import cases, noise_of, unplanned
 
-    found, left_out = cases(settings)
+    found = cases(settings)
+    for name in unplanned(settings):
+        sys.stderr.write(f"{name} is left out: it is calibrated by the first pairs, and has no bounds before\n")
+    if not found:
+        fail("no guardrail is left to be planned")
     given = dict(map(_noise, noise))
     known = {name for case in found for name in (case.name, case.metric)}
     for name in given.keys() - known:
         fail(f"--noise: there is no guardrail {name}; there are {', '.join(case.name for case in found)}")
-    for name in left_out:
-        typer.echo(f"{name} is not planned: it is no mean of a bounded loss", err=True)
-    seen: dict[str, tuple[float, float]] = {}
+    seen: dict[str, Noise] = {}
     if files:
         from shadowproxy.comparator.noise import seen_noise
 

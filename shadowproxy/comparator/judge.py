@@ -10,12 +10,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
+from shadowproxy.comparator.firsts import Remembered
 from shadowproxy.compare.comparer import Comparer
 from shadowproxy.compare.versions import VersionReader
 from shadowproxy.config import Settings, experiment_id
 from shadowproxy.model import Accounting, Pair, VersionSeen
 from shadowproxy.pairs.lines import Recorded
 from shadowproxy.pairs.recorded import Unreadable, place_of
+from shadowproxy.verdict.calibration import FEWEST
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Facts, Verdict
 
@@ -37,7 +41,8 @@ class _Batch:
 class Judge:
     """Takes what is recorded, pair by pair, and gives the verdict on it.
 
-    The figures are those that workers and `serve.reader.VerdictReader` give for the same stream, rounding aside.
+    The figures are those that workers and `serve.reader.VerdictReader` give for the same stream, rounding aside; a
+    guardrail that is calibrated may be so some pairs earlier or later, for in a store that depends on who reads when.
     Cohorts have their slots in the order in which they come.
     """
 
@@ -53,6 +58,7 @@ class Judge:
         self._slots: dict[str, int] = {}
         self._began: float | None = None
         self._batch = _Batch()
+        self._firsts = Remembered() if settings.verdict.first_per_account else None
         self.pairs = 0
         """That were taken."""
         self.unreadable = 0
@@ -69,13 +75,16 @@ class Judge:
         sides = (pair.baseline, pair.candidate, pair.replica)
         batch.size += len(pair.request.body) + sum(len(side.body) for side in sides if side is not None)
         batch.written = max(batch.written, place_of(found)[0] / 1000)
-        if len(batch.pairs) >= _MOST_PAIRS or batch.size >= _MOST_BYTES:
+        # As few at once as a guardrail is calibrated by, while one waits for that: what comes after it counts.
+        if len(batch.pairs) >= (FEWEST if self._plan.waiting else _MOST_PAIRS) or batch.size >= _MOST_BYTES:
             self._count()
 
     def verdict(self, at: float, notes: Sequence[str] = ()) -> Verdict:
         """The verdict on everything that was taken; `at` is the Unix time of the reading."""
         self._count()
         state = self._state.close(math.inf)
+        if self._firsts is not None:
+            state = self._firsts.settled(state, math.inf)
         waits = self._settings.longest_wait is not None
         facts = Facts(
             at=at,
@@ -101,8 +110,24 @@ class Judge:
         self._note_versions(batch.pairs)
         if self._began is None:
             self._began = self._plan.begins(columns)
-        tallies = self._plan.tally(columns, self._slots, self._state.names, self._began)
-        self._state = self._state.with_added(tallies).close(batch.written)
+        if self._firsts is None:
+            tallies = self._plan.tally(columns, self._slots, self._state.names, self._began)
+            self._state = self._state.with_added(tallies).close(batch.written)
+        else:
+            ids = [pair.id for pair in batch.pairs]
+            self._firsts.add(self._plan, columns, ids, self._slots, self._state.names, self._began)
+            closed = self._state.close(batch.written)
+            self._state = self._firsts.settled(closed, closed.closed_before(batch.written))
+        self._calibrate(max(batch.written, float(columns.started.max())))
+
+    def _calibrate(self, now: float) -> None:
+        """As whoever reads a running experiment's verdict does, after every batch."""
+        if not self._plan.waiting:
+            return
+        since = now + 2 * self._settings.verdict.settle
+        due = self._plan.due(self._state.total)
+        found = {name: msgspec.structs.replace(calibration, since=since) for name, calibration in due.items()}
+        self._plan = self._plan.calibrated({**self._plan.calibrations, **found})
 
     def _note_versions(self, pairs: Sequence[Pair]) -> None:
         if self._versions is None:

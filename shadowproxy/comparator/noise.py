@@ -12,25 +12,46 @@ from shadowproxy.config import Settings
 from shadowproxy.model import Pair
 from shadowproxy.pairs.lines import Recorded
 from shadowproxy.pairs.recorded import Unreadable
+from shadowproxy.stats.additive import FloatArray
 from shadowproxy.verdict.plan import Plan
+from shadowproxy.verdict.planning import Noise
+from shadowproxy.verdict.ratios import PairedLatencies
 
 _AT_ONCE = 500
 
 
-def seen_noise(found: Iterable[Recorded | Unreadable], settings: Settings) -> dict[str, tuple[float, float]]:
-    """By guardrail, mean and standard deviation of its loss over the pairs that have one."""
+def seen_noise(found: Iterable[Recorded | Unreadable], settings: Settings) -> dict[str, Noise]:
+    """By guardrail, mean and standard deviation of its loss over the pairs that have one.
+
+    Of a quantile of latency: by how much the candidate is slower (the geometric mean), the deviation of the baseline's
+    logarithm, and the correlation; of the pairs in which both answered in time.
+    """
     comparer, plan = Comparer(settings.routes), Plan(settings)
-    sums: dict[str, tuple[int, float, float]] = {}
-    for pairs in _batches(found):
-        for rule, _, losses in plan.losses(comparer(pairs)):
-            known = losses[~np.isnan(losses)]
-            n, total, squares = sums.get(rule.name, (0, 0.0, 0.0))
-            sums[rule.name] = n + len(known), total + float(known.sum()), squares + float(np.square(known).sum())
-    return {
-        name: (total / n, math.sqrt(max(0.0, squares / n - (total / n) ** 2)))
-        for name, (n, total, squares) in sums.items()
-        if n
+    latencies = {
+        rule.name: PairedLatencies(rule, settings, 1) for rule in plan.rules if rule.metric.quantile is not None
     }
+    sums: dict[str, FloatArray] = {}
+    for pairs in _batches(found):
+        columns = comparer(pairs)
+        rows = {rule.name: losses[:, np.newaxis] for rule, _, losses in plan.losses(columns)}
+        with np.errstate(divide="ignore"):
+            rows |= {name: np.log(paired.seconds(columns)) for name, paired in latencies.items()}
+        for name, values in rows.items():
+            known = values[np.isfinite(values).all(axis=1)]
+            moments = np.concatenate([np.ones((len(known), 1)), known], axis=1)
+            sums[name] = sums.get(name, 0.0) + moments.T @ moments
+    return {name: _noise(moments) for name, moments in sums.items() if moments[0, 0]}
+
+
+def _noise(moments: FloatArray) -> Noise:
+    mean = moments[0, 1:] / moments[0, 0]
+    covariance = moments[1:, 1:] / moments[0, 0] - np.outer(mean, mean)
+    deviation = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    if len(mean) == 1:
+        return Noise(float(mean[0]), float(deviation[0]), "recorded")
+    both = float(deviation[0] * deviation[1])
+    correlation = min(1.0, max(-1.0, float(covariance[0, 1]) / both)) if both else 0.0
+    return Noise(math.expm1(float(mean[1] - mean[0])), float(deviation[0]), "recorded", correlation)
 
 
 def _batches(found: Iterable[Recorded | Unreadable]) -> Iterator[list[Pair]]:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from shadowproxy.comparator.exemplars import Keeper
+from shadowproxy.comparator.firsts import Settler
 from shadowproxy.comparator.labels import Joiner
 from shadowproxy.compare.columns import Columns
 from shadowproxy.compare.comparer import Comparer
@@ -22,12 +23,15 @@ from shadowproxy.compare.versions import VersionReader
 from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
 from shadowproxy.metrics import ComparatorMetrics
 from shadowproxy.model import Pair, Side
+from shadowproxy.pairs.calibrations import calibrations
 from shadowproxy.pairs.exemplars import NO_CHANGE
 from shadowproxy.pairs.experiments import note_versions, origin
+from shadowproxy.pairs.firsts import First
 from shadowproxy.pairs.labels import Waiting
 from shadowproxy.pairs.partitions import Watermarks
 from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
 from shadowproxy.stats.state import State
+from shadowproxy.verdict.calibration import calibrations_of
 from shadowproxy.verdict.exemplars import Limits
 from shadowproxy.verdict.plan import Plan
 
@@ -96,6 +100,7 @@ class Worker:
             if wait is None
             else Joiner(store, plan, metrics, self._places_for, name=name, wait=wait, monotonic=monotonic)
         )
+        self._settler = Settler(store, name=name) if plan.settings.verdict.first_per_account else None
         self._stop = asyncio.Event()
         self.connected = False
         """Whether the last word from the store was an answer."""
@@ -147,7 +152,7 @@ class Worker:
 
     async def _recover(self) -> None:
         """Take the store's word for what this worker has counted and in which slots, and finish what it had read."""
-        self._slots, self._origin = {}, None
+        self._forget()
         stored = await self._store.load_state(self._name)
         self._state = self._plan.empty() if stored is None else State.from_bytes(stored)
         self._boards = await self._keeper.load(self._name)
@@ -173,13 +178,17 @@ class Worker:
             if self._joiner is not None:
                 # After the pairs: what is read with its label is then joined in the same turn.
                 self._state, more_labels = await self._joiner.turn(self._state)
+            if self._settler is not None:
+                self._state = await self._settler.turn(self._state)
             if entries or more_labels:
                 continue
-            if stopping:
-                return
-            if len(self._watermarks) > 1 or self._joiner is not None:
+            if len(self._watermarks) > 1 or self._joiner is not None or self._settler is not None:
                 # The workers of the other partitions wait for this one's, and without entries there are no commits.
                 self._close(await self._store.watermark())
+            if stopping:
+                if self._settler is not None:
+                    self._state = await self._settler.turn(self._state)
+                return
 
     async def _take_over(self) -> None:
         while entries := await self._store.claim(self._name, self._claim_idle, self._read):
@@ -220,8 +229,7 @@ class Worker:
                 except Fenced as fenced:
                     self._metrics.fenced.inc()
                     log.info("%s", fenced)
-                    # Of slots that no commit holds, a reset may have made others meanwhile.
-                    self._slots, self._origin = {}, None
+                    self._forget()
                     lost = set(fenced.lost)
                     entries = [entry for entry in entries if entry.id not in lost]
                 else:
@@ -231,9 +239,21 @@ class Worker:
         pairs, counts, dead = _decode(entries)
         state, boards, exemplars = self._state, self._boards, NO_CHANGE
         columns = self._comparer(pairs) if pairs else None
+        firsts: Sequence[First] = ()
         if columns is not None:
             slots, began = await self._places_for(columns)
-            state = state.with_added(self._plan.tally(columns, slots, state.names, began))
+            if self._plan.waiting:
+                # After the batch was read and before it is counted: what was read without one started before it holds.
+                self._plan = self._plan.calibrated(calibrations_of(await calibrations(self._home)))
+            if self._settler is None:
+                state = state.with_added(self._plan.tally(columns, slots, state.names, began))
+            else:
+                names = [
+                    f"{entry.id}:{at}" for entry, count in zip(entries, counts, strict=True) for at in range(count)
+                ]
+                firsts = await self._settler.firsts(
+                    self._plan, columns, names, [one.id for one in pairs], slots, state.names, began
+                )
             boards, exemplars = self._keeper.offer(boards, entries, counts, pairs, columns, slots)
             if self._versions is not None and (seen := self._versions(pairs)):
                 # Before the commit: who sees the pairs counted sees by which versions.
@@ -247,6 +267,7 @@ class Worker:
             if columns is not None
             else (),
             exemplars=exemplars,
+            firsts=firsts,
         )
         self._state, self._boards = state, boards
         self._close(watermark)
@@ -255,6 +276,11 @@ class Worker:
     def _close(self, watermark: float) -> None:
         # Folding is left out of what was stored: whoever reads a state closes it by the watermark of that moment.
         self._state = self._state.close(self._watermarks.hear(self._partition, watermark))
+
+    def _forget(self) -> None:
+        """What the experiment gave this worker to count by: where no commit holds it, a reset may have made it anew."""
+        self._slots, self._origin = {}, None
+        self._plan = self._plan.calibrated({})
 
     async def _places_for(self, columns: Columns) -> tuple[Mapping[str, int], float | None]:
         """The cohorts' slots, and when the experiment began where that matters."""

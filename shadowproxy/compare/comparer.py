@@ -218,6 +218,7 @@ def _unlabelled(part: Sequence[_Row]) -> Iterator[Unlabelled]:
             cohorts=row.reading.cohorts,
             weight=row.reading.weight,
             classes=classes_of(row.reader.route, row.reading.answers),
+            account=row.reading.account,
         )
 
 

@@ -59,7 +59,7 @@ def labelled(pairs: Sequence[Unlabelled], truths: Sequence[Any]) -> Columns:
         started=np.array([pair.started for pair in pairs], np.float64),
         route=routes,
         cohorts=tuple(pair.cohorts for pair in pairs),
-        account=np.zeros(n, np.uint64),
+        account=np.array([pair.account for pair in pairs], np.uint64),
         values=values,
         applicable=applicable,
         failed={},

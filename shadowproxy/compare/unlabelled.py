@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -56,12 +57,14 @@ class Unlabelled(msgspec.Struct, frozen=True, array_like=True):
     """How much the pair counts."""
     classes: Classes | None = None
     """Where the route has labels or probabilities."""
+    account: int = 0
+    """Hash of the account; 0 where unknown."""
 
     def to_bytes(self) -> bytes:
         """As a versioned msgpack array, without its last places where they say nothing."""
         fields = msgspec.structs.astuple(self)
-        used = len(fields) if self.classes is not None else len(fields) - (1 if self.weight != 1 else 2)
-        return msgspec.msgpack.encode(fields[:used])
+        silent = itertools.takewhile(bool, (self.account == 0, self.classes is None, self.weight == 1))
+        return msgspec.msgpack.encode(fields[: len(fields) - sum(silent)])
 
 
 class _Version(msgspec.Struct, array_like=True):
@@ -82,6 +85,7 @@ def unlabelled(
     cohorts: tuple[str, ...],
     weight: float = 1.0,
     classes: Classes | None = None,
+    account: int = 0,
 ) -> Unlabelled:
     """What to keep of a pair (see `Unlabelled`); `by_score` as in `hits`."""
 
@@ -106,6 +110,7 @@ def unlabelled(
         cohorts=cohorts,
         weight=weight,
         classes=classes,
+        account=account,
     )
 
 

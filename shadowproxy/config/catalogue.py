@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Literal
 
 Direction = Literal["lower", "higher"]
+Calibrated = Literal["clip", "thresholds"]
 Timing = Literal["ttfb", "total"]
 
 
@@ -49,6 +50,9 @@ class Metric:
     how much of the baseline's the candidate's may be greater."""
     timing: Timing = "total"
     """Of which latency it is a quantile."""
+    calibrated: Calibrated | None = None
+    """What its guardrail takes from the first pairs, and keeps: where its values are clipped, that have no bounds by
+    themselves, or the thresholds at which distributions are compared."""
 
     @property
     def tail(self) -> bool:
@@ -329,6 +333,42 @@ _SCORES: tuple[Metric, ...] = (
         0.01,
         needs=_OF_SCORES,
     ),
+)
+_DELTA = Metric(
+    "scores.delta",
+    "scores of common items, candidate less baseline",
+    "in the scores' unit",
+    -math.inf,
+    math.inf,
+    0,
+    ("lower", "higher"),
+    0,
+    needs=_OF_SCORES,
+    calibrated="clip",
+)
+_NOISE = Metric(
+    "scores.noise",
+    "scores of common items, replica less baseline",
+    "in the scores' unit",
+    -math.inf,
+    math.inf,
+    0,
+    ("lower", "higher"),
+    0,
+    needs=_OF_SCORES,
+    replicated=True,
+)
+_SHIFT = Metric(
+    "scores.shift",
+    "distributions of all scores apart, at the widest of 15 thresholds (Kolmogorov-Smirnov)",
+    "of probability",
+    0,
+    1,
+    0,
+    ("higher",),
+    0,
+    needs=_OF_SCORES,
+    calibrated="thresholds",
 )
 _LABELS: tuple[Metric, ...] = (
     Metric(
@@ -611,6 +651,8 @@ _ALL = (
     *_QUANTILES,
     *_RANKING,
     *_SCORES,
+    _DELTA,
+    _SHIFT,
     *_LABELS,
     *_TEXT,
     *_FIELDS,
@@ -621,7 +663,9 @@ _ALL = (
 GUARDABLE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
 """All that a guardrail can be on."""
 
-CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL if metric.quantile is None})
+CATALOGUE: Mapping[str, Metric] = MappingProxyType(
+    {metric.name: metric for metric in (*_ALL, _NOISE) if metric.quantile is None and metric.calibrated != "thresholds"}
+)
 """What has a value on every pair."""
 
 QUANTILES: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _QUANTILES})

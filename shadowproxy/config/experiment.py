@@ -47,8 +47,8 @@ def frozen(settings: Settings) -> dict[str, Any]:
 def _policy(settings: Settings) -> dict[str, Any]:
     policy = settings.verdict.model_dump(mode="json", exclude=_FREE)
     # Versions that were not noted from the beginning say nothing; and who doesn't ask for them keeps the id.
-    for key in ("version_header", "blocks"):
-        if policy[key] is None:
+    for key in ("version_header", "blocks", "first_per_account"):
+        if not policy[key]:
             del policy[key]
     for guardrail in policy["guardrails"]:
         for key, unused in _GUARDRAILS_LATER.items():
@@ -70,7 +70,7 @@ def _catalogue() -> dict[str, list[Any]]:
     # JSON has no infinity.
     return {
         metric.name: [
-            metric.low,
+            metric.low if math.isfinite(metric.low) else None,
             metric.high if math.isfinite(metric.high) else None,
             metric.ideal,
             metric.margin,

@@ -508,7 +508,10 @@ class Guardrail(Section):
     """A metric, how much worse it may be, and for whom."""
 
     metric: str = Field(description="a name of the catalogue, such as ranking.rbo")
-    margin: float = Field(gt=0, description="mean loss that is tolerated, in the metric's unit")
+    margin: float = Field(
+        gt=0,
+        description="mean loss that is tolerated, in the metric's unit; of a quantile, a share of the baseline's",
+    )
     cohort_margin: float | None = Field(
         None, gt=0, description="the same for a single cohort; twice the margin unless given"
     )
@@ -582,6 +585,11 @@ class Verdict(Section):
         ge=0.05,
         description="judge means by blocks of time this long, at first, instead of by pairs: for losses that depend on "
         "those shortly before; ten times as long as they do; none: by pairs",
+    )
+    first_per_account: bool = Field(
+        False,
+        description="count an account's first pair only, by the start of its request, and all of no known account; "
+        "needs `account` on a route, one partition, and no labels that come later",
     )
     closed_population: bool = Field(
         False,
@@ -674,6 +682,8 @@ def contradictions(parts: Mapping[str, Any]) -> list[Fault]:
         if "verdict" in parts:
             faults += _unmeasurable(parts["routes"], parts["verdict"].guardrails)
             faults += _unreplicated(parts.get("replica"), parts["verdict"].guardrails)
+            if parts["verdict"].first_per_account:
+                faults += _no_firsts(parts["routes"], parts.get("redis"))
     listeners = {
         f"$.{room}.{key}": getattr(parts[room], key)
         for room, key in (
@@ -744,3 +754,22 @@ def _unreplicated(replica: Upstream | None, guardrails: Sequence[Guardrail]) -> 
         for at, guardrail in enumerate(guardrails)
         if replica is None and GUARDABLE[guardrail.metric].replicated
     ]
+
+
+def _no_firsts(routes: Sequence[Route], redis: Redis | None) -> list[Fault]:
+    """Why it can't be told which pair is an account's first, or what it comes to."""
+    faults = [
+        Fault(f"$.routes[{at}].labels", "labels that come later can't be counted with verdict.first_per_account")
+        for at, route in enumerate(routes)
+        if route.labels is not None
+    ]
+    if not any(route.account is not None for route in routes):
+        faults.append(Fault("$.verdict.first_per_account", "no route has `account`, so nobody's pair is the first"))
+    if redis is not None and redis.partitions > 1:
+        faults.append(
+            Fault(
+                "$.verdict.first_per_account",
+                "needs redis.partitions: 1, since an account's pairs are spread over all partitions",
+            )
+        )
+    return faults

@@ -43,7 +43,8 @@ _RESET: Final = Script(scripts.RESET)
 _RESET_KEYS: Final = (
     "pairs", "totals", "index", "kept", "dead", "dead:sizes", "states", "versions", "accounts", "accounts:bases",
     "slots", "latch", "seen", "controls", "verdicts", "labels", "labels:totals", "unlabelled", "unlabelled:expiry",
-    "early", "early:expiry", "labelled", "exemplars", "exemplars:pairs", "origin",
+    "early", "early:expiry", "labelled", "exemplars", "exemplars:pairs", "origin", "calibration",
+    "firsts", "firsts:starts",
 )  # fmt: skip
 
 

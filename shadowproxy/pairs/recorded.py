@@ -13,6 +13,7 @@ import io
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -21,6 +22,7 @@ import zstandard
 
 from shadowproxy.errors import PayloadError, StartError
 from shadowproxy.pairs.lines import Recorded, read_recorded
+from shadowproxy.pairs.scripts.common import MAX_PAIRS
 
 LONGEST: Final = 256 * 1024**2
 """Bytes of the longest line that is read."""
@@ -44,6 +46,15 @@ class Unreadable(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.file}, line {self.number:,}: {self.reason}"
+
+
+class Missing(NamedTuple):
+    """What stood in the stream, and is not in a recording of it."""
+
+    entries: int
+    """Whole entries between the first and the last of each partition; of those beyond nothing is known."""
+    pairs: int
+    """Pairs of entries of which it has others."""
 
 
 class Source:
@@ -146,6 +157,7 @@ class Recording:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
+        self._seen = Seen()
         self.duplicates = 0
 
     @property
@@ -159,10 +171,14 @@ class Recording:
         """Bytes of them that are read."""
         return sum(source.done for source in self._sources)
 
+    @property
+    def missing(self) -> Missing:
+        """What is known to have been written and is in no file."""
+        return self._seen.missing
+
     def __iter__(self) -> Iterator[Recorded | Unreadable]:
-        seen = Seen()
         for place, found in heapq.merge(*map(_placed, self._sources), key=itemgetter(0)):
-            if isinstance(found, Unreadable) or seen.add(place):
+            if isinstance(found, Unreadable) or self._seen.add(place):
                 yield found
             else:
                 self.duplicates += 1
@@ -212,6 +228,32 @@ class Seen:
     def __init__(self) -> None:
         self._runs: dict[int, tuple[list[int], list[int]]] = {}
         self._strays: set[tuple[int, int]] = set()
+
+    @property
+    def missing(self) -> Missing:
+        """What is not among them, as far as entry ids tell: these number a partition's entries and say how many pairs
+        each has. Where the store was emptied the numbers begin anew; what is missing there is not known."""
+        entries = pairs = 0
+        for counted in self._counted().values():
+            known = sorted(counted)
+            for entry in known:
+                pairs += max(0, entry % _MOST_SEQUENCE % (MAX_PAIRS + 1) - counted[entry])
+            numbers = [entry % _MOST_SEQUENCE // (MAX_PAIRS + 1) for entry in known]
+            entries += sum(max(0, after - before - 1) for before, after in pairwise(numbers))
+        return Missing(entries, pairs)
+
+    def _counted(self) -> dict[int, dict[int, int]]:
+        """By partition and entry, how many of its pairs are among them."""
+        found: dict[int, dict[int, int]] = {}
+        for partition, (starts, lengths) in self._runs.items():
+            counted = found[partition] = {}
+            for key, length in zip(starts, lengths, strict=True):
+                entry = key // _MOST_POSITION
+                counted[entry] = counted.get(entry, 0) + length
+        for partition, key in self._strays:
+            counted, entry = found[partition], key // _MOST_POSITION
+            counted[entry] = counted.get(entry, 0) + 1
+        return found
 
     def add(self, place: Place) -> bool:
         """Whether it is new."""

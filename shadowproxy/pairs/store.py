@@ -27,6 +27,8 @@ from shadowproxy.pairs.codec import decode
 from shadowproxy.pairs.controls import LIVE, ControlChange, Controls, ControlStatus, ProxyReport
 from shadowproxy.pairs.controls import decode as decode_controls
 from shadowproxy.pairs.exemplars import NO_CHANGE, Change, Exemplars
+from shadowproxy.pairs.firsts import DUE_FIRSTS, FIND_FIRSTS, SETTLE, First, Start
+from shadowproxy.pairs.firsts import words as first_words
 from shadowproxy.pairs.labels import MOST as MOST_LABELS
 from shadowproxy.pairs.labels import CountedLabels, Fate, Label, Labels, Waiting
 
@@ -382,6 +384,7 @@ class Store:
         self._bases = f"{prefix}accounts:bases"
         self._states = f"{prefix}states"
         self._state_versions = f"{prefix}versions"
+        self._firsts = (f"{prefix}firsts", f"{prefix}firsts:starts")
         self._slots = f"{prefix}slots"
         self._latch = f"{prefix}latch"
         self._clocks = f"{prefix}clocks"
@@ -543,12 +546,14 @@ class Store:
         dead: Mapping[str, str] | None = None,
         unlabelled: Sequence[Waiting] = (),
         exemplars: Change = NO_CHANGE,
+        firsts: Sequence[First] = (),
     ) -> float:
         """Acknowledge `entries` and store the `state` that includes them, in one atomic step.
 
         `dead` maps ids among `entries` to the reason why they can't be read: these are kept in the dead-letter stream.
         `unlabelled` are pairs of these entries that wait for their label from now on; a label that came before goes
         back into the label stream. `exemplars` is what becomes of the worker's pairs to look at (see `Exemplars`).
+        `firsts` are pairs that the state does not include, and that may be their account's first (see `firsts`).
         Without entries only the state is stored.
 
         Returns the watermark in Unix seconds: everything that was written before it has been committed, by whichever
@@ -579,6 +584,7 @@ class Store:
                 self._kept,
                 *self.labels.keys,
                 *self.exemplars.keys,
+                *self._firsts,
             ),
             GROUP,
             worker,
@@ -593,6 +599,7 @@ class Store:
             len(letters),
             *(_bytes(text) for letter in letters.items() for text in letter),
             *exemplars.words,
+            *first_words(firsts),
             self.labels.most,
             max(0, len(unlabelled) - _MOST_WAITING),
             *(
@@ -642,6 +649,45 @@ class Store:
         if state is not None:
             self._versions[worker] = version.encode()
         return [entry.decode() for entry in reply[1:]]
+
+    async def find_firsts(self, accounts: Sequence[str]) -> dict[str, Start | None]:
+        """Of these accounts, those of which a pair is counted (None) or waits (its start)."""
+        if not accounts:
+            return {}
+        found = await self._run(FIND_FIRSTS, self._firsts[:1], *accounts)
+        return {
+            account: None if held == b"counted" else Start.of(held)
+            for account, held in zip(accounts, found, strict=True)
+            if held
+        }
+
+    async def due_firsts(self, before: float, most: int, in_all: int) -> list[First]:
+        """Up to `most` pairs that wait and began before `before` (Unix seconds), the earliest first.
+
+        Where `in_all` accounts are counted, pairs of others are forgotten.
+        """
+        found = []
+        for account, held in await self._run(DUE_FIRSTS, self._firsts, repr(before), most, in_all):
+            start, tie, record = held.split(b" ", 2)
+            found.append(First(account.decode(), Start.of(start + b" " + tie), record))
+        return found
+
+    async def settle(self, worker: str, due: Sequence[First], state: bytes) -> None:
+        """Mark the accounts of these pairs as counted, and store the `state` that includes them, in one atomic step.
+
+        Raises Gone where one of them doesn't wait any more, and Superseded as `commit` does; nothing was stored then.
+        """
+        expected = self._versions.get(worker, b"")
+        names = [f"{one.account} {one.start.words}" for one in due]
+        version = _version_of(expected, names, state)
+        keys = (*self._firsts, self._states, self._state_versions)
+        marks = [word for one in due for word in (one.account, one.start.words)]
+        reply = await self._run(SETTLE, keys, worker, version, expected, state, *marks)
+        if reply == 2:
+            raise Superseded(worker, [])
+        if reply == 3:
+            raise Gone("an account's first pair has been counted by another worker, or was not its first")
+        self._versions[worker] = version.encode()
 
     async def load_state(self, worker: str) -> bytes | None:
         """The state that this worker committed last, or None. From here on this Store commits on top of it."""

@@ -43,7 +43,8 @@ _LEGEND = (
     "A guardrail's loss is what the candidate does worse on a pair; larger is worse. `mean` is its average so "
     "far, with an interval that holds however often one looks. `safe` is the evidence that the true mean is within "
     "the margin, `harm` that it is beyond it: each is what a bet of 1 against the opposite has grown to. Where the "
-    "opposite is true it reaches a threshold of T with probability 1/T at most, ever."
+    "opposite is true it reaches a threshold of T with probability 1/T at most, ever. Of a quantile of latency "
+    "`excess` is by how much the candidate's is greater, as a share."
 )
 
 
@@ -124,7 +125,10 @@ def _cell(cell: Cell) -> Iterator[RenderableType]:
 def _figures(cell: Cell) -> Iterator[tuple[str, str]]:
     yield "what", _meaning(cell)
     undefined = f", {cell.undefined:,} more undefined" if cell.undefined else ""
-    yield "mean", f"{words.figure(cell.estimate)} {words.interval(cell.interval)}, on {cell.pairs:,} pairs{undefined}"
+    yield (
+        _estimated(cell),
+        f"{words.figure(cell.estimate)} {words.interval(cell.interval)}, on {cell.pairs:,} pairs{undefined}",
+    )
     yield "margin", f"{words.figure(cell.margin, signed=False)} ({words.plain(cell.unit)})"
     yield "safe", _towards(cell.e_promote, cell.promote_at)
     yield "harm", _towards(cell.e_rollback, cell.rollback_at)
@@ -139,6 +143,11 @@ def _meaning(cell: Cell) -> str:
     name = cell.guardrail.partition("@")[0].removeprefix(cell.metric)
     worse = name.removeprefix(".") or metric.worse[0]
     return f"{metric.title}; {worse} is worse"
+
+
+def _estimated(cell: Cell) -> str:
+    metric = GUARDABLE.get(cell.metric)
+    return "excess" if metric is not None and metric.quantile is not None else "mean"
 
 
 def missing(cell: Cell) -> str:

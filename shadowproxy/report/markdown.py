@@ -13,7 +13,7 @@ _FINDING_SIGNS = {Finding.SAFE: "✅", Finding.HARMFUL: "❌", Finding.UNDECIDED
 _SPECIAL = re.compile(r"[\\`*_{}\[\]()+!|~$]|^[-=]|(?<=^\d)\.")
 _LINKED = re.compile(r"[@#]|:(?=//)|(?<=www)\.")
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-_CELLS = (("guardrail", "l"), ("finding", "l"), *((name, "r") for name in ("mean loss", "interval", "margin")))
+_CELLS = (("guardrail", "l"), ("finding", "l"), *((name, "r") for name in ("loss", "interval", "margin")))
 _EVIDENCE = (("e safe", "r"), ("e harm", "r"), ("pairs", "r"))
 
 
@@ -90,7 +90,7 @@ def _cells(cells: Iterable[Cell]) -> str:
 
 def _cohorts(verdict: Verdict) -> str:
     columns = (("cohort", "l"), ("pairs", "r"), ("findings", "l"), ("worst of them", "l"))
-    figures = (("mean loss", "r"), ("margin", "r"), ("evidence", "r"))
+    figures = (("loss", "r"), ("margin", "r"), ("evidence", "r"))
     rows = []
     for name, report in verdict.cohorts.items():
         worst = words.worst(report.guardrails)

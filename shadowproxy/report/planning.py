@@ -31,7 +31,14 @@ def pairs(value: float) -> str:
 
 
 def plan_view(
-    rows: Sequence[Row], *, rate: float | None, horizon: int | None, worse: float, share: float
+    rows: Sequence[Row],
+    *,
+    rate: float | None,
+    horizon: int | None,
+    worse: float,
+    share: float,
+    blocks: float | None = None,
+    first_pairs: bool = False,
 ) -> RenderableType:
     """The table, what it rests on, and what follows for a promote."""
     cohorts = any(row.cohort is not None for row in rows)
@@ -41,11 +48,15 @@ def plan_view(
     names += ["time"] if rate else []
     for name in names:
         left = name == "guardrail"
-        width = 15 if left else None
-        table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold", min_width=width)
+        table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     for row in rows:
         table.add_row(*_figures(row, cohorts=cohorts, rate=rate))
     text = [Text(line) for line in _conclusions(rows, rate=rate, horizon=horizon, share=share if cohorts else None)]
+    text += [Text(line) for line in _of_blocks(rows, blocks)]
+    if first_pairs:
+        text.append(
+            Text("warning: accounts count once (verdict.first_per_account): read accounts where it says pairs.")
+        )
     return Group(table, Text(), *text)
 
 
@@ -78,10 +89,12 @@ def _broken(name: str) -> str:
 
 def _conclusions(rows: Sequence[Row], *, rate: float | None, horizon: int | None, share: float | None) -> Iterator[str]:
     yield (
-        "least: pairs without which no proof is possible. safe: pairs until half of the experiments have proven it, if "
-        "loss and deviation (sd) are as given (in brackets: nine of ten). harm: pairs until half have proven a mean "
-        "loss of so many margins."
+        "least: pairs without which no proof is possible. safe: pairs until half of the experiments have proven it, "
+        "and until 90% have, if loss and deviation (sd) are as given. harm: until half have proven a mean loss of so "
+        "many margins."
     )
+    if any(row.case.quantile is not None for row in rows):
+        yield "Of a latency quantile the loss is the candidate's excess, and sd that of either latency's logarithm."
     if share is not None:
         yield f"cohort: of all pairs, until it is proven in a cohort that has {100 * share:g}% of them."
     if any(row.noise.source == "assumed" for row in rows):
@@ -94,6 +107,19 @@ def _conclusions(rows: Sequence[Row], *, rate: float | None, horizon: int | None
     if horizon is not None and whole.most > horizon:
         beyond = "most likely not" if whole.median > horizon else "likely, but not surely,"
         yield f"warning: by verdict.horizon, {horizon:,} pairs, it is {beyond} decided."
+
+
+def _of_blocks(rows: Sequence[Row], blocks: float | None) -> Iterator[str]:
+    """A block counts as one pair, so no fewer blocks than the fewest pairs prove a mean."""
+    means = [row for row in rows if row.case.quantile is None]
+    if blocks is None or not means:
+        return
+    row = max(means, key=lambda row: row.bets)
+    time = words.lasting(row.bets * blocks)
+    yield (
+        f"warning: means are judged by blocks of {blocks:g} s (verdict.blocks), as one pair each: "
+        f"{words.plain(row.case.name)} takes at least {row.bets:,} of them, which is {time}."
+    )
 
 
 def _promote(whole: Sizes, rate: float | None) -> str:
@@ -128,6 +154,7 @@ def plan_json(rows: Sequence[Row], *, rate: float | None, share: float, worse: f
                 "margin": row.case.margin,
                 "mean": row.noise.mean,
                 "sd": row.noise.sd,
+                "correlation": row.noise.correlation,
                 "noise": row.noise.source,
                 "fewest": row.fewest,
                 "safe": spread(row.safe),

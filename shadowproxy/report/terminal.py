@@ -83,7 +83,7 @@ def _overall(cells: tuple[Cell, ...], *, wide: bool, title: str = "All pairs") -
     names = [
         "guardrail",
         "finding",
-        "mean loss",
+        "loss",
         *(["interval"] if wide else []),
         "margin",
         "e safe",
@@ -119,7 +119,7 @@ def _matrix(verdict: Verdict) -> Table:
 
 
 def _cohorts(verdict: Verdict, *, wide: bool) -> Table:
-    figures = ("mean loss", "margin") if wide else ()
+    figures = ("loss", "margin") if wide else ()
     names = ("cohort", "pairs", "findings", "worst of them", *figures, "evidence")
     table = _grid("Cohorts", *names)
     for name, report in verdict.cohorts.items():

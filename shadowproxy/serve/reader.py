@@ -14,11 +14,13 @@ from shadowproxy.config import Settings
 from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.metrics import StreamReading
 from shadowproxy.model import VersionSeen
+from shadowproxy.pairs.calibrations import calibrate, calibrations
 from shadowproxy.pairs.experiments import History, Moment, history, remember, versions
 from shadowproxy.pairs.labels import CountedLabels
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Snapshot
 from shadowproxy.stats.state import State
+from shadowproxy.verdict.calibration import calibrations_of
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Facts, Labels, Verdict
 from shadowproxy.verdict.record import State as Decision
@@ -26,6 +28,9 @@ from shadowproxy.verdict.record import State as Decision
 log = logging.getLogger(__name__)
 
 _REMEDY = "update shadowproxy if a newer one runs beside it, else begin anew under another name in `experiment`"
+
+_MOST_AHEAD = 3600.0
+"""Seconds: a proxy whose clock is ahead by more than that must not put a calibration off for as long."""
 
 
 class _Latch(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +89,7 @@ class VerdictReader:
         latched = None if snapshot.latch is None else self._latched(snapshot.latch)
         states = {worker: self._state(worker, stored) for worker, stored in snapshot.states.items()}
         try:
+            await self._calibrate(states.values(), snapshot)
             verdict = self._judge(states.values(), snapshot.watermark, snapshot, latched, notes, seen)
         except ValueError as error:
             raise PayloadError(self._blame(states, snapshot, error)) from None
@@ -124,6 +130,25 @@ class VerdictReader:
     async def history(self) -> History:
         """How the verdict changed, newest first. Raises StoreUnavailable, and PayloadError where it can't be read."""
         return await history(self._store.home)
+
+    async def _calibrate(self, states: Iterable[State], snapshot: Snapshot) -> None:
+        """Judge by the calibrations that are stored, and store those that the closed buckets are enough for by now."""
+        if not (self._plan.waiting or self._plan.calibrations):
+            return
+        # Anew each time: a reset forgets them.
+        self._plan = self._plan.calibrated(calibrations_of(await calibrations(self._store.home)))
+        if not self._plan.waiting or self._looks_on:
+            return
+        merged = self._plan.empty().merge(states).close(snapshot.watermark)
+        if due := self._plan.due(merged.total):
+            stored = await calibrate(
+                self._store.home,
+                {name: calibration.to_bytes() for name, calibration in due.items()},
+                newest=min((max(merged.open, default=0) + 1) * merged.width, snapshot.time + _MOST_AHEAD),
+                grace=2 * self._settings.verdict.settle,
+                resets=snapshot.resets,
+            )
+            self._plan = self._plan.calibrated(calibrations_of(stored))
 
     def _judge(
         self,

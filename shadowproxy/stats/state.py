@@ -176,16 +176,25 @@ class State:
         """With `pairs` more pairs, all of one bucket. Where that is closed they are counted at once, and as late."""
         return self.with_added({bucket: (tally, pairs)})
 
-    def with_added(self, batch: Mapping[int, tuple[Tally, int]]) -> State:
-        """With a whole batch, by bucket, as `verdict.plan.Plan.tally` gives it."""
-        total, pairs, late, opened = self.total, self.pairs, self.late, dict(self.open)
+    def with_added(self, batch: Mapping[int, tuple[Tally, int]], *, late: bool = True) -> State:
+        """With a whole batch, by bucket, as `verdict.plan.Plan.tally` gives it.
+
+        What is of a closed bucket counts as late, unless it was to wait until that was closed (`late`).
+        """
+        total, pairs, behind, opened = self.total, self.pairs, self.late, dict(self.open)
         for index, (tally, count) in batch.items():
             if self._closed(index, self.watermark):
-                total, pairs, late = total + tally, pairs + count, late + count
+                total, pairs, behind = total + tally, pairs + count, behind + count * late
             else:
                 fresh, there = Bucket(tally, count), opened.get(index)
                 opened[index] = fresh if there is None else there + fresh
-        return replace(self, total=total, open=self._bounded(opened), pairs=pairs, late=late)
+        return replace(self, total=total, open=self._bounded(opened), pairs=pairs, late=behind)
+
+    def closed_before(self, watermark: float) -> float:
+        """The start (Unix seconds) before which every bucket is closed by a watermark."""
+        return (
+            math.floor((watermark - self.settle) / self.width) * self.width if math.isfinite(watermark) else watermark
+        )
 
     def close(self, watermark: float) -> State:
         """With every bucket counted whose end and `settle` lie at or before `watermark` (Unix seconds).

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shadowproxy.compare.columns import Columns
 from shadowproxy.stats.additive import FloatArray, Grouping, IntArray
+from shadowproxy.stats.inflation import account_keys, time_keys
 
 FIRST_COHORT = 1
 """The slot of the first cohort; that of all pairs is 0."""
 
 
-@dataclass(frozen=True, slots=True)
+ACCOUNT: Final = "account"
+SPANS: Final[Mapping[str, float]] = MappingProxyType({"1 s": 1.0, "10 s": 10.0, "60 s": 60.0})
+"""Time blocks by which pairs may depend on each other, seconds."""
+KEYS: Final = (ACCOUNT, *SPANS)
+
+
+@dataclass(frozen=True)
 class Batch:
     """A batch's pairs by bucket and slot."""
 
@@ -37,6 +46,19 @@ class Batch:
     """By pair; None where no route weighs any."""
     origin: float | None = None
     """When the experiment began, Unix seconds; None where nothing depends on it."""
+
+    @functools.cached_property
+    def keyed(self) -> tuple[FloatArray, Grouping]:
+        """By what pairs may depend on each other: the key of every pair for the first of `KEYS`, for the second and so
+        on, and groups of these, by bucket and which of `KEYS` it is."""
+        by_time = (time_keys(self.columns.started, span) for span in SPANS.values())
+        each = np.arange(len(KEYS))[:, np.newaxis]
+        return np.concatenate([account_keys(self.columns.account), *by_time]), Grouping(
+            (self.overall.members + each * self.overall.values).ravel(),
+            (self.overall.group * len(KEYS) + each).ravel(),
+            self.overall.values * len(KEYS),
+            self.overall.groups * len(KEYS),
+        )
 
     def by_bucket(self, sums: NDArray[Any]) -> NDArray[Any]:
         """(buckets · slots, w) → (buckets, slots, w)."""

@@ -12,7 +12,6 @@ measured in either case: one that returns for days makes far blocks dependent, w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -23,22 +22,18 @@ from shadowproxy.config.settings import Verdict as Policy
 from shadowproxy.stats.additive import FloatArray, Grouping, IntArray
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.blocks import Schedule, folded, means, run_keys
-from shadowproxy.stats.inflation import VarianceInflation, account_keys, time_keys
+from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.state import Tally
-from shadowproxy.verdict.batch import FIRST_COHORT, Batch
+from shadowproxy.verdict.batch import ACCOUNT, FIRST_COHORT, KEYS, SPANS, Batch
 from shadowproxy.verdict.record import MOST_INFLATION, Check, Dependence
 
-ACCOUNT: Final = "account"
-SPANS: Final[Mapping[str, float]] = MappingProxyType({"1 s": 1.0, "10 s": 10.0, "60 s": 60.0})
-"""Time blocks by which inflation is measured, seconds."""
 _RUN: Final = 8
 BLOCKS: Final = f"{_RUN} blocks"
 """The key of runs of block means."""
-KEYS: Final = (ACCOUNT, *SPANS)
-"""What the rows of `inflation/NAME` are by."""
 SEGMENT: Final = 64
 """Blocks of one sum: a state has those where something fell."""
 _STATISTIC: Final = VarianceInflation()
+_WITHOUT_BLOCKS: Final = frozenset({*QUANTILES, "scores.shift"})
 
 
 class Inflation:
@@ -50,11 +45,10 @@ class Inflation:
 
     def counted(self, losses: FloatArray, batch: Batch) -> tuple[str, NDArray[Any]]:
         """What a batch adds (see `guards.Counter`). `losses` (n,): NaN where a pair doesn't count, or is undefined."""
-        columns = batch.columns
         excess = losses - self._margin if batch.weight is None else batch.weight * (losses - self._margin)
-        keys = (account_keys(columns.account), *(time_keys(columns.started, span) for span in SPANS.values()))
-        rows = [_STATISTIC.fold(np.column_stack([excess, key]), batch.overall) for key in keys]
-        return self._name, np.stack(rows, axis=1)
+        keys, grouping = batch.keyed
+        sums = _STATISTIC.fold(np.column_stack([np.tile(excess, len(KEYS)), keys]), grouping)
+        return self._name, sums.reshape(len(batch.buckets), len(KEYS), -1)
 
     def read(self, total: Tally) -> Mapping[str, tuple[float, float, float]]:
         """By key (VIF, its standard error, groups in effect); NaN where nothing can be said. Raises ValueError where
@@ -163,7 +157,8 @@ def independence(found: Sequence[Dependence], policy: Policy) -> Check:
     if others < 0:
         return Check(name="independence", passed=True, detail=_told(worst))
     more = f"; and {others} more such figures" if others else ""
-    return Check(name="independence", passed=False, detail=f"{_told(worst)}; {_remedy(worst, found)}{more}")
+    remedy = _remedy(worst, found, by_blocks=policy.blocks is not None)
+    return Check(name="independence", passed=False, detail=f"{_told(worst)}; {remedy}{more}")
 
 
 def _told(one: Dependence) -> str:
@@ -175,16 +170,18 @@ def _told(one: Dependence) -> str:
     )
 
 
-def _remedy(one: Dependence, found: Sequence[Dependence]) -> str:
+def _remedy(one: Dependence, found: Sequence[Dependence], *, by_blocks: bool) -> str:
     if one.by == ACCOUNT:
         return (
-            "set verdict.closed_population: true if these accounts are all that matter, else mirror more accounts, "
-            "each less often"
+            "set verdict.first_per_account: true, or verdict.closed_population: true if these accounts, drawn by "
+            "chance, are all that matter"
         )
     if one.by == BLOCKS:
         return "make verdict.blocks longer"
-    if one.guardrail.partition("@")[0] in QUANTILES:
-        # Blocks have no quantiles of their own.
+    if by_blocks:
+        return "only means are judged by blocks: guard the mean instead, such as latency.total_log2"
+    if one.guardrail.partition("@")[0] in _WITHOUT_BLOCKS:
+        # Blocks have no quantiles or distributions of their own.
         return "mirror a smaller share of the requests, for longer (proxy.mirror.sample)"
     return f"set verdict.blocks: {block_length([other for other in found if other.guardrail == one.guardrail])}"
 

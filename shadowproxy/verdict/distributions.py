@@ -7,11 +7,12 @@ in blocks of bins, a sum each, and blocks in which nothing fell are not there.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from shadowproxy.compare.columns import Columns
+from shadowproxy.model import Side
 from shadowproxy.stats.additive import Grouping, IntArray
 from shadowproxy.stats.distances import distances
 from shadowproxy.stats.histogram import ScoreHistogram
@@ -58,6 +59,16 @@ class Distributions:
         for route in self._routes:
             if route in found:
                 yield from _of_route(route, found[route], places)
+
+
+def baseline_scores(total: Tally, routes: Iterable[str]) -> IntArray:
+    """The baseline's scores over all pairs of these routes: how many are in each bin of `ScoreHistogram`, (width,)."""
+    counts = np.zeros(_HISTOGRAM.width, np.int64)
+    for route in routes:
+        prefix = f"{_PREFIX}{route}/{Side.BASELINE.value}/"
+        blocks = {int(name.removeprefix(prefix)): sums for name, sums in total.items() if name.startswith(prefix)}
+        counts += _counts(blocks, 0)
+    return counts
 
 
 def _of_route(

@@ -16,8 +16,8 @@ from shadowproxy.stats.additive import FloatArray
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.empirical_bernstein import interval
 from shadowproxy.stats.state import Tally
-from shadowproxy.verdict.batch import FIRST_COHORT, Batch, of_routes
-from shadowproxy.verdict.dependence import BLOCKS, SPANS, Blocks, Inflation, dependence
+from shadowproxy.verdict.batch import FIRST_COHORT, SPANS, Batch, of_routes
+from shadowproxy.verdict.dependence import BLOCKS, Blocks, Inflation, dependence
 from shadowproxy.verdict.guards import Evidence, route_indices
 from shadowproxy.verdict.record import Dependence
 from shadowproxy.verdict.rules import Rule

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from shadowproxy.stats.additive import FloatArray, IntArray
 from shadowproxy.stats.state import State, Tally
 from shadowproxy.verdict import decide as decision_rules
 from shadowproxy.verdict.batch import Batch, batch_of, membership
+from shadowproxy.verdict.calibrated import Calibrated, calibrated_guard, calibration_checks
+from shadowproxy.verdict.calibration import Calibration, WaitingGuard
 from shadowproxy.verdict.decide import CAP, Decision
 from shadowproxy.verdict.dependence import independence
 from shadowproxy.verdict.distributions import Distributions
@@ -41,11 +44,13 @@ _MOST_GROUPS = 4096
 class Plan:
     """How one configuration counts and judges. Holds no data.
 
-    Raises ConfigError where guardrails contradict each other.
+    `calibrations` are what guardrails took from the first pairs, by name; those that need one and have none wait for it
+    (see `calibration`). Raises ConfigError where guardrails contradict each other.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, calibrations: Mapping[str, Calibration] = MappingProxyType({})) -> None:
         self.settings = settings
+        self.calibrations = dict(calibrations)
         self.rules: tuple[Rule, ...] = rules(settings)
         self.other_slot = settings.verdict.max_cohorts + 1
         self._slots = self.other_slot + 1
@@ -53,11 +58,26 @@ class Plan:
         self._distributions = Distributions([route.name for route in settings.routes])
         self._tables = Tables([route.name for route in settings.routes])
         self._weighted = any(route.weight is not None for route in settings.routes)
-        self._guards, self._counters = guards(self.rules, settings, self._slots)
+        self._guards, self._counters = guards(self.rules, settings, self._slots, self.calibrations)
         self._dimensions = {rule.name: _dimensions(rule, settings) for rule in self.rules}
 
     def __repr__(self) -> str:
         return f"Plan({', '.join(rule.name for rule in self.rules)})"
+
+    def calibrated(self, found: Mapping[str, Calibration]) -> Plan:
+        """The same by these calibrations."""
+        return self if found == self.calibrations else Plan(self.settings, found)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a guardrail waits for its calibration."""
+        return any(isinstance(guard, WaitingGuard) for guard in self._guards)
+
+    def due(self, total: Tally) -> dict[str, Calibration]:
+        """The calibrations that guardrails wait for and that everything in closed buckets is enough for, by name."""
+        waiting = (guard for guard in self._guards if isinstance(guard, WaitingGuard))
+        found = {guard.rule.name: guard.first.calibration(total) for guard in waiting}
+        return {name: calibration for name, calibration in found.items() if calibration is not None}
 
     def empty(self) -> State:
         """The state of a worker that has counted nothing."""
@@ -79,20 +99,53 @@ class Plan:
         who count. A pair of weight 0 is in no sum, only in the number of pairs. Raises ValueError for a slot out of
         range, and without an origin where one is needed.
         """
-        if not len(columns):
-            return {}
+        buckets = self._buckets(columns)
+        return self._tallies(columns, buckets, np.unique(buckets), slots, counted, origin)
+
+    def tally_each(
+        self,
+        columns: Columns,
+        rows: IntArray,
+        slots: Mapping[str, int],
+        counted: Collection[str] = (),
+        origin: float | None = None,
+    ) -> dict[int, tuple[int, Tally, int]]:
+        """As `tally`, but the sums of each of these pairs by itself: by row, its bucket, its sums, and 1.
+
+        Raises ValueError likewise.
+        """
+        each = np.full(len(columns), -1, np.int64)
+        each[rows] = rows
+        buckets = self._buckets(columns)
+        tallies = self._tallies(columns, each, np.unique(rows), slots, counted, origin)
+        return {row: (int(buckets[row]), *counted_of) for row, counted_of in tallies.items()}
+
+    def _buckets(self, columns: Columns) -> IntArray:
+        """The start-time bucket of every pair."""
         width = self.settings.verdict.bucket
         # A start time that is no time at all must not take the worker down; it lands in the first or last bucket.
         started = np.nan_to_num(columns.started / width, nan=0.0, posinf=2.0**52, neginf=-(2.0**52))
-        buckets = np.floor(np.clip(started, -(2.0**52), 2.0**52)).astype(np.int64)
-        found = np.unique(buckets)
+        return np.floor(np.clip(started, -(2.0**52), 2.0**52)).astype(np.int64)
+
+    def _tallies(
+        self,
+        columns: Columns,
+        groups: IntArray,
+        found: IntArray,
+        slots: Mapping[str, int],
+        counted: Collection[str],
+        origin: float | None,
+    ) -> dict[int, tuple[Tally, int]]:
+        """By group that is in `found` (ascending), its sums and its number of pairs; `groups` (n,) by pair."""
+        if not len(found):
+            return {}
         pairs, slot = membership(columns.cohorts, slots, self.other_slot)
         tables = tuple(self._tables.gathered(columns.tables, counted))
         most = max(1, _MOST_GROUPS // (int(slot.max(initial=0)) + 1))
         tallies: dict[int, tuple[Tally, int]] = {}
         for first in range(0, len(found), most):
             part = found[first : first + most]
-            batch = batch_of(columns, buckets, part, pairs, slot, self._weights(columns), origin)
+            batch = batch_of(columns, groups, part, pairs, slot, self._weights(columns), origin)
             tallies |= self._tally_part(batch, tables)
         return tallies
 
@@ -145,6 +198,7 @@ class Plan:
         checks = (
             *decision_rules.checks(cells, pairs=pairs, facts=facts, policy=policy),
             independence(dependence, policy),
+            *calibration_checks(self._guards, total),
         )
         decision = decision_rules.decide(cells, checks, pairs=pairs, latched=facts.latched is not None, policy=policy)
         forecast = self._forecast(decision, pairs, facts.rate)
@@ -281,18 +335,22 @@ class Plan:
         return Forecast(pairs=most, seconds=most / rate if rate else None) if most > 0 else None
 
 
-def guards(rules: Sequence[Rule], settings: Settings, slots: int) -> tuple[tuple[Guard, ...], tuple[Counter, ...]]:
+def guards(
+    rules: Sequence[Rule], settings: Settings, slots: int, calibrations: Mapping[str, Calibration]
+) -> tuple[tuple[Guard, ...], tuple[Counter, ...]]:
     """The guardrails of these rules, in their order, and what counts for them."""
     latencies: dict[str, PairedLatencies] = {}
     found: list[Guard] = []
     for rule in rules:
-        if rule.metric.quantile is None:
-            found.append(MeanGuard(rule, settings, slots))
-        else:
+        if rule.metric.quantile is not None:
             shared = latencies.setdefault(key(rule), PairedLatencies(rule, settings, slots))
             found.append(RatioGuard(rule, shared))
-    means = (guard for guard in found if isinstance(guard, MeanGuard))
-    return tuple(found), (*means, *latencies.values())
+        elif rule.metric.calibrated is not None:
+            found.append(calibrated_guard(rule, settings, slots, calibrations.get(rule.name)))
+        else:
+            found.append(MeanGuard(rule, settings, slots))
+    counting = (guard for guard in found if isinstance(guard, MeanGuard | Calibrated))
+    return tuple(found), (*counting, *latencies.values())
 
 
 def _dimensions(rule: Rule, settings: Settings) -> frozenset[str]:

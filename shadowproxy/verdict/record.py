@@ -40,7 +40,8 @@ class Finding(enum.StrEnum):
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """One guardrail × one cohort. `estimate` and `interval` are of the mean *loss* (larger = worse), in `unit`.
+    """One guardrail × one cohort. `estimate` and `interval` are of the mean *loss* (larger = worse), in `unit`; of a
+    quantile of latency, of the ratio of the candidate's to the baseline's, less 1.
 
     Where routes have a `weight` the mean is the weighted one; what else is counted or summarised is each pair once.
     """

@@ -96,7 +96,7 @@ def warnings(settings: Settings) -> list[str]:
             "nothing can be promoted before the experiment counts as exhausted"
         )
     for rule in rules(settings):
-        if rule.metric.quantile is not None:
+        if rule.metric.quantile is not None or rule.metric.calibrated is not None:
             continue
         fewest = fewest_pairs(rule.margin, rule.hi, rule.alpha)
         if fewest > policy.horizon:

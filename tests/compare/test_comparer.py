@@ -203,6 +203,8 @@ def test_values_are_in_the_catalogues_range_and_undefined_only_where_they_may_be
         "scores.relative_delta",
         "scores.relative_change",
         "scores.undefined",
+        "scores.delta",
+        "scores.noise",
     }
     may_be_undefined |= {"labels.agreement", "labels.probability_shift"}
     may_be_undefined |= {f"{name}_excess" for name in may_be_undefined} | {"fields.excess"}

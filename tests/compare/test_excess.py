@@ -33,7 +33,7 @@ EVERYTHING = Route.model_validate(
 )
 BY_SCORE = Route(name="scored", path="/scored", ids="request.body.ids", scores="response.body.scores")
 COMPARER = Comparer([LISTS, EVERYTHING, BY_SCORE])
-EXCESSES = sorted(name for name, metric in CATALOGUE.items() if metric.replicated)
+EXCESSES = sorted(name for name in CATALOGUE if name.endswith("excess"))
 
 
 def triplet(a: Any, replica: Any, b: Any, target: str = "/all", request: Any = b"") -> Pair:
@@ -169,6 +169,25 @@ def test_a_candidate_of_another_mind_stands_out_of_the_noise() -> None:
     assert abs(same.values["ranking.rbo_excess"].mean()) < 0.01
     assert same.values["ranking.rbo"].mean() < 0.95  # what the plain one holds against it
     assert other.values["ranking.rbo_excess"].mean() > 0.3
+
+
+def test_how_far_baseline_and_replica_are_apart_by_definition() -> None:
+    rng = random.Random(8)
+    levels = [None, 0, 1, -2.5, 1e6]
+    made = [[rng.choices(levels, k=4) for _ in range(3)] for _ in range(300)]
+    columns = COMPARER(
+        [triplet(*({"scores": one} for one in three), "/scored", {"ids": list("abcd")}) for three in made]
+    )
+    for name, first, second in (("scores.noise", 0, 1), ("scores.delta", 0, 2)):
+        for row, three in enumerate(made):
+            if any(set(one) == {None} for one in three):
+                continue  # an answer without any score failed
+            both = zip(three[first], three[second], strict=True)
+            moved = [b - a for a, b in both if a is not None and b is not None]
+            expected = sum(moved) / len(moved) if moved else float("nan")
+            assert value(columns, name, row) == pytest.approx(expected, nan_ok=True), name
+    plain = COMPARER([msgspec.structs.replace(triplet(GOOD, GOOD, GOOD, "/scored"), replica=None)])
+    assert value(plain, "scores.noise") is None
 
 
 GOOD = body(random.Random(6))

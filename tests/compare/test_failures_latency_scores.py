@@ -170,6 +170,19 @@ def test_of_the_candidate_alone_whatever_the_baseline_does(
     assert not compare(baseline, candidate, route=Route(name="r")).applicable["latency.total_over"][0]
 
 
+def test_delta_is_in_the_scores_own_unit_whatever_the_scores_are() -> None:
+    def delta(a: list[object], b: list[object]) -> float | None:
+        sides = [answer(items(list("abcd")[: len(some)], some)) for some in (a, b)]
+        return value(compare(*sides), "scores.delta")
+
+    assert delta([10, 20, 30], [11, 25, None]) == 3
+    assert delta([1.7e308], [-1.7e308]) == -1e150
+    assert delta([0, 0], [1.7e308, -1.7e308]) == 0
+    assert math.isnan(delta([None], [1]) or 0.0)
+    assert math.isnan(delta([], []) or 0.0)
+    assert value(compare(GOOD, failure()), "scores.delta") is None
+
+
 def test_relative_delta_by_definition() -> None:
     rng = random.Random(1)
     levels = [None, "x", True, 0, -1, 1, 2.5, -1e-300, 1.7e308, -1.7e308, 5e-324]

@@ -30,7 +30,7 @@ COHORTS = {"cohorts": {"who": "annotations.who"}}
 
 
 def configured(**more: object) -> Settings:
-    routes = [{**route, **COHORTS, **more} for route in (IN_ORDER, BY_SCORE)]
+    routes = [{**route, **COHORTS, "account": "annotations.who", **more} for route in (IN_ORDER, BY_SCORE)]
     metrics = ("quality.ndcg", "quality.recall", "quality.reciprocal_rank", "ranking.rbo", "failures.difference")
     guardrails = [{"metric": metric, "margin": 0.05} for metric in metrics]
     return settings(routes=routes, verdict={"min_pairs": 1, "bucket": 1, "guardrails": guardrails})

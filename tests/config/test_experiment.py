@@ -234,3 +234,27 @@ def test_blocks_are_evidence_and_a_closed_population_is_none() -> None:
     assert not {"blocks", "closed_population"} & frozen(plain)["verdict"].keys()
     assert experiment_id(plain) == experiment_id(closed) != experiment_id(blocks)
     assert thawed(orjson.dumps(frozen(blocks)), experiment_id(blocks)).verdict.blocks == 10
+
+
+def test_first_pairs_only_are_evidence_and_want_what_they_need() -> None:
+    text = """
+baseline: http://a
+candidate: http://b
+routes: [{{name: r, ids: response.body.ids{route}}}]
+redis: {{partitions: {partitions}}}
+verdict: {{first_per_account: {wanted}}}
+"""
+    account = ", account: request.body.user"
+
+    def ready(route: str = account, partitions: int = 1, wanted: str = "true") -> Settings:
+        return loads(text.format(route=route, partitions=partitions, wanted=wanted))
+
+    assert "first_per_account" not in frozen(ready(wanted="false"))["verdict"]
+    assert experiment_id(ready()) != experiment_id(ready(wanted="false"))
+    assert thawed(orjson.dumps(frozen(ready())), experiment_id(ready())).verdict.first_per_account
+    with pytest.raises(ConfigError, match=r"\$\.verdict\.first_per_account: no route has `account`"):
+        ready(route="")
+    with pytest.raises(ConfigError, match=r"\$\.verdict\.first_per_account: needs redis\.partitions: 1"):
+        ready(partitions=2)
+    with pytest.raises(ConfigError, match=r"\$\.routes\[0\]\.labels: labels that come later"):
+        ready(route=f"{account}, labels: 1h")

@@ -41,7 +41,7 @@ def test_notes_are_quoted_and_nothing_in_them_is_markup() -> None:
 def test_a_parser_finds_the_tables_and_their_figures() -> None:
     text = verdict_markdown(harmful())
     overall, cohorts, every, latency = tables(text)
-    assert overall[0] == ["guardrail", "finding", "mean loss", "interval", "margin", "e safe", "e harm", "pairs"]
+    assert overall[0] == ["guardrail", "finding", "loss", "interval", "margin", "e safe", "e harm", "pairs"]
     assert overall[1] == ["quality.ndcg", "✅ safe", "-0.0164", "[-0.0240, -0.0088]", "0.02", "4,321", "0.25", "1,234"]
     assert cohorts[2][:5] == ["occupation=educator", "123", "1 harmful, 1 undecided", "❌ quality.ndcg", "+0.134"]
     assert every[3][:3] == ["occupation=educator", "quality.ndcg", "❌ harmful"]

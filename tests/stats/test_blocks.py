@@ -127,6 +127,21 @@ def test_blocks_keep_the_promise_that_dependent_pairs_break(rho, size, wrong, wh
     assert blocks / runs <= 0.05
 
 
+@pytest.mark.parametrize("which", [0, 1], ids=["promote", "rollback"])
+def test_first_pairs_keep_the_promise_that_accounts_that_return_break(which) -> None:
+    """At the margin in the mean over all accounts that may come: 60 of them that return, against 3000 that don't."""
+    rng = np.random.default_rng(24)
+    grid, runs, n = MeanGrid(-1, 1, 0.05), 200, 3000
+    pairs, firsts = 0, 0
+    for _ in range(runs):
+        of_account = rng.normal(0.05, 0.15, n)
+        noise = rng.normal(0, 0.2, n)
+        pairs += ever(grid, np.clip(of_account[rng.integers(0, 60, n)] + noise, -1, 1), which)
+        firsts += ever(grid, np.clip(of_account + noise, -1, 1), which)
+    assert pairs / runs > 0.15
+    assert firsts / runs <= 0.05
+
+
 def test_blocks_still_decide() -> None:
     """About ln(2/α)/d blocks, and not many times that."""
     rng = np.random.default_rng(22)

@@ -124,6 +124,16 @@ def test_blocks_that_are_too_short_are_told() -> None:
     assert "make verdict.blocks longer" in found.detail
 
 
+def test_blocks_are_no_remedy_for_a_quantile() -> None:
+    rng = np.random.default_rng(8)
+    n = 6000
+    ratios = autoregressive(rng, n, 0.9, 0.5)
+    batch = columns(n, {"latency.total_log2": ratios}, started=BEGAN + np.arange(n) / RATE)
+    found = check(judged(plan(metric="latency.total_p50", blocks="10s"), batch))
+    assert not found.passed
+    assert "guard the mean instead" in found.detail
+
+
 def test_accounts_that_return_hold_a_promote_back_unless_they_are_the_population() -> None:
     rng = np.random.default_rng(5)
     n = 8000

@@ -21,7 +21,8 @@ Every script may be sent twice (a reply can be lost after the step was done); th
 from shadowproxy.pairs.scripts.common import MAX_PAIRS, ordinal_of
 from shadowproxy.pairs.scripts.controls import CONTROL, CONTROL_STATUS, REPORT
 from shadowproxy.pairs.scripts.entries import APPEND, CLAIM, MAKE_GROUP, OWN_PENDING, PUBLISH, STANDING, WATERMARK
-from shadowproxy.pairs.scripts.experiments import ORIGIN, REMEMBER, RESET, SEEN
+from shadowproxy.pairs.scripts.experiments import CALIBRATE, ORIGIN, REMEMBER, RESET, SEEN
+from shadowproxy.pairs.scripts.firsts import DUE_FIRSTS, FIND_FIRSTS, SETTLE
 from shadowproxy.pairs.scripts.labels import ADD_LABELS, EXPIRE_LABELS, FIND_UNLABELLED, JOIN, MAKE_LABEL_GROUP
 from shadowproxy.pairs.scripts.states import ABSORB, ACCOUNTS, COMMIT, LATCH, LOAD, SILENT, SLOTS, SNAPSHOT
 
@@ -30,11 +31,14 @@ __all__ = [
     "ACCOUNTS",
     "ADD_LABELS",
     "APPEND",
+    "CALIBRATE",
     "CLAIM",
     "COMMIT",
     "CONTROL",
     "CONTROL_STATUS",
+    "DUE_FIRSTS",
     "EXPIRE_LABELS",
+    "FIND_FIRSTS",
     "FIND_UNLABELLED",
     "JOIN",
     "LATCH",
@@ -49,6 +53,7 @@ __all__ = [
     "REPORT",
     "RESET",
     "SEEN",
+    "SETTLE",
     "SILENT",
     "SLOTS",
     "SNAPSHOT",

@@ -56,6 +56,21 @@ end
 return 1
 """
 
+CALIBRATE: Final = """
+-- KEYS: calibration, totals;  ARGV: resets that it was worked out under, ms of the newest start that was seen, ms of
+--       grace, (guardrail, calibration)…
+-- Writes those that are not there, each as 'ms from which it holds, calibration'. Returns all.
+if (redis.call('HGET', KEYS[2], 'resets') or '0') == ARGV[1] then
+    local now = redis.call('TIME')
+    local ms = now[1] * 1000 + math.floor(now[2] / 1000)
+    local since = string.format('%.0f', math.max(ms, tonumber(ARGV[2])) + tonumber(ARGV[3]))
+    for at = 4, #ARGV, 2 do
+        redis.call('HSETNX', KEYS[1], ARGV[at], since .. ' ' .. ARGV[at + 1])
+    end
+end
+return redis.call('HGETALL', KEYS[1])
+"""
+
 ORIGIN: Final = """#!lua flags=allow-oom
 -- KEYS: origin;  ARGV: a time
 -- Keeps the first time that anybody says. Returns the one that is kept.
@@ -68,7 +83,7 @@ RESET: Final = (
     + """
 -- KEYS: pairs, totals, index, kept, dead, dead sizes, states, versions, accounts, bases, slots, latch, seen, controls,
 --       history, labels, their totals, unlabelled, its expiry, early, its expiry, labelled, exemplars,
---       their pairs, origin
+--       their pairs, origin, calibration, firsts, their starts
 -- ARGV: group, number of this reset, whether this is home, kind and record for the history, most records
 -- Forgets what was counted. What stays: the clock and the ordinal, since ids must not go back; the sequences, by which
 -- a repetition is known; the accounts, which proxies carry on, with what they say now as the base to count from.
@@ -92,7 +107,7 @@ for at = 3, 8 do
 end
 redis.call('DEL', KEYS[10], KEYS[11], KEYS[12], KEYS[13])
 -- The label stream goes with its group, which is made anew, and so does what workers hold of it: they are told so.
-for at = 16, 25 do
+for at = 16, 28 do
     redis.call('DEL', KEYS[at])
 end
 local known = redis.call('HMGET', totals, 'entries', 'pairs')

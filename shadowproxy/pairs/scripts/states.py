@@ -31,10 +31,12 @@ COMMIT: Final = (
     + _KEEP_EXEMPLARS
     + """
 -- KEYS: pairs, totals, states, versions, dead, dead sizes, index, kept,
---       labels, their totals, unlabelled, its expiry, early, its expiry, labelled, exemplars, their pairs
+--       labels, their totals, unlabelled, its expiry, early, its expiry, labelled, exemplars, their pairs,
+--       firsts, their starts
 -- ARGV: group, worker, version to write, version expected, state, most dead letters, their most bytes,
 --       bytes of committed entries to keep, number of ids, ids…, number of dead, (id, reason)…,
 --       the worker's boards ('' as they were), number of exemplars, (key, record)…, number of those gone, keys…,
+--       number of pairs that may be their account's first, (account, start, tie, record)…,
 --       most unlabelled, how many of them found no room in this commit, (pair's id, expiry ms, record)…
 -- Returns {1, watermark in ms} when stored (or stored before), {0, lost ids…} when entries are no longer the worker's,
 -- {2} when the worker's state was written by somebody else since it was loaded.
@@ -145,6 +147,25 @@ if letters > 0 then
 end
 
 at = keep_exemplars(KEYS[16], KEYS[17], worker, at)
+
+-- Of each account the earliest pair waits, unless one has been counted: then all that may begin before it has come.
+local firsts, starts = KEYS[18], KEYS[19]
+at = at + 1
+for _ = 1, tonumber(ARGV[at - 1]) do
+    local account, start, tie = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+    local waits = redis.call('HGET', firsts, account)
+    local earliest = not waits
+    if waits and waits ~= '' then
+        local its_start, its_tie = string.match(waits, '^(%S+) (%S+)')
+        local before = tonumber(start) - tonumber(its_start)
+        earliest = before < 0 or (before == 0 and tie < its_tie)
+    end
+    if earliest then
+        redis.call('HSET', firsts, account, start .. ' ' .. tie .. ' ' .. ARGV[at + 3])
+        redis.call('ZADD', starts, start, account)
+    end
+    at = at + 4
+end
 
 -- Pairs that wait for their label; a label that came before goes back into the stream, to be joined as any other is.
 local most, overflow = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
