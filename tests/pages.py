@@ -150,6 +150,7 @@ def verdict_page() -> str:
     tables = ", ".join(f"{len(table.columns)} of `{name}`" for name, table in TABLES.items())
     rows = (
         ("`pairs`", "1", "one"),
+        ("`seconds`", "256, of all pairs only", "one"),
         ("`guardrail/NAME`", f"{min(widths)} to {max(widths)} with default margins", "one a guardrail"),
         (
             "`inflation/NAME`",

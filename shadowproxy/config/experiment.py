@@ -22,7 +22,7 @@ EVIDENCE = 1
 """Raised whenever what workers store comes to mean something else: the e-processes' grids, the losses, the columns."""
 
 # These only hold back a decision that the counted evidence would allow; changing them reinterprets nothing.
-_FREE = {"min_recorded", "horizon", "closed_population"}
+_FREE = {"min_recorded", "min_duration", "horizon", "closed_population"}
 
 
 def frozen(settings: Settings) -> dict[str, Any]:

@@ -566,6 +566,12 @@ class Verdict(Section):
     alpha_promote: Probability = Field(0.05, description="chance of promoting a candidate that is beyond a margin")
     alpha_rollback: Probability = Field(0.05, description="chance of rolling back one that is within all margins")
     min_pairs: Count = Field(100, description="fewest pairs for a promote")
+    min_duration: Duration = Field(
+        20.0,
+        le=120,
+        description="fewest seconds in which pairs began, for a promote: in less it can't be told whether they depend "
+        "on each other",
+    )
     min_pairs_rollback: Count = Field(30, description="fewest pairs for a rollback")
     min_recorded: Share = Field(0.95, description="share of eligible requests that must be recorded for a promote")
     max_undefined: Share = Field(

@@ -77,7 +77,13 @@ def settings(
         routes=(route(),),
         comparator=Comparator(admin=anywhere, grace=2.0),
         verdict=Verdict(
-            bucket=0.5, settle=0.5, min_pairs=500, horizon=HORIZON, guardrails=GUARDRAILS, closed_population=True
+            bucket=0.5,
+            settle=0.5,
+            min_pairs=500,
+            min_duration=3.0,
+            horizon=HORIZON,
+            guardrails=GUARDRAILS,
+            closed_population=True,
         ),
         serve=Serve(listen=anywhere, refresh=0.5),
         log_level="warning",

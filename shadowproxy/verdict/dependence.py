@@ -32,6 +32,7 @@ BLOCKS: Final = f"{_RUN} blocks"
 """The key of runs of block means."""
 SEGMENT: Final = 64
 """Blocks of one sum: a state has those where something fell."""
+_SECONDS: Final = 256
 _STATISTIC: Final = VarianceInflation()
 _WITHOUT_BLOCKS: Final = frozenset({*QUANTILES, "scores.shift"})
 
@@ -55,6 +56,26 @@ class Inflation:
         `total` is of another plan."""
         found = _STATISTIC.get(total.rows(self._name, len(KEYS), (_STATISTIC.width,)))
         return dict(zip(KEYS, zip(*(map(float, column) for column in found), strict=True), strict=True))
+
+
+def seconds(batch: Batch) -> NDArray[Any]:
+    """What a batch adds to how many pairs began in each second, of 256 in a row: (buckets, 1, 256)."""
+    started = batch.columns.started
+    known = np.isfinite(started)
+    second = np.where(known, np.mod(np.floor(np.where(known, started, 0.0)), _SECONDS), -1).astype(np.int64)
+    return batch.overall.count(second, _SECONDS)[:, np.newaxis]
+
+
+def duration(total: Tally, policy: Policy) -> Check:
+    """Whether pairs were counted for long enough that it would show if they depended on each other."""
+    counts: IntArray = total.rows("seconds", 1, (_SECONDS,))
+    found = int(np.count_nonzero(counts))
+    return Check(
+        name="duration",
+        passed=found >= policy.min_duration,
+        detail=f"pairs began in {found:,} different seconds, at least {policy.min_duration:g} needed to tell whether "
+        "they depend on each other; see verdict.min_duration",
+    )
 
 
 class BlockSums(NamedTuple):

@@ -22,7 +22,7 @@ from shadowproxy.verdict.batch import Batch, batch_of, membership
 from shadowproxy.verdict.calibrated import Calibrated, calibrated_guard, calibration_checks
 from shadowproxy.verdict.calibration import Calibration, WaitingGuard
 from shadowproxy.verdict.decide import CAP, Decision
-from shadowproxy.verdict.dependence import independence
+from shadowproxy.verdict.dependence import duration, independence, seconds
 from shadowproxy.verdict.distributions import Distributions
 from shadowproxy.verdict.guards import Counter, Guard
 from shadowproxy.verdict.means import MeanGuard
@@ -166,7 +166,7 @@ class Plan:
         Raises ValueError likewise.
         """
         sums = {
-            bucket: {name: array for name, array in tally.items() if name != "pairs"}
+            bucket: {name: array for name, array in tally.items() if name not in {"pairs", "seconds"}}
             for bucket, (tally, _) in self.tally(columns, slots, origin=origin).items()
         }
         return {bucket: (Tally(arrays), 0) for bucket, arrays in sums.items() if arrays}
@@ -197,6 +197,7 @@ class Plan:
         dependence = [one for guard in self._guards for one in guard.dependence(total)]
         checks = (
             *decision_rules.checks(cells, pairs=pairs, facts=facts, policy=policy),
+            duration(total, policy),
             independence(dependence, policy),
             *calibration_checks(self._guards, total),
         )
@@ -247,7 +248,7 @@ class Plan:
         batch: Batch,
         tables: Sequence[tuple[str, Counts]],
     ) -> dict[int, tuple[Tally, int]]:
-        sums: dict[str, NDArray[Any]] = {"pairs": _pair_counts(batch)}
+        sums: dict[str, NDArray[Any]] = {"pairs": _pair_counts(batch), "seconds": seconds(batch)}
         for counter in self._counters:
             sums |= counter.counted(batch)
         sums |= {name: batch.by_bucket(rows) for name, rows in self._summaries.counted(batch.columns, batch.every)}

@@ -300,7 +300,7 @@ async def test_workers_that_are_killed_count_the_first_pair_of_each_account_once
     async def lag_below(most: int) -> bool:
         return await left() < most
 
-    for at, most in enumerate((35, 15, 1)):
+    for at, most in enumerate((25, 1)):
         await until_killed(f"committing-{at}", lambda most=most: lag_below(most))
     expected = by_definition(pairs)
     assert await bench.standing() == (0, len(expected))
@@ -309,7 +309,7 @@ async def test_workers_that_are_killed_count_the_first_pair_of_each_account_once
     async def settled(least: int) -> bool:
         return (await bench.standing())[0] >= least
 
-    for at, least in enumerate((6, 16)):
+    for at, least in enumerate((8, 16)):
         await until_killed(f"settling-{at}", lambda least=least: settled(least), "late")
     await until_killed("last", lambda: _nothing_waits(bench), "late")
     assert await bench.counted() == expected

@@ -138,7 +138,7 @@ def _dependence(data: Mapping[str, Any]) -> list[str]:
         [
             ["called safe at the margin, pair by pair", *map(_share, found["pairs"])],
             ["the same, with the check", *map(_share, found["held"])],
-            ["the same, with the check and `min_pairs: 1000`", *map(_share, found["later"])],
+            ["the same, and with `min_duration` of 20 s", *map(_share, found["later"])],
             ["the same, by means of long blocks", *map(_share, found["blocks"])],
         ],
     )

@@ -15,7 +15,9 @@ from shadowproxy.verdict.record import Facts
 
 
 def settings(**parts: object) -> Settings:
-    return Settings.model_validate({"baseline": "http://a:1", "candidate": "http://b:1", **parts})
+    # Most of what is made up here begins all at once.
+    policy = {"min_duration": 0, **dict(parts.pop("verdict", {}))}
+    return Settings.model_validate({"baseline": "http://a:1", "candidate": "http://b:1", "verdict": policy, **parts})
 
 
 def columns(

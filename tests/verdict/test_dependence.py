@@ -201,6 +201,33 @@ def test_a_reading_is_the_same_however_late_it_is_and_in_whatever_order_pairs_ca
     assert first.e_rollback == pytest.approx(second.e_rollback)
 
 
+def test_what_was_bet_on_never_changes_from_one_reading_to_the_next() -> None:
+    """Pairs end up to 8 s after they began, are read by three workers, and are judged every 0.7 s meanwhile."""
+    rng = np.random.default_rng(9)
+    n = 30 * RATE
+    losses = rng.random(n)
+    batch = stream(losses)
+    written = batch.started + rng.uniform(0, 8, n)
+    one = plan(blocks="1.5s")
+    means = by_definition(batch, losses, 1.5, np.ones(n, bool))
+    states = [one.empty() for _ in range(3)]
+    read: list[int] = []
+    for now in np.arange(BEGAN, BEGAN + 60, 0.7):
+        for worker in range(3):
+            new = np.flatnonzero((written > now - 0.7) & (written <= now) & (np.arange(n) % 3 == worker))
+            states[worker] = states[worker].with_added(one.tally(take(batch, new), {}, (), BEGAN))
+            # Each hears of the watermark when it commits, so they are not equally far.
+            states[worker] = states[worker].close(now - worker)
+        state = one.empty().merge(states).close(now)
+        (cell,) = one.judge(state.total, {}, facts()).guardrails
+        assert cell.blocks is not None
+        read.append(cell.blocks)
+        if cell.blocks:
+            assert cell.estimate == pytest.approx(np.mean(means[: cell.blocks]))
+    assert read == sorted(read)
+    assert read[-1] == len(means)
+
+
 def test_a_block_counts_when_its_labels_can_come_no_more() -> None:
     routes = [{"name": "r", "ids": "response.body.ids", "labels": "20s"}]
     one = plan(0.02, NDCG, routes, blocks="5s")

@@ -459,3 +459,16 @@ def test_a_value_out_of_its_range_is_held_to_it() -> None:
     (summary,) = (one for one in verdict.summaries if not one.route)
     assert summary.mean == pytest.approx(0.5 / 3)
     assert verdict.guardrails[0].estimate == pytest.approx(0.5 / 3)
+
+
+def test_a_promote_waits_until_dependence_could_be_seen() -> None:
+    batch = columns(2000, {FAIL: 0.0}, started=1000 + np.arange(2000) / 100)
+    one = plan((FAIL, 0.01), min_duration=20)
+    assert judged(one, batch).state is State.PROMOTE
+    verdict = judged(one, take(batch, np.flatnonzero(batch.started < 1019)))
+    assert verdict.state is State.CONTINUE
+    (reason,) = verdict.reasons
+    assert reason == (
+        "duration: pairs began in 19 different seconds, at least 20 needed to tell whether they depend on each other; "
+        "see verdict.min_duration"
+    )
