@@ -16,6 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from shadowproxy.config.settings import Verdict
 from shadowproxy.stats.additive import Grouping
 from shadowproxy.stats.blocks import Schedule, means
 from shadowproxy.stats.inflation import GROUPS, VarianceInflation, time_keys
@@ -30,10 +31,10 @@ BARE: Final = "shadowproxy, pairs as if independent"
 HELD: Final = "shadowproxy, held back where noticed"
 BLOCKS: Final = "shadowproxy, block means"
 FIRSTS: Final = "shadowproxy, accounts' first pairs alone"
-TOLD: Final = "shadowproxy, held back until 10 groups can tell"
+WAITED: Final = "shadowproxy, and for `min_duration`"
 FLAGGED: Final = "noticed"
-ENOUGH: Final = 10
-"""Groups of the shortest span, a second, or of accounts: before, inflation is not to be seen."""
+DURATION: Final = Verdict().min_duration
+"""Seconds: before, the inflation of runs is not to be seen."""
 ACCOUNTS: Final = 500
 _VIF: Final = VarianceInflation()
 
@@ -45,7 +46,7 @@ def runs(pairs: int, draw: Generator, experiments: int) -> dict[str, Reading]:
     losses = np.clip(MARGIN + SPREAD * lfilter([1.0], [1.0, -STAY], news, axis=1), -1, 1)
     began = np.arange(pairs) / RATE
     by_span = [_inflation(losses, np.broadcast_to(time_keys(began, span), losses.shape)) for span in SPANS.values()]
-    readings = _without(losses, np.logical_or.reduce([flags for flags, _ in by_span]), by_span[0][1])
+    readings = _without(losses, np.logical_or.reduce(by_span))
     readings[BLOCKS] = _blocks(losses, began)
     return readings
 
@@ -56,12 +57,12 @@ def accounts(pairs: int, draw: Generator, experiments: int) -> dict[str, Reading
     of_account = draw.normal(0, 0.8 * SPREAD, (experiments, ACCOUNTS))
     own = draw.normal(0, 0.6 * SPREAD, (experiments, pairs))
     losses = np.clip(MARGIN + np.take_along_axis(of_account, account, axis=1) + own, -1, 1)
-    readings = _without(losses, *_inflation(losses, (account % GROUPS).astype(np.float64)))
+    readings = _without(losses, _inflation(losses, (account % GROUPS).astype(np.float64)))
     readings[FIRSTS] = _firsts(losses, account)
     return readings
 
 
-def _without(losses: FloatArray, flagged: BoolArray, told: BoolArray) -> dict[str, Reading]:
+def _without(losses: FloatArray, flagged: BoolArray) -> dict[str, Reading]:
     at = looks(losses.shape[1])
     ni, harm = evidence(GRID, losses)
     bare = crossings(ni, harm, at)
@@ -74,24 +75,22 @@ def _without(losses: FloatArray, flagged: BoolArray, told: BoolArray) -> dict[st
     return {
         BARE: Reading(bare.promote, bare.rollback, noticed),
         HELD: held(flagged),
-        TOLD: held(flagged | ~told),
+        WAITED: held(flagged | (at < DURATION * RATE)),
         Z_MARGIN: said(*peers.z_margin(losses, MARGIN, at), at),
     }
 
 
-def _inflation(losses: FloatArray, keys: FloatArray) -> tuple[BoolArray, BoolArray]:
-    """At which looks it is beyond the limit by two standard errors, and at which there are groups enough to tell:
-    (experiments, n) twice → (experiments, looks) each."""
+def _inflation(losses: FloatArray, keys: FloatArray) -> BoolArray:
+    """At which looks it is beyond the limit by two standard errors: (experiments, n) twice → (experiments, looks)."""
     experiments, n = losses.shape
     count = n // EVERY
     one = Grouping(np.arange(n), np.arange(n) // EVERY, n, count)
-    flags, told = np.empty((2, experiments, count), np.bool_)
+    flags = np.empty((experiments, count), np.bool_)
     for row in range(experiments):
         state = np.cumsum(_VIF.fold(np.column_stack([losses[row], keys[row]]), one), axis=0)
-        vif, error, groups = _VIF.get(state)
+        vif, error, _ = _VIF.get(state)
         flags[row] = vif - 2 * error > MOST_INFLATION
-        told[row] = groups >= ENOUGH
-    return flags, told
+    return flags
 
 
 def _blocks(losses: FloatArray, began: FloatArray) -> Reading:

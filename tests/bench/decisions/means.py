@@ -27,6 +27,8 @@ from shadowproxy.stats.betting import MeanGrid
 
 MARGIN: Final = 0.02
 SPREAD: Final = 0.15
+MEAN: Final = 0.5
+"""Of the baseline's scores, where two samples are compared."""
 GRID: Final = MeanGrid(-1, 1, MARGIN)
 
 OURS: Final = "shadowproxy"
@@ -49,6 +51,8 @@ class Stream:
     pairs: int
     every: int = EVERY
     judged: int = 0
+    equal: bool = False
+    """Whether there is no difference, so that a test of that may be wrong."""
     kayenta: bool = False
 
 
@@ -130,17 +134,18 @@ def simulate(stream: Stream, draw: Generator, experiments: int) -> dict[str, Rea
     """All methods on the same streams."""
     losses = stream.draw(draw, experiments, stream.pairs)
     at = looks(stream.pairs, stream.every)
-    same_said = peers.z_same(losses, at)
     below, above = peers.adaptive(losses, -1, 1, MARGIN)
     readings = {
         OURS: crossings(*evidence(GRID, losses, stream.every), at, stream.judged),
         Z_MARGIN: said(*peers.z_margin(losses, MARGIN, at, ALPHA), at, stream.judged),
-        Z_SAME: Reading(rollback=first(same_said & (at >= max(stream.judged, FEWEST_ROLLBACK)), at)),
         ADAPTIVE: crossings(below[:, at - 1], above[:, at - 1], at, stream.judged),
     }
+    if stream.equal:
+        readings[Z_SAME] = Reading(rollback=first(peers.z_same(losses, at) & (at >= FEWEST_ROLLBACK), at))
     if stream.kayenta:
         # Scores of the baseline that spread as much again: the judge sees two samples and no pairs.
-        baseline = draw.normal(0.5, SPREAD, losses.shape)
-        promote, rollback = peers.kayenta(baseline, baseline + losses, looks(stream.pairs, KAYENTA_EVERY))
+        baseline = draw.normal(MEAN, SPREAD, losses.shape)
+        allowed = (MEAN + MARGIN) / MEAN
+        promote, rollback = peers.kayenta(baseline, baseline + losses, looks(stream.pairs, KAYENTA_EVERY), allowed)
         readings[KAYENTA] = Reading(promote, rollback)
     return readings

@@ -36,8 +36,9 @@ _NOTES: Final = (
     "α = 5% for either decision. In round brackets the 95% Clopper–Pearson interval, in square ones the pairs.",
     "False: said at any look at which it is false. Of the three quantiles at the margin the worst.",
     f"A look every {EVERY} pairs; every 10 for a mean without a difference and for p50 of 1.3 times as slow.",
-    "Every 500 for p99 without a difference. Two sequences: at most 40 looks. Kayenta: every 250, for means 500.",
-    "Kayenta passes what it doesn't find higher by the end; for latencies with `allowedIncrease` 1.1.",
+    "Latencies without a difference: every 100 for p90, 500 for p99; 1.3 times as slow: every 100 for p99.",
+    "Two sequences: at most 40 looks. Kayenta: every 250, for means 500.",
+    "Kayenta, with the margin as `allowedIncrease`, passes what it doesn't find higher by the end.",
 )
 
 Key = tuple[str, str]

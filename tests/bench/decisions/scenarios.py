@@ -60,7 +60,7 @@ def _streams() -> dict[str, Scenario]:
         ),
         "no-op": scenario(
             "no difference, margin .02, deviation .15",
-            Stream(means.same, 4_000, every=10, kayenta=True),
+            Stream(means.same, 4_000, every=10, equal=True, kayenta=True),
             ("rollback",),
             right="promote",
             pairs_to_right={"": 420},
@@ -93,7 +93,7 @@ def _latencies() -> dict[str, Scenario]:
         "constant": ("constant", latencies.constant),
         "timeouts": ("2% timeouts", latencies.timeouts),
     }
-    plan = {0.5: (4_000, 50), 0.9: (4_000, 50), 0.99: (20_000, 50)}
+    plan = {0.5: (4_000, 50), 0.9: (4_000, 50), 0.99: (10_000, 50)}
     found = {}
     for name, (title, law) in laws.items():
         case = latencies.Case(law, latencies.MARGIN, plan, means=True, kayenta=True)
@@ -105,7 +105,7 @@ def _latencies() -> dict[str, Scenario]:
             chunk=50,
         )
     related, peers = latencies.lognormal(0.9), tuple(latencies.SEQUENCES)
-    slow = {0.5: (6_000, 50), 0.9: (8_000, 50), 0.99: (40_000, 500)}
+    slow = {0.5: (5_000, 50), 0.9: (8_000, 100), 0.99: (30_000, 500)}
     equal = latencies.Case(related, 1.0, slow, peers, means=True, kayenta=True)
     found["latency-same"] = Scenario(
         "latency: no difference, ρ = .9, margin 1.1",
@@ -116,7 +116,7 @@ def _latencies() -> dict[str, Scenario]:
         pairs_to_right={"p50": 900, "p90": 1_800, "p99": 11_000},
         chunk=20,
     )
-    quick = {0.5: (3_000, 10), 0.9: (4_000, 50), 0.99: (20_000, 50)}
+    quick = {0.5: (2_000, 10), 0.9: (4_000, 50), 0.99: (10_000, 100)}
     harm = latencies.Case(related, 1.3, quick, peers, means=True, kayenta=True)
     found["latency-harm"] = Scenario(
         "latency: 1.3 times as slow, ρ = .9, margin 1.1",
