@@ -604,7 +604,7 @@ class Verdict(Section):
     max_inflation: float = Field(
         MOST_INFLATION,
         ge=1,
-        description="by what factor dependence between pairs may widen the variance of a mean, two standard errors aside, "
+        description="by what factor dependence between pairs may widen a variance, two standard errors aside, "
         "for a promote",
     )
     closed_population: bool = Field(
