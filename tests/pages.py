@@ -23,12 +23,12 @@ from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.quantiles import BLOCK as BINS
 from shadowproxy.stats.quantiles import RatioGrid
-from shadowproxy.verdict.batch import SPANS
-from shadowproxy.verdict.calibration import THRESHOLDS, FirstPairs
-from shadowproxy.verdict.dependence import SEGMENT
-from shadowproxy.verdict.distributions import BLOCK
+from shadowproxy.verdict.guardrails.batch import SPANS
+from shadowproxy.verdict.guardrails.calibration import THRESHOLDS, FirstPairs
+from shadowproxy.verdict.guardrails.dependence import SEGMENT
 from shadowproxy.verdict.plan import FAILURES
-from shadowproxy.verdict.tables import MOST_KEYS
+from shadowproxy.verdict.reported.distributions import BLOCK
+from shadowproxy.verdict.reported.tables import MOST_KEYS
 
 DOCS = Path(__file__).parent.parent / "docs"
 

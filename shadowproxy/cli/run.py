@@ -135,7 +135,7 @@ def check_config(
 
     from shadowproxy.config import experiment_id, risks
     from shadowproxy.report.configuration import configuration_table
-    from shadowproxy.verdict.rules import rules, warnings
+    from shadowproxy.verdict.guardrails.rules import rules, warnings
 
     console = Console()
     console.print(f"{config}: good; experiment {experiment_id(settings)}")

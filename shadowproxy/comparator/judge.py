@@ -19,7 +19,7 @@ from shadowproxy.config import Settings, experiment_id
 from shadowproxy.model import Accounting, Pair, VersionSeen
 from shadowproxy.pairs.lines import Recorded
 from shadowproxy.pairs.recorded import Unreadable, place_of
-from shadowproxy.verdict.calibration import FEWEST
+from shadowproxy.verdict.guardrails.calibration import FEWEST
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Facts, Verdict
 

@@ -13,9 +13,9 @@ from shadowproxy.model import Pair
 from shadowproxy.pairs.lines import Recorded
 from shadowproxy.pairs.recorded import Unreadable
 from shadowproxy.stats.additive import FloatArray
+from shadowproxy.verdict.guardrails.ratios import PairedLatencies
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.planning import Noise
-from shadowproxy.verdict.ratios import PairedLatencies
 
 _AT_ONCE = 500
 

@@ -2,13 +2,13 @@
 
 from shadowproxy.config.catalogue import CATALOGUE, GUARDABLE, QUANTILES, Direction, Metric, Timing
 from shadowproxy.config.experiment import experiment_id, frozen, thawed
+from shadowproxy.config.judging import Guardrail, Verdict
 from shadowproxy.config.load import load, loads
 from shadowproxy.config.redaction import Redact
 from shadowproxy.config.schema import json_schema
 from shadowproxy.config.settings import (
     Breaker,
     Comparator,
-    Guardrail,
     Health,
     Limits,
     ListenerTls,
@@ -22,7 +22,6 @@ from shadowproxy.config.settings import (
     Settings,
     Upstream,
     UpstreamTls,
-    Verdict,
     risks,
 )
 from shadowproxy.config.units import Address

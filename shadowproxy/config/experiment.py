@@ -12,9 +12,10 @@ import orjson
 from pydantic import ValidationError
 
 from shadowproxy.config.catalogue import GUARDABLE, Metric
+from shadowproxy.config.judging import Guardrail
 from shadowproxy.config.presets import EXTRACTED
 from shadowproxy.config.redaction import KEY_LENGTH
-from shadowproxy.config.settings import Guardrail, Route, Settings, Upstream
+from shadowproxy.config.settings import Route, Settings, Upstream
 from shadowproxy.config.shaping import encode_json
 from shadowproxy.errors import PayloadError
 

@@ -1,4 +1,4 @@
-"""Durations, sizes, addresses and URLs as people write them."""
+"""Durations, sizes, addresses and URLs as people write them, and the numbers and names that sections share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, GetPydanticSchema, WithJsonSchema
+from pydantic import BeforeValidator, Field, GetPydanticSchema, WithJsonSchema
 from pydantic_core import core_schema
 
 MOST_WORKERS: Final = 256
@@ -160,6 +160,11 @@ def parse_workers(text: Any) -> int | Literal["auto"]:
         raise ValueError(f"{text!r} is not a number of processes: write 1 to {MOST_WORKERS}, or auto")
     return text
 
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 
 Duration = Annotated[
     float,

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shadowproxy.config import Settings
-from shadowproxy.verdict.rules import Rule
+from shadowproxy.verdict.guardrails.rules import Rule
 
 
 def configuration_table(settings: Settings, rules: Sequence[Rule]) -> RenderableType:

@@ -20,7 +20,7 @@ from shadowproxy.pairs.labels import CountedLabels
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Snapshot
 from shadowproxy.stats.state import State
-from shadowproxy.verdict.calibration import calibrations_of
+from shadowproxy.verdict.guardrails.calibration import calibrations_of
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Facts, Labels, Verdict
 from shadowproxy.verdict.record import State as Decision

@@ -27,13 +27,13 @@ import numpy as np
 from scipy.special import logsumexp
 
 from shadowproxy.stats.additive import Additive, FloatArray, Grouping, State
+from shadowproxy.stats.forecast import more_until
 
 COUNT, UNDEFINED, SUM, SQUARES, FIRST_LOG = range(5)
 """Columns of a state row: defined losses, undefined ones, ΣwD, Σ(wD)², then the log-capitals; without weights w = 1."""
 
 _STAKE = 0.95
 """Largest share of what could be lost in one step that any bet puts at stake."""
-_FOREVER = 1e15
 
 
 @dataclass(frozen=True)
@@ -137,19 +137,9 @@ class MeanGrid(Additive):
         def short(pairs: float) -> bool:
             return bool(logsumexp(weights + pairs * rates) < log_threshold)
 
-        if n and not short(n):
-            return 0.0
-        if not n or rates.max() <= 0:
+        if not n or (rates.max() <= 0 and short(n)):
             return math.nan
-        below, above = n, 2 * n
-        while short(above):
-            below, above = above, 2 * above
-            if above > _FOREVER:
-                return math.nan
-        while above - below > max(1.0, below * 1e-3):
-            middle = (below + above) / 2
-            below, above = (middle, above) if short(middle) else (below, middle)
-        return above - n
+        return more_until(short, n)
 
 
 def fewest_pairs(margin: float, hi: float, alpha: float) -> int:

@@ -45,6 +45,7 @@ from shadowproxy.stats.counts import (
     log_mixture,
     ternary_logs,
 )
+from shadowproxy.stats.forecast import more_until
 
 BoolArray = NDArray[np.bool_]
 
@@ -64,7 +65,6 @@ _AT_ONCE = 1 << 14
 _EDGE = 1e-9
 """Of a bucket: by so much may a latency lie above an edge and be held to be on it, so that x and m·x, both on an edge,
 are s buckets apart whatever their logarithms are rounded to."""
-_FOREVER = 1e15
 
 
 @dataclass(frozen=True)
@@ -224,17 +224,7 @@ class RatioGrid(Additive):
 
         if not n or log_threshold > _LOG_CAP:
             return math.nan
-        if not short(n):
-            return 0.0
-        below, above = n, 2 * n
-        while short(above):
-            below, above = above, 2 * above
-            if above > _FOREVER:
-                return math.nan
-        while above - below > max(1.0, below * 1e-3):
-            middle = (below + above) / 2
-            below, above = (middle, above) if short(middle) else (below, middle)
-        return above - n
+        return more_until(short, n)
 
     @property
     def _last_edge(self) -> int:

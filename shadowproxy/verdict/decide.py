@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from shadowproxy.config.settings import Verdict as Policy
+from shadowproxy.config.judging import Verdict as Policy
 from shadowproxy.model import Accounting, VersionSeen
 from shadowproxy.verdict.record import OVERALL, Cell, Check, Facts, Finding, State
 

@@ -18,21 +18,21 @@ from shadowproxy.model import Side
 from shadowproxy.stats.additive import FloatArray, IntArray
 from shadowproxy.stats.state import State, Tally
 from shadowproxy.verdict import decide as decision_rules
-from shadowproxy.verdict.batch import Batch, batch_of, membership
-from shadowproxy.verdict.calibrated import Calibrated, calibrated_guard, calibration_checks
-from shadowproxy.verdict.calibration import Calibration, WaitingGuard
 from shadowproxy.verdict.decide import CAP, Decision
-from shadowproxy.verdict.dependence import duration, independence, seconds
-from shadowproxy.verdict.distributions import Distributions
-from shadowproxy.verdict.guards import Counter, Guard
-from shadowproxy.verdict.means import MeanGuard
-from shadowproxy.verdict.ratios import PairedLatencies, RatioGuard, key
+from shadowproxy.verdict.guardrails.batch import Batch, batch_of, membership
+from shadowproxy.verdict.guardrails.calibrated import Calibrated, calibrated_guard, calibration_checks
+from shadowproxy.verdict.guardrails.calibration import Calibration, WaitingGuard
+from shadowproxy.verdict.guardrails.dependence import duration, independence, seconds
+from shadowproxy.verdict.guardrails.guards import Counter, Guard
+from shadowproxy.verdict.guardrails.means import MeanGuard
+from shadowproxy.verdict.guardrails.ratios import PairedLatencies, RatioGuard, key
+from shadowproxy.verdict.guardrails.rules import Rule, rules
 from shadowproxy.verdict.reasons import OTHER, reasons
 from shadowproxy.verdict.record import OVERALL, Cell, CohortReport, Facts, Forecast, Verdict
 from shadowproxy.verdict.record import State as Decided
-from shadowproxy.verdict.rules import Rule, rules
-from shadowproxy.verdict.summaries import Summaries
-from shadowproxy.verdict.tables import Tables
+from shadowproxy.verdict.reported.distributions import Distributions
+from shadowproxy.verdict.reported.summaries import Summaries
+from shadowproxy.verdict.reported.tables import Tables
 
 FAILURES: tuple[str, ...] = (*failures.KINDS, "other")
 """The kinds of failure that are told apart; `other` for a kind that a newer version counted."""

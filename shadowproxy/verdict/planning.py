@@ -20,7 +20,7 @@ from shadowproxy.stats.betting import MeanGrid, fewest_pairs
 from shadowproxy.stats.quantiles import RatioGrid
 from shadowproxy.stats.ratio_sizes import Latencies, ratio_average, ratio_sizes
 from shadowproxy.stats.sizes import NEVER, Law, Paths, Sizes, bell, counts, most_deviation, sizes
-from shadowproxy.verdict.rules import Rule, rules
+from shadowproxy.verdict.guardrails.rules import Rule, rules
 
 _OF_COUNTS = "share of requests"
 """The unit of losses that are a count: such a one is −1, 0 or 1."""

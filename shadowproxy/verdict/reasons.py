@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from shadowproxy.verdict.decide import Decision
+from shadowproxy.verdict.guardrails.rules import Rule
 from shadowproxy.verdict.record import OVERALL, Cell, Check, Forecast, State
-from shadowproxy.verdict.rules import Rule
 
 OTHER = "other"
 """The pool of cohorts past the configured number."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from shadowproxy.config.settings import MOST_INFLATION
+from shadowproxy.config.judging import MOST_INFLATION
 from shadowproxy.model import Accounting, VersionSeen
 
 OVERALL = "all"

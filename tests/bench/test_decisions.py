@@ -21,8 +21,8 @@ from ville import BettingTest
 
 from shadowproxy.stats.additive import Grouping
 from shadowproxy.stats.betting import MeanGrid
+from shadowproxy.verdict.guardrails.rules import rules
 from shadowproxy.verdict.record import State
-from shadowproxy.verdict.rules import rules
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "stats" / "golden_confseq.json").read_text())
 

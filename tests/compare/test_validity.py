@@ -22,7 +22,7 @@ from shadowproxy.config.catalogue import TABLES
 from shadowproxy.config.validity import KINDS
 from shadowproxy.errors import ConfigError
 from shadowproxy.model import Exchange
-from shadowproxy.verdict.rules import rules as guardrails
+from shadowproxy.verdict.guardrails.rules import rules as guardrails
 
 TWO = "baseline: http://127.0.0.1:8001\ncandidate: http://127.0.0.1:8002\n"
 RANKED = {"ids": "response.body.items[*].id", "scores": "response.body.items[*].score"}

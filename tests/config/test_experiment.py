@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shadowproxy.config import Settings, experiment_id, frozen, loads, thawed
 from shadowproxy.errors import ConfigError, PayloadError
-from shadowproxy.verdict.rules import rules
+from shadowproxy.verdict.guardrails.rules import rules
 
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,12}", fullmatch=True)
 HEADERS = st.sampled_from(["x-a", "x-shadow-request", "x-shadow-annotations", "x-shadow-request-", "accept"])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from shadowproxy.config.settings import Verdict
+from shadowproxy.config.judging import Verdict
 from shadowproxy.stats.betting import fewest_pairs
 
 DATA: Final = Path(__file__).parent.parent.parent / "docs" / "figures" / "data.json"

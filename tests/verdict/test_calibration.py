@@ -17,7 +17,7 @@ from shadowproxy.errors import PayloadError
 from shadowproxy.model import Side
 from shadowproxy.stats.betting import COUNT, MeanGrid
 from shadowproxy.stats.state import State as Counted
-from shadowproxy.verdict.calibration import FEWEST, Calibration, calibrations_of
+from shadowproxy.verdict.guardrails.calibration import FEWEST, Calibration, calibrations_of
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Check, Finding, State, Verdict
 

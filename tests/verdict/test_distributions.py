@@ -15,9 +15,9 @@ from shadowproxy.compare.columns import Columns
 from shadowproxy.model import Side
 from shadowproxy.stats.histogram import ScoreHistogram
 from shadowproxy.stats.state import State, Tally
-from shadowproxy.verdict.distributions import BLOCK
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Distribution
+from shadowproxy.verdict.reported.distributions import BLOCK
 
 GRID = ScoreHistogram()
 A, B = Side.BASELINE, Side.CANDIDATE

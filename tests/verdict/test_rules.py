@@ -7,7 +7,7 @@ from verdict.synthetic import settings
 
 from shadowproxy.config import GUARDABLE
 from shadowproxy.errors import ConfigError
-from shadowproxy.verdict.rules import rules, warnings
+from shadowproxy.verdict.guardrails.rules import rules, warnings
 
 LISTS = {"name": "search", "ids": "response.body.ids", "scores": "response.body.scores"}
 

@@ -13,10 +13,10 @@ from shadowproxy.compare.columns import Columns
 from shadowproxy.errors import ConfigError
 from shadowproxy.model import Side
 from shadowproxy.stats.betting import MeanGrid
-from shadowproxy.verdict.calibration import Calibration
+from shadowproxy.verdict.guardrails.calibration import Calibration
+from shadowproxy.verdict.guardrails.rules import rules
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Finding, State, Verdict
-from shadowproxy.verdict.rules import rules
 
 SHIFT, RELATIVE, DELTA = "scores.shift", "scores.relative_delta", "scores.delta"
 ROUTES = [{"name": "rank", "ids": "response.body.ids", "scores": "response.body.s", "cohorts": {"r": "a"}}]

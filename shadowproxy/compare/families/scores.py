@@ -9,8 +9,8 @@ With r = (b − a) / (|a| + |b|) of a common item with finite scores a of the ba
 * `scores.undefined`: the share of the common items that only the candidate leaves without a finite score, less the
   share that only the baseline does, in [−1, 1]. The other two don't see such items.
 * `scores.delta`: the mean of b − a, in the scores' own unit, which has no bounds: a guardrail clips it (see
-  `verdict.calibrated`). `scores.noise` is the same of the replica's scores and the baseline's, of the pairs that the
-  replica answered too: by how much the baseline differs from itself. Beyond ±1e150 they count as that.
+  `verdict.guardrails.calibrated`). `scores.noise` is the same of the replica's scores and the baseline's, of the pairs
+  that the replica answered too: by how much the baseline differs from itself. Beyond ±1e150 they count as that.
 
 No item that both scored leaves all but the third undefined, no common item the third, unless both lists are empty:
 then it is 0. Not applicable where a side failed.

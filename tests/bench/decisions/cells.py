@@ -1,7 +1,7 @@
 """Five guardrails over all pairs and in each of 19 or 20 cohort slots: a hundred cells, decided on together.
 
-Ranges, margins and weights are those that `verdict.rules` makes of a configuration; the weighted sum is that of
-`verdict.decide`, vectorised over experiments, and what it says is held to `decide` itself.
+Ranges, margins and weights are those that `verdict.guardrails.rules` makes of a configuration; the weighted sum is that
+of `verdict.decide`, vectorised over experiments, and what it says is held to `decide` itself.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from shadowproxy.config import Settings
 from shadowproxy.stats.additive import Grouping
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.verdict import decide
+from shadowproxy.verdict.guardrails.rules import Rule, rules
 from shadowproxy.verdict.record import OVERALL, Cell, State
-from shadowproxy.verdict.rules import Rule, rules
 
 SLOTS: Final = 19
 """Eighteen cohorts and the pool of the others: with all pairs, 100 cells."""

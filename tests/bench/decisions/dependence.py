@@ -16,11 +16,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from shadowproxy.config.settings import Verdict
+from shadowproxy.config.judging import Verdict
 from shadowproxy.stats.additive import Grouping
 from shadowproxy.stats.blocks import Schedule, means
 from shadowproxy.stats.inflation import GROUPS, VarianceInflation, time_keys
-from shadowproxy.verdict.dependence import SPANS
+from shadowproxy.verdict.guardrails.dependence import SPANS
 from shadowproxy.verdict.record import MOST_INFLATION
 
 RATE: Final = 100.0

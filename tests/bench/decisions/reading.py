@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from shadowproxy.config.settings import Verdict
+from shadowproxy.config.judging import Verdict
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]

@@ -1,9 +1,9 @@
 """decisions: how often each method decides wrongly, and after how many pairs rightly, over simulated experiments.
 
 The evidence of shadowproxy's rows is the product's own: `stats.betting.MeanGrid`, `stats.quantiles.RatioGrid`, rules
-and weights of `verdict.rules`, the decision of `verdict.decide`, `stats.state`, `stats.blocks`, `stats.inflation`. A
-scenario's experiments come in chunks, each drawn from a seed of its own, so that the figures are the same however many
-processes share the work.
+and weights of `verdict.guardrails.rules`, the decision of `verdict.decide`, `stats.state`, `stats.blocks` and
+`stats.inflation`. A scenario's experiments come in chunks, each drawn from a seed of its own, so that the figures are
+the same however many processes share the work.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ from shadowproxy.compare.columns import Columns
 from shadowproxy.config.settings import Settings
 from shadowproxy.stats.additive import FloatArray, IntArray
 from shadowproxy.stats.state import Tally
-from shadowproxy.verdict.batch import Batch, of_routes
-from shadowproxy.verdict.calibration import Calibration, unclipped
-from shadowproxy.verdict.guards import Evidence, route_indices
-from shadowproxy.verdict.means import MeanGuard
+from shadowproxy.verdict.guardrails.batch import Batch, of_routes
+from shadowproxy.verdict.guardrails.calibration import Calibration, unclipped
+from shadowproxy.verdict.guardrails.guards import Evidence, route_indices
+from shadowproxy.verdict.guardrails.means import MeanGuard
+from shadowproxy.verdict.guardrails.rules import Rule
 from shadowproxy.verdict.record import Dependence
-from shadowproxy.verdict.rules import Rule
 
 _ANY_ALPHA = 0.05
 

@@ -14,9 +14,9 @@ from shadowproxy.compare.columns import Columns
 from shadowproxy.config.settings import Settings
 from shadowproxy.stats.additive import FloatArray, IntArray
 from shadowproxy.stats.state import Tally
-from shadowproxy.verdict.batch import Batch
+from shadowproxy.verdict.guardrails.batch import Batch
+from shadowproxy.verdict.guardrails.rules import Rule
 from shadowproxy.verdict.record import Dependence
-from shadowproxy.verdict.rules import Rule
 
 
 class Evidence(NamedTuple):

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shadowproxy.config.catalogue import QUANTILES
-from shadowproxy.config.settings import Verdict as Policy
+from shadowproxy.config.judging import Verdict as Policy
 from shadowproxy.stats.additive import FloatArray, Grouping, IntArray
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.blocks import Schedule, folded, means, run_keys
 from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.state import Tally
-from shadowproxy.verdict.batch import ACCOUNT, FIRST_COHORT, KEYS, SPANS, Batch
+from shadowproxy.verdict.guardrails.batch import ACCOUNT, FIRST_COHORT, KEYS, SPANS, Batch
 from shadowproxy.verdict.record import Check, Dependence
 
 _RUN: Final = 8

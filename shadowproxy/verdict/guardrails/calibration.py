@@ -35,11 +35,11 @@ from shadowproxy.model import Side
 from shadowproxy.stats.additive import FloatArray, IntArray
 from shadowproxy.stats.histogram import LatencyHistogram, ScoreHistogram
 from shadowproxy.stats.state import Tally
-from shadowproxy.verdict.batch import Batch, of_routes
-from shadowproxy.verdict.distributions import baseline_scores
-from shadowproxy.verdict.guards import Evidence, route_indices
+from shadowproxy.verdict.guardrails.batch import Batch, of_routes
+from shadowproxy.verdict.guardrails.guards import Evidence, route_indices
+from shadowproxy.verdict.guardrails.rules import Rule
 from shadowproxy.verdict.record import Dependence
-from shadowproxy.verdict.rules import Rule
+from shadowproxy.verdict.reported.distributions import baseline_scores
 
 FEWEST = 200
 """Pairs that a calibration is taken from."""

@@ -19,11 +19,11 @@ from shadowproxy.model import Side
 from shadowproxy.stats.additive import FloatArray, Grouping, State
 from shadowproxy.stats.quantiles import BLOCK, RatioGrid
 from shadowproxy.stats.state import Tally
-from shadowproxy.verdict.batch import FIRST_COHORT, Batch, of_routes
-from shadowproxy.verdict.dependence import Inflation, dependence
-from shadowproxy.verdict.guards import Evidence, route_indices
+from shadowproxy.verdict.guardrails.batch import FIRST_COHORT, Batch, of_routes
+from shadowproxy.verdict.guardrails.dependence import Inflation, dependence
+from shadowproxy.verdict.guardrails.guards import Evidence, route_indices
+from shadowproxy.verdict.guardrails.rules import Rule
 from shadowproxy.verdict.record import Dependence
-from shadowproxy.verdict.rules import Rule
 
 _VALUE = {"total": "latency.total_log2", "ttfb": "latency.ttfb_log2"}
 """What a single pair has that shows how much it adds to a slow quantile."""

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shadowproxy.config.catalogue import GUARDABLE, Direction, Metric, defaults
-from shadowproxy.config.settings import Guardrail, Settings, Verdict
+from shadowproxy.config.judging import Guardrail, Verdict
+from shadowproxy.config.settings import Settings
 from shadowproxy.errors import ConfigError, Fault
 from shadowproxy.stats.betting import fewest_pairs
 from shadowproxy.verdict.record import OVERALL

@@ -35,12 +35,12 @@ from shadowproxy.stats.additive import FloatArray
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.empirical_bernstein import interval
 from shadowproxy.stats.state import Tally
-from shadowproxy.verdict.batch import FIRST_COHORT, Batch, of_routes
-from shadowproxy.verdict.calibration import Calibration
-from shadowproxy.verdict.dependence import Inflation, dependence
-from shadowproxy.verdict.guards import Evidence, route_indices
+from shadowproxy.verdict.guardrails.batch import FIRST_COHORT, Batch, of_routes
+from shadowproxy.verdict.guardrails.calibration import Calibration
+from shadowproxy.verdict.guardrails.dependence import Inflation, dependence
+from shadowproxy.verdict.guardrails.guards import Evidence, route_indices
+from shadowproxy.verdict.guardrails.rules import Rule
 from shadowproxy.verdict.record import Dependence
-from shadowproxy.verdict.rules import Rule
 
 _APPLICABLE = "scores.relative_delta"
 """The metric that is applicable wherever both sides' scores can be compared."""

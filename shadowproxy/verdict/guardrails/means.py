@@ -16,11 +16,11 @@ from shadowproxy.stats.additive import FloatArray
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.empirical_bernstein import interval
 from shadowproxy.stats.state import Tally
-from shadowproxy.verdict.batch import FIRST_COHORT, SPANS, Batch, of_routes
-from shadowproxy.verdict.dependence import BLOCKS, Blocks, Inflation, dependence
-from shadowproxy.verdict.guards import Evidence, route_indices
+from shadowproxy.verdict.guardrails.batch import FIRST_COHORT, SPANS, Batch, of_routes
+from shadowproxy.verdict.guardrails.dependence import BLOCKS, Blocks, Inflation, dependence
+from shadowproxy.verdict.guardrails.guards import Evidence, route_indices
+from shadowproxy.verdict.guardrails.rules import Rule
 from shadowproxy.verdict.record import Dependence
-from shadowproxy.verdict.rules import Rule
 
 
 class MeanGuard:

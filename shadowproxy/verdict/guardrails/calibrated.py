@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from shadowproxy.config.settings import Settings
 from shadowproxy.stats.state import Tally
-from shadowproxy.verdict.calibration import FEWEST, Calibration, WaitingGuard
-from shadowproxy.verdict.clips import ClippedGuard
-from shadowproxy.verdict.guards import Guard
+from shadowproxy.verdict.guardrails.calibration import FEWEST, Calibration, WaitingGuard
+from shadowproxy.verdict.guardrails.clips import ClippedGuard
+from shadowproxy.verdict.guardrails.guards import Guard
+from shadowproxy.verdict.guardrails.rules import Rule
+from shadowproxy.verdict.guardrails.shifts import ShiftGuard
 from shadowproxy.verdict.record import Check
-from shadowproxy.verdict.rules import Rule
-from shadowproxy.verdict.shifts import ShiftGuard
 
 Calibrated = WaitingGuard | ClippedGuard | ShiftGuard
 

@@ -1,0 +1,1 @@
+"""What guardrails count of every pair, and what their sums say: one file for each kind of them."""

@@ -1,0 +1,1 @@
+"""What is counted for people to look at, and decides nothing."""
