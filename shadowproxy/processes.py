@@ -315,8 +315,8 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
     from shadowproxy.compare.versions import VersionReader
     from shadowproxy.pairs.partitions import Watermarks
     from shadowproxy.serve.admin import AdminServer
+    from shadowproxy.verdict.exemplars import Limits
     from shadowproxy.verdict.plan import Plan
-    from shadowproxy.verdict.reported.exemplars import Limits
 
     tasks = Tasks()
     registry = metrics.registry()

@@ -36,8 +36,8 @@ from shadowproxy.pairs.exemplars import Record
 from shadowproxy.pairs.lines import read_line
 from shadowproxy.pairs.partitions import Partitions, Watermarks
 from shadowproxy.proxy.redact import Redactor
+from shadowproxy.verdict.exemplars import Boards, Limits
 from shadowproxy.verdict.plan import Plan
-from shadowproxy.verdict.reported.exemplars import Boards, Limits
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"}

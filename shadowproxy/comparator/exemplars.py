@@ -1,4 +1,4 @@
-"""What a worker keeps of the pairs it counts, for people to look at; `verdict.reported.exemplars` says which."""
+"""What a worker keeps of the pairs it counts, for people to look at; `verdict.exemplars` says which."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from shadowproxy.errors import PayloadError
 from shadowproxy.model import Pair
 from shadowproxy.pairs.exemplars import NO_CHANGE, Change, largest, record_of
 from shadowproxy.pairs.store import Entry, Store
+from shadowproxy.verdict.exemplars import MOST_ORDINAL, Boards, Limits, keys, seed_of, select
 from shadowproxy.verdict.plan import Plan
-from shadowproxy.verdict.reported.exemplars import MOST_ORDINAL, Boards, Limits, keys, seed_of, select
 
 log = logging.getLogger(__name__)
 

@@ -31,9 +31,9 @@ from shadowproxy.pairs.labels import Waiting
 from shadowproxy.pairs.partitions import Watermarks
 from shadowproxy.pairs.store import Entry, Store, Stored, Superseded
 from shadowproxy.stats.state import State
+from shadowproxy.verdict.exemplars import Limits
 from shadowproxy.verdict.guardrails.calibration import calibrations_of
 from shadowproxy.verdict.plan import Plan
-from shadowproxy.verdict.reported.exemplars import Limits
 
 log = logging.getLogger(__name__)
 

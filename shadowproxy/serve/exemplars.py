@@ -17,10 +17,9 @@ from shadowproxy.errors import PayloadError
 from shadowproxy.model import Pair, Side
 from shadowproxy.pairs.exemplars import Record
 from shadowproxy.pairs.partitions import Partitions
+from shadowproxy.verdict.exemplars import SAMPLE, Board, Boards, Found, Limits
 from shadowproxy.verdict.guardrails.rules import rules
-from shadowproxy.verdict.reasons import OTHER
-from shadowproxy.verdict.record import OVERALL
-from shadowproxy.verdict.reported.exemplars import SAMPLE, Board, Boards, Found, Limits
+from shadowproxy.verdict.record import OTHER, OVERALL
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from shadowproxy.verdict.guardrails.guards import Counter, Guard
 from shadowproxy.verdict.guardrails.means import MeanGuard
 from shadowproxy.verdict.guardrails.ratios import PairedLatencies, RatioGuard, key
 from shadowproxy.verdict.guardrails.rules import Rule, rules
-from shadowproxy.verdict.reasons import OTHER, reasons
-from shadowproxy.verdict.record import OVERALL, Cell, CohortReport, Facts, Forecast, Verdict
+from shadowproxy.verdict.reasons import reasons
+from shadowproxy.verdict.record import OTHER, OVERALL, Cell, CohortReport, Facts, Forecast, Verdict
 from shadowproxy.verdict.record import State as Decided
 from shadowproxy.verdict.reported.distributions import Distributions
 from shadowproxy.verdict.reported.summaries import Summaries

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from shadowproxy.verdict.decide import Decision
 from shadowproxy.verdict.guardrails.rules import Rule
-from shadowproxy.verdict.record import OVERALL, Cell, Check, Forecast, State
+from shadowproxy.verdict.record import OTHER, OVERALL, Cell, Check, Forecast, State
 
-OTHER = "other"
-"""The pool of cohorts past the configured number."""
 _SHARE = "share of "
 _LISTED = 6
 """How many cells of one kind are spelled out before the rest are only numbered."""

@@ -12,6 +12,8 @@ from shadowproxy.model import Accounting, VersionSeen
 
 OVERALL = "all"
 """The name of the cohort that every pair belongs to."""
+OTHER = "other"
+"""The pool of cohorts past the configured number."""
 
 
 class State(enum.StrEnum):

@@ -29,8 +29,8 @@ from shadowproxy.pairs.partitions import Partitions, Watermarks
 from shadowproxy.serve.admin import AdminServer
 from shadowproxy.serve.exemplars import ExemplarReader, Kept
 from shadowproxy.serve.pairs import PairApi
+from shadowproxy.verdict.exemplars import Boards, Limits, keys, seed_of
 from shadowproxy.verdict.plan import Plan
-from shadowproxy.verdict.reported.exemplars import Boards, Limits, keys, seed_of
 
 FAIL, RBO = "failures.difference", "ranking.rbo"
 BIG = 1 << 30

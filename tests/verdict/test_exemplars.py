@@ -14,8 +14,8 @@ from verdict.synthetic import columns, settings, take
 
 from shadowproxy.compare.columns import Columns
 from shadowproxy.errors import PayloadError
+from shadowproxy.verdict.exemplars import SAMPLE, Board, Boards, Found, Limits, keys, seed_of, select
 from shadowproxy.verdict.plan import Plan
-from shadowproxy.verdict.reported.exemplars import SAMPLE, Board, Boards, Found, Limits, keys, seed_of, select
 
 FAIL, RBO = "failures.difference", "ranking.rbo"
 SLOTS = {"region=us": 1, "region=eu": 2}

@@ -15,8 +15,7 @@ from shadowproxy.compare.columns import Table
 from shadowproxy.compare.view import Counts
 from shadowproxy.config.catalogue import TABLES
 from shadowproxy.stats.state import Tally
-from shadowproxy.verdict.reasons import OTHER
-from shadowproxy.verdict.record import TableRow
+from shadowproxy.verdict.record import OTHER, TableRow
 
 MOST_KEYS = 200
 """Rows of one table of one route that one worker tells apart."""
