@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -154,8 +155,8 @@ def test_kayenta_passes_what_it_never_called_high_and_asks_for_the_allowed_incre
 
 
 @pytest.mark.parametrize("law", [means.iid, means.heavy, means.rare, means.rare_both_ways])
-def test_losses_at_the_margin_have_its_mean(law: object) -> None:
-    losses = law(np.random.default_rng(11), 100, 4_000)  # type: ignore[operator]
+def test_losses_at_the_margin_have_its_mean(law: Callable[..., FloatArray]) -> None:
+    losses = law(np.random.default_rng(11), 100, 4_000)
     assert abs(losses.mean() - means.MARGIN) < 4 * losses.std() / math.sqrt(losses.size)
     assert np.abs(losses).max() <= 1
 
@@ -164,13 +165,14 @@ def test_losses_at_the_margin_have_its_mean(law: object) -> None:
     ("law", "end", "side"),
     [(means.falling, 1.0, 1), (means.rising, 1.0, -1), (means.good_then_bad, 0.8, -1), (means.bad_then_good, 0.8, 1)],
 )
-def test_a_drift_stays_on_its_side_of_the_margin_and_comes_to_it(law: object, end: float, side: int) -> None:
-    losses = law(np.random.default_rng(13), 4_000, 1_000)  # type: ignore[operator]
+def test_a_drift_stays_on_its_side_of_the_margin_and_comes_to_it(
+    law: Callable[..., FloatArray], end: float, side: int
+) -> None:
+    losses = law(np.random.default_rng(13), 4_000, 1_000)
     running_mean = np.cumsum(losses.mean(axis=0)) / np.arange(1, 1_001) - means.MARGIN
     noise = means.SPREAD / math.sqrt(losses.size)
     last = round(1_000 * end)
     assert abs(running_mean[last - 1]) < 5 * noise / end
-    assert side * running_mean[100 : last - 100].min() > 0 or side * running_mean[100 : last - 100].max() > 0
     assert (side * running_mean[100 : last - 100] > 0).all()
     if last < 1_000:
         assert (side * running_mean[last + 50 :] < 0).all()
@@ -178,7 +180,9 @@ def test_a_drift_stays_on_its_side_of_the_margin_and_comes_to_it(law: object, en
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name.startswith("quantiles-")])
 def test_both_sides_of_a_law_of_latencies_have_the_same_quantiles(name: str) -> None:
-    (case,) = SCENARIOS[name].simulate.args  # type: ignore[attr-defined]
+    simulate = SCENARIOS[name].simulate
+    assert isinstance(simulate, partial)
+    (case,) = simulate.args
     baseline, candidate = case.law(np.random.default_rng(17), (1, 200_000))
     for p in (0.5, 0.9, 0.99):
         a, b = (float(np.quantile(side, p, method="inverted_cdf")) for side in (baseline, candidate))
@@ -457,7 +461,9 @@ def test_pairs_are_judged_when_all_that_began_with_them_have_ended() -> None:
     times = found[OURS].rollback
     assert times is not None
     assert (times >= (order.DEADLINE + order.SETTLE) * order.RATE).all()
-    assert np.isinf(found[OURS].promote).all()  # type: ignore[arg-type]
+    never = found[OURS].promote
+    assert never is not None
+    assert np.isinf(never).all()
 
 
 def test_a_rate_beyond_what_is_wanted_is_a_goal_that_is_not_met(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from bench.decisions import cells, dependence, latencies, means, order
 from bench.decisions.means import OURS, Stream
@@ -40,9 +40,9 @@ class Scenario:
 
 
 def _streams() -> dict[str, Scenario]:
-    def scenario(title: str, stream: Stream, wrong: tuple[str, ...], **other: object) -> Scenario:
+    def scenario(title: str, stream: Stream, wrong: tuple[str, ...], **other: Any) -> Scenario:
         pairs = f"{stream.judged:,}–{stream.pairs:,}" if stream.judged else f"{stream.pairs:,}"
-        return Scenario(title, partial(means.simulate, stream), {"": pairs}, wrong, **other)  # type: ignore[arg-type]
+        return Scenario(title, partial(means.simulate, stream), {"": pairs}, wrong, **other)
 
     both, n = ("promote", "rollback"), 10_000
     return {
@@ -69,9 +69,9 @@ def _streams() -> dict[str, Scenario]:
 
 
 def _cells() -> dict[str, Scenario]:
-    def scenario(title: str, law: cells.Draw, wrong: tuple[str, ...], **other: object) -> Scenario:
+    def scenario(title: str, law: cells.Draw, wrong: tuple[str, ...], **other: Any) -> Scenario:
         simulate = partial(cells.simulate, law, 4_000, cells.SLOTS + (law is cells.one_bad))
-        return Scenario(title, simulate, {"": "4,000"}, wrong, **other)  # type: ignore[arg-type]
+        return Scenario(title, simulate, {"": "4,000"}, wrong, **other)
 
     return {
         "cells": scenario("100 cells, A/A", cells.equal, ("rollback",), right="promote", most=0.015),
