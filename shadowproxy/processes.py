@@ -370,11 +370,11 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
 async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
     """The API: verdict, metrics, probes."""
     from shadowproxy.serve.admin import AdminServer
-    from shadowproxy.serve.api import VerdictApi
-    from shadowproxy.serve.control import ControlApi
+    from shadowproxy.serve.api.control import ControlApi
+    from shadowproxy.serve.api.labels import LabelApi
+    from shadowproxy.serve.api.pairs import PairApi
+    from shadowproxy.serve.api.verdict import VerdictApi
     from shadowproxy.serve.exemplars import ExemplarReader
-    from shadowproxy.serve.labels import LabelApi
-    from shadowproxy.serve.pairs import PairApi
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()

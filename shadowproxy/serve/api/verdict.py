@@ -12,7 +12,7 @@ from aiohttp import web
 
 from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.metrics import GuardrailReading, VerdictReading
-from shadowproxy.serve.admin import problem
+from shadowproxy.serve.problems import problem
 from shadowproxy.serve.reader import Reading, VerdictReader
 from shadowproxy.tasks import Pauses
 from shadowproxy.verdict.record import Cell, Verdict
