@@ -369,6 +369,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
 
 async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
     """The API: verdict, metrics, probes."""
+    from shadowproxy.report.view import Viewer
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api.control import ControlApi
     from shadowproxy.serve.api.curves import CurveApi
@@ -376,7 +377,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     from shadowproxy.serve.api.labels import LabelApi
     from shadowproxy.serve.api.pairs import PairApi
     from shadowproxy.serve.api.verdict import VerdictApi
-    from shadowproxy.serve.exemplars import ExemplarReader
+    from shadowproxy.serve.index import ExemplarIndex
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
@@ -385,12 +386,12 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
-        exemplars = ExemplarReader(store, settings)
+        exemplars = ExemplarIndex(store, settings)
         groups = (
             api,
             GuardrailApi(api.current, exemplars.guardrails),
             CurveApi(api.current),
-            PairApi(exemplars),
+            PairApi(exemplars, Viewer(settings.routes)),
             ControlApi(store.home),
             labels,
         )
