@@ -373,6 +373,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api.control import ControlApi
     from shadowproxy.serve.api.curves import CurveApi
+    from shadowproxy.serve.api.evidence import EvidenceApi
     from shadowproxy.serve.api.guardrails import GuardrailApi
     from shadowproxy.serve.api.labels import LabelApi
     from shadowproxy.serve.api.pairs import PairApi
@@ -383,7 +384,8 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     tasks = Tasks()
     registry = metrics.registry()
     async with open_store(settings) as store:
-        api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
+        reader = VerdictReader(store, settings)
+        api = VerdictApi(reader, refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
         exemplars = ExemplarIndex(store, settings)
@@ -391,6 +393,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
             api,
             GuardrailApi(api.current, exemplars.guardrails),
             CurveApi(api.current),
+            EvidenceApi(api.current, reader, exemplars.guardrails),
             PairApi(exemplars, Viewer(settings.routes)),
             ControlApi(store.home),
             labels,

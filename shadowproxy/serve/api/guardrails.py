@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from aiohttp import web
 
 from shadowproxy.serve.answers import answered, known, one_of
 from shadowproxy.serve.reader import Reading
-from shadowproxy.verdict.record import OVERALL, Cell, Finding, Verdict
+from shadowproxy.verdict.record import OVERALL, Cell, Finding, cells
 
 
 class Guardrails(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,13 +74,6 @@ class GuardrailApi:
         rows = [_findings(OVERALL, verdict.pairs, verdict.guardrails)]
         rows += (_findings(name, report.pairs, report.guardrails) for name, report in verdict.cohorts.items())
         return answered(Cohorts(cohorts=tuple(rows)))
-
-
-def cells(verdict: Verdict) -> Iterator[Cell]:
-    """All cells of a verdict, overall first."""
-    yield from verdict.guardrails
-    for cohort in verdict.cohorts.values():
-        yield from cohort.guardrails
 
 
 def _findings(cohort: str, pairs: int, found: Sequence[Cell]) -> CohortFindings:

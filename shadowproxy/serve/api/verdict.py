@@ -14,10 +14,9 @@ from aiohttp import ETag, web
 from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.metrics import GuardrailReading, VerdictReading
 from shadowproxy.serve.answers import answered, encoded
-from shadowproxy.serve.api.guardrails import cells
 from shadowproxy.serve.reader import Reading, VerdictReader
 from shadowproxy.tasks import Pauses
-from shadowproxy.verdict.record import Cell
+from shadowproxy.verdict.record import Cell, cells
 
 log = logging.getLogger(__name__)
 
