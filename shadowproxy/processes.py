@@ -374,6 +374,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     from shadowproxy.serve.api.control import ControlApi
     from shadowproxy.serve.api.curves import CurveApi
     from shadowproxy.serve.api.evidence import EvidenceApi
+    from shadowproxy.serve.api.experiments import ExperimentApi
     from shadowproxy.serve.api.guardrails import GuardrailApi
     from shadowproxy.serve.api.labels import LabelApi
     from shadowproxy.serve.api.pairs import PairApi
@@ -394,6 +395,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
             GuardrailApi(api.current, exemplars.guardrails),
             CurveApi(api.current),
             EvidenceApi(api.current, reader, exemplars.guardrails),
+            ExperimentApi(store.home.url, settings),
             PairApi(exemplars, Viewer(settings.routes)),
             ControlApi(store.home),
             labels,
