@@ -1,10 +1,10 @@
 """Ids and scores read straight out of binary tensors, as `extraction.straight` reads them out of plain JSON.
 
 The long way builds the whole document: every tensor twice, in its JSON form and nested by name. Where a route's `ids`
-and `scores` are tensors (`response.body.tensors.scores`, `….tensors.scores[0]` of one batch, `….outputs[0].data`) and
-nothing else looks at the answer, they are taken out of the bytes. What is not as plain (data in JSON, a value that
-isn't finite, sizes that don't add up) takes the long way, so that its result is what it always was, and so is its
-fault.
+and `scores` are tensors (`response.body.tensors.scores`, `….tensors.scores[0]`, `….tensors.scores[]`,
+`….outputs[0].data`) and nothing else looks at the answer, they are taken out of the bytes. What is not as plain (data
+in JSON, a value that isn't finite, sizes that don't add up) takes the long way, so that its result is what it always
+was, and so is its fault.
 
 Measured on 50 ids and scores: 5 µs for one answer instead of 18.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -56,14 +56,20 @@ class _Wanted(NamedTuple):
 
     name: str | None
     place: int
-    batch: bool
-    """Whether it has a dimension of 1 before that of its values."""
+    form: Literal["list", "first", "joined", "flat"]
+    """What of a named one: itself, the first of its lists, its lists joined; or its flat data."""
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether what the expression finds is the flat list of the tensor's values."""
-        if self.name is None:
-            return True
-        return len(shape) == 2 and shape[0] == 1 if self.batch else len(shape) == 1
+        match self.form:
+            case "list":
+                return len(shape) == 1
+            case "first":
+                return len(shape) == 2 and shape[0] == 1
+            case "joined":
+                return len(shape) <= 2
+            case "flat":
+                return True
 
     def of(self, tensors: Sequence[_Tensor]) -> int:
         """Where the tensor is; −1 where it isn't there."""
@@ -197,19 +203,25 @@ def _wanted(root: Node) -> _Wanted | None:
     """None where the expression finds something else than a tensor's values."""
     match _steps(root):
         case ["response", "body", "tensors", str(name)]:
-            return _Wanted(name, -1, batch=False)
+            return _Wanted(name, -1, "list")
         case ["response", "body", "tensors", str(name), 0]:
-            return _Wanted(name, -1, batch=True)
+            return _Wanted(name, -1, "first")
+        case ["response", "body", "tensors", str(name), ()]:
+            return _Wanted(name, -1, "joined")
         case ["response", "body", "outputs", int(place), "data"] if place >= 0:
-            return _Wanted(None, place, batch=False)
+            return _Wanted(None, place, "flat")
     return None
 
 
-def _steps(node: Node) -> list[str | int]:
-    kind = node["type"]
+def _steps(node: Node) -> list[str | int | tuple[()] | None]:
+    """The names and places of a path, () for `[]`; None in it for what is no such step."""
+    kind, children = node["type"], node["children"]
     if kind in ("field", "index"):
         return [node["value"]]
+    if kind == "flatten":
+        return [*_steps(children[0]), ()]
+    if kind == "projection" and children[1]["type"] == "identity":
+        return _steps(children[0]) if children[0]["type"] == "flatten" else [None]
     if kind in ("subexpression", "index_expression", "pipe"):
-        return [step for child in node["children"] for step in _steps(child)]
-    # Of no path that is looked for.
-    return [kind, kind, kind, kind, kind, kind]
+        return [step for child in children for step in _steps(child)]
+    return [None]

@@ -248,6 +248,7 @@ def test_ways_to_name_a_tensor(shape: list[int]) -> None:
 TENSORS = "response.body.tensors"
 STRAIGHT = (
     Route(name="named", preset="open-inference", ids=f"{TENSORS}.a", scores=f"{TENSORS}.b"),
+    Route(name="joined", preset="open-inference", ids=f"{TENSORS}.a[]", scores=f"{TENSORS}.b[]"),
     Route(name="of-a-batch", preset="open-inference", ids=f"{TENSORS}.a[0]", scores=f"{TENSORS}.b[0]"),
     Route(
         name="at-places",
@@ -310,7 +311,12 @@ def plain(ranking: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("datatype", "shape", "route"),
-    [("INT64", [2], STRAIGHT[0]), ("BYTES", [2], STRAIGHT[0]), ("INT64", [1, 2], STRAIGHT[1])],
+    [
+        ("INT64", [2], STRAIGHT[0]),
+        ("BYTES", [2], STRAIGHT[0]),
+        ("INT64", [1, 2], STRAIGHT[1]),
+        ("INT64", [1, 2], STRAIGHT[2]),
+    ],
 )
 def test_plain_tensors_are_read_straight(datatype: str, shape: list[int], route: Route) -> None:
     ids: list[Any] = [7, 8] if datatype == "INT64" else ["é", "b"]
@@ -325,7 +331,16 @@ def test_plain_tensors_are_read_straight(datatype: str, shape: list[int], route:
 
 
 @pytest.mark.parametrize(
-    "text", [f"{TENSORS}.a[1]", f"{TENSORS}.a[:1]", f"{TENSORS}", "response.body.outputs[-1].data", "response.status"]
+    "text",
+    [
+        f"{TENSORS}.a[1]",
+        f"{TENSORS}.a[*]",
+        f"{TENSORS}.a[][]",
+        f"{TENSORS}.a[:1]",
+        f"{TENSORS}",
+        "response.body.outputs[-1].data",
+        "response.status",
+    ],
 )
 def test_what_looks_elsewhere_is_not_read_straight(text: str) -> None:
     assert straight_tensors(Expression(text, aligned=True), None) is None
