@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import msgspec
 
 from shadowproxy.metrics import DistanceReading, GuardrailReading, LatencyReading, StreamReading, VerdictReading
+from shadowproxy.serve.api.guardrails import cells
 from shadowproxy.verdict.record import OVERALL, Cell, Quantiles, Verdict
 
 _LONGEST = 128
@@ -31,7 +31,7 @@ def exported(
         forecast_pairs=None if forecast is None else forecast.pairs,
         forecast_seconds=None if forecast is None else forecast.seconds,
         stream=stream,
-        guardrails=tuple(_guardrail(cell) for cell in _cells(verdict)),
+        guardrails=tuple(_guardrail(cell) for cell in cells(verdict)),
         checks={check.name: check.passed for check in verdict.checks},
         inflation={(one.guardrail, one.by): one.inflation for one in verdict.dependence},
         latencies=tuple(_latency(row) for row in verdict.latencies if _of_all(row) and row.pairs),
@@ -49,12 +49,6 @@ def exported(
         },
         labels=None if verdict.labels is None else msgspec.structs.asdict(verdict.labels),
     )
-
-
-def _cells(verdict: Verdict) -> Iterator[Cell]:
-    yield from verdict.guardrails
-    for cohort in verdict.cohorts.values():
-        yield from cohort.guardrails
 
 
 def _guardrail(cell: Cell) -> GuardrailReading:
