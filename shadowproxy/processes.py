@@ -375,6 +375,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     from shadowproxy.serve.api.pairs import PairApi
     from shadowproxy.serve.api.verdict import VerdictApi
     from shadowproxy.serve.exemplars import ExemplarReader
+    from shadowproxy.serve.page import Page
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
@@ -384,7 +385,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         metrics.VerdictMetrics(registry, api.exported)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
         pairs = PairApi(ExemplarReader(store, settings))
-        routes = [*api.routes, *ControlApi(store.home).routes, *labels.routes, *pairs.routes]
+        routes = [*api.routes, *ControlApi(store.home).routes, *labels.routes, *pairs.routes, *Page().routes]
         admin = AdminServer("api", registry, api.ready, routes)
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
