@@ -371,6 +371,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     """The API: verdict, metrics, probes."""
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api.control import ControlApi
+    from shadowproxy.serve.api.guardrails import GuardrailApi
     from shadowproxy.serve.api.labels import LabelApi
     from shadowproxy.serve.api.pairs import PairApi
     from shadowproxy.serve.api.verdict import VerdictApi
@@ -384,8 +385,16 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
-        pairs = PairApi(ExemplarReader(store, settings))
-        routes = [*api.routes, *ControlApi(store.home).routes, *labels.routes, *pairs.routes, *Page().routes]
+        exemplars = ExemplarReader(store, settings)
+        groups = (
+            api,
+            GuardrailApi(api.current, exemplars.guardrails),
+            PairApi(exemplars),
+            ControlApi(store.home),
+            labels,
+            Page(),
+        )
+        routes = [route for group in groups for route in group.routes]
         admin = AdminServer("api", registry, api.ready, routes)
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
