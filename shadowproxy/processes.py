@@ -371,6 +371,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     """The API: verdict, metrics, probes."""
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api.control import ControlApi
+    from shadowproxy.serve.api.curves import CurveApi
     from shadowproxy.serve.api.guardrails import GuardrailApi
     from shadowproxy.serve.api.labels import LabelApi
     from shadowproxy.serve.api.pairs import PairApi
@@ -389,6 +390,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         groups = (
             api,
             GuardrailApi(api.current, exemplars.guardrails),
+            CurveApi(api.current),
             PairApi(exemplars),
             ControlApi(store.home),
             labels,
