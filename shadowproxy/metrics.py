@@ -348,6 +348,26 @@ class MirrorMetrics:
         yield from (state, turned, held, shed)
 
 
+class TracingMetrics:
+    """Of one proxy process that makes spans. `sent` and `dropped` (by reason) are asked at the moment of a scrape."""
+
+    def __init__(self, into: Registry, sent: Callable[[], int], dropped: Callable[[], Mapping[str, int]]) -> None:
+        def families() -> Iterable[Metric]:
+            yield CounterMetricFamily(
+                "shadowproxy_traced_requests", "Requests whose spans the collector has taken.", value=sent()
+            )
+            lost = CounterMetricFamily(
+                "shadowproxy_untraced_requests",
+                "Requests whose spans were dropped, by reason; only where `tracing` is configured.",
+                labels=["reason"],
+            )
+            for reason, count in dropped().items():
+                lost.add_metric([reason], count)
+            yield lost
+
+        into.register(_Scraped(families))
+
+
 class ComparatorMetrics:
     """Of one comparator worker."""
 

@@ -21,7 +21,7 @@ STOREYS = (
     {"processes", "supervisor", "workers"},
     {"children"},
     {"proxy", "comparator", "serve", "traffic"},
-    {"pairs", "report"},
+    {"pairs", "report", "tracing"},
     {"verdict"},
     {"compare", "stats"},
     {"metrics", "tasks"},
@@ -50,6 +50,7 @@ OWNERS = {
     "pyarrow": {"pairs"},
     "deltalake": {"pairs"},
     "plotly": {"report"},
+    "opentelemetry": {"tracing"},
 }
 
 
