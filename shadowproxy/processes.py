@@ -189,6 +189,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
 
     tasks = Tasks()
     registry = metrics.registry()
+    outbox = _outbox(settings, registry)
     spool = spool_of(settings.recorder.spool, settings.redis.data_dir, experiment_id(settings))
     # A first start with a store that can't be reached is a mistake in the settings, likely. A start after a proxy that
     # died is not: its clients are waiting, and must not wait for the store.
@@ -196,7 +197,6 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
     async with open_store(settings, tasks if follows else None) as store:
         ledger = Ledger()
         redactor = Redactor(settings.proxy.redact)
-        outbox = _outbox(settings, registry)
         recorder = Recorder(
             store,
             settings.recorder,

@@ -23,6 +23,7 @@ from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.quantiles import BLOCK as BINS
 from shadowproxy.stats.quantiles import RatioGrid
+from shadowproxy.tracing.outbox import DROPPED as UNTRACED
 from shadowproxy.verdict.guardrails.batch import SPANS
 from shadowproxy.verdict.guardrails.calibration import THRESHOLDS, FirstPairs
 from shadowproxy.verdict.guardrails.dependence import SEGMENT
@@ -45,6 +46,7 @@ def filled() -> dict[str, metrics.Registry]:
     shadow = metrics.ShadowReading(breaker="closed", transitions={"open": 1}, held=1, shed={"in_flight": 1})
     mirroring = metrics.MirrorReading(paused=False, sample=1.0, sides={Side.CANDIDATE: shadow})
     metrics.MirrorMetrics(made["proxy"], lambda: mirroring)
+    metrics.TracingMetrics(made["proxy"], lambda: 1, lambda: {"queue_full": 1})
     metrics.ComparatorMetrics(made["comparator"]).failure(Side.CANDIDATE, "timeout", 1)
     guardrail = metrics.GuardrailReading(
         guardrail="g", cohort="all", margin=0.1, estimate=0.0, e_promote=1.0, e_rollback=1.0, pairs=1
@@ -102,6 +104,11 @@ def metrics_page() -> str:
             "shed_copies_total",
             "A copy that was not made; its pair is recorded, and counts as a failure of that side (`shed`).",
             SHED,
+        ),
+        (
+            "untraced_requests_total",
+            "A request that was to have [spans](tracing.md) and has none. Its pair is recorded all the same.",
+            UNTRACED,
         ),
     ):
         lines += ["", f"## Reasons of `shadowproxy_{metric}`", "", meaning, "", "| reason | when |", "| --- | --- |"]

@@ -21,7 +21,7 @@ MOST_WAITING: Final = 4096
 """Requests; each takes about 1 KB."""
 BATCH: Final = 256
 """Requests whose spans are sent at once."""
-_EVERY: Final = 1.0
+_EVERY: Final = 0.5
 """Seconds that a request waits for others at most."""
 
 FULL: Final = "queue_full"

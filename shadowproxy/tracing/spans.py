@@ -222,15 +222,18 @@ class OtlpSender:
             headers={name: value.get_secret_value() for name, value in tracing.headers.items()},
             timeout=tracing.timeout,
         )
-        self._said = _Overheard()
-        # It says each failure and each attempt; the outbox says when they begin and when they are over.
-        logging.getLogger(OTLPSpanExporter.__module__).addFilter(self._said)
 
     def __call__(self, requests: Sequence[Traced]) -> str:
         """See `outbox.Sender`."""
-        if self._exporter.export(self._make(requests)) is SpanExportResult.SUCCESS:
-            return ""
-        return self._said.last or "the collector did not take them"
+        # The exporter logs each attempt; the outbox says once that they fail, and why, and once that they no longer do.
+        said = _Overheard()
+        logger = logging.getLogger(OTLPSpanExporter.__module__)
+        logger.addFilter(said)
+        try:
+            result = self._exporter.export(self._make(requests))
+        finally:
+            logger.removeFilter(said)
+        return "" if result is SpanExportResult.SUCCESS else said.last or "the collector did not take them"
 
     def give_up(self) -> None:
         """See `outbox.Sender`."""
