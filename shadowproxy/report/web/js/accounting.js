@@ -75,7 +75,7 @@ function failures(found) {
   const sides = SIDES.filter((side) => Object.hasOwn(found, side));
   const kinds = [...new Set(sides.flatMap((side) => Object.keys(found[side]).filter((kind) => found[side][kind] > 0)))];
   if (sides.length === 0) return null;
-  if (kinds.length === 0) return card("Failures", h("p", { class: "said" }, `None of the ${sides.join(", the ")}.`));
+  if (kinds.length === 0) return card("Failures", h("p", { class: "said" }, `No failure of the ${sides.join(", nor of the ")}.`));
   const rows = kinds.map((kind) => [plain(kind), ...sides.map((side) => count(found[side][kind] ?? 0))]);
   return card("Failures", boxed(table("Failures by kind and upstream", [["Kind", "text"], ...sides.map((side) => [side, "number"])], rows, { hidden: true }), "Failures"));
 }
@@ -105,7 +105,7 @@ function dependence(found) {
     if (known === undefined || one.inflation > known.inflation) worst.set(one.guardrail, one);
   }
   const rows = [...worst.values()].sort((one, other) => other.inflation - one.inflation).map((one) => [
-    wrapping(one.guardrail), plain(one.by), `× ${figure(one.inflation)} ± ${figure(2 * one.error)}`]);
+    wrapping(one.guardrail), plain(one.by), `× ${figure(one.inflation)} ± ${(2 * one.error).toPrecision(2)}`]);
   if (rows.length === 0) return null;
   const columns = [["Guardrail", "text"], ["By", "text"], ["Variance of its mean", "number"]];
   return h("section", { class: "card" }, h("h3", null, "Dependence between pairs"),

@@ -84,9 +84,9 @@ export function keyed(parent, items, key, create, update) {
   for (const [name, item] of wanted) {
     let element = known.get(name);
     if (element === undefined) known.set(name, (element = create(item)));
-    update(element, item);
     if (element === place) place = place.nextElementSibling;
     else parent.insertBefore(element, place);
+    update(element, item);
   }
   // What was moved lost the focus.
   if (focused !== null && document.activeElement !== focused && parent.contains(focused)) {

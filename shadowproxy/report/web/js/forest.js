@@ -9,6 +9,8 @@ const HIGH = 3;
 const WIDTH = 250;
 const HEIGHT = 22;
 const SEVERITY = { harmful: 0, undecided: 1, safe: 2 };
+const LEAD = "The candidate's mean loss against the baseline, with its interval, in units of the margin that is tolerated: left of it is safe. "
+  + "Choose a row for its evidence and its worst pairs.";
 const FINDINGS = ["harmful", "undecided", "safe"];
 
 /**
@@ -61,7 +63,7 @@ class Forest {
     this.cohorts = h("select", { id: "forest-cohort", on: { change: () => this.look({ cohort: this.cohorts.value }) } });
     this.search = h("input", { id: "forest-text", type: "search", autocomplete: "off", spellcheck: "false",
       placeholder: "Guardrail or cohort", on: { input: () => this.look({ text: this.search.value }) } });
-    replace(element, this.controls(), this.table(), this.none);
+    replace(element, h("p", { class: "lead" }, LEAD), this.controls(), this.table(), this.none);
     this.mark();
   }
 
@@ -77,15 +79,14 @@ class Forest {
   }
 
   table() {
-    const caption = "Every guardrail in every cohort: the mean loss of the candidate (more is worse) with its interval, "
-      + "against the margin that is tolerated. A row's button shows its evidence and its worst pairs below.";
+    const caption = "Every guardrail in every cohort, sortable by the buttons in the heads of the columns";
     return h(
       "div",
-      { class: "scroll", role: "region", tabindex: 0, "aria-label": "Guardrails, by cohort" },
+      { class: "scroll tall", role: "region", tabindex: 0, "aria-label": "Guardrails, by cohort" },
       h(
         "table",
         { class: "forest" },
-        h("caption", null, caption),
+        h("caption", { class: "unseen" }, caption),
         h("thead", null, h("tr", null, COLUMNS.map((column) => this.head(column)))),
         this.body,
       ),
@@ -247,9 +248,9 @@ function end(at, way) {
   return `M${place(at)} ${middle - 4}V${middle + 4}`;
 }
 
-/** The estimate: by shape too what the finding is. Outside of the frame it stands at its edge. */
+/** The estimate: by shape too what the finding is. Outside of the frame it stands beside the arrow at its edge. */
 function mark(at, finding) {
-  const x = Math.min(Math.max(place(at), 6), WIDTH - 6);
+  const x = at < LOW || at > HIGH ? (at < LOW ? 15 : WIDTH - 15) : Math.min(Math.max(place(at), 6), WIDTH - 6);
   const y = HEIGHT / 2;
   if (finding === "harmful") return `M${x} ${y - 6}L${x + 6} ${y}L${x} ${y + 6}L${x - 6} ${y}Z`;
   return `M${x - 4.5} ${y}a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0Z`;
