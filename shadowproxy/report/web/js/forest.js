@@ -185,13 +185,16 @@ class Forest {
 
 function figures(parts, cell) {
   const finding = parts.finding.firstElementChild;
-  set(finding, "class", `finding ${cell.finding}`);
-  replace(finding, sign(cell.finding), h("span", null, cell.finding));
+  if (finding.dataset.finding !== cell.finding) {
+    finding.dataset.finding = cell.finding;
+    set(finding, "class", `finding ${cell.finding}`);
+    replace(finding, sign(cell.finding), h("span", null, cell.finding));
+  }
   const unit = unitOf(cell.unit);
   text(parts.estimate, amount(cell.estimate, cell.unit, { signed: true }));
   set(parts.estimate, "title", cell.interval === null ? unit
     : `${amount(cell.interval[0], cell.unit, { signed: true })} to ${amount(cell.interval[1], cell.unit, { signed: true })}, ${unit}`);
-  replace(parts.margin, amount(cell.margin, cell.unit), h("small", null, ` ${unit.replace(/^% /, "")}`));
+  if (parts.margin.childElementCount === 0) replace(parts.margin, amount(cell.margin, cell.unit), h("small", null, ` ${unit.replace(/^% /, "")}`));
   text(parts.pairs, count(cell.pairs));
   const tried = cell.pairs + cell.undefined;
   set(parts.pairs, "title", cell.undefined ? `${count(cell.undefined)} more have no value (${percent(cell.undefined / tried)})` : null);
@@ -200,7 +203,11 @@ function figures(parts, cell) {
 }
 
 function proof(element, e, threshold) {
-  replace(element, h("span", { class: e >= threshold ? "reached" : null }, evidence(e)), h("small", null, ` / ${evidence(threshold)}`));
+  if (element.childElementCount === 0) element.append(h("span"), h("small"));
+  const [said, needed] = element.children;
+  set(said, "class", e >= threshold ? "reached" : null);
+  text(said, evidence(e));
+  text(needed, ` / ${evidence(threshold)}`);
 }
 
 // The picture of one row. All its parts are there from the start: an update only moves them.

@@ -50,7 +50,7 @@ function warn(kind, detail, since) {
   const bar = element("warning");
   bar.hidden = kind === null || sheet.verdict === null;
   if (kind === null || since === null) return;
-  replace(bar, sign("warning"), h("p", null, h("b", null, WARNINGS[kind]), " ", h("span", null, plain(detail))));
+  replace(bar, sign("warning"), h("p", null, h("b", null, WARNINGS[kind]), " ", h("span", null, kind === "unreachable" ? "" : plain(detail))));
 }
 
 function instead(kind, detail) {
