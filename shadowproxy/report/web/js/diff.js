@@ -1,6 +1,6 @@
 // Where two answers differ: headers by name, values by path; and bodies as they are.
 
-import { boxed, count, h, many, plain, replace } from "./dom.js";
+import { boxed, count, figure, h, many, plain, replace } from "./dom.js";
 
 const FOLDED = 240;
 const AT_ONCE = 20_000;
@@ -16,7 +16,7 @@ export function lines(text) {
 export function bytes(size) {
   if (size < 1000) return `${count(size)} B`;
   for (const [unit, one] of [["KB", 1e3], ["MB", 1e6]]) {
-    if (size < 999.5 * Number(one) || unit === "MB") return `${(size / Number(one)).toPrecision(3).replace(/\.?0+$/u, "")} ${unit}`;
+    if (size < 999.5 * Number(one) || unit === "MB") return `${figure(size / Number(one))} ${unit}`;
   }
   return "";
 }
@@ -37,7 +37,7 @@ export function value(said) {
 export function preformatted(said) {
   const shown = h("pre", { tabindex: 0, role: "region", "aria-label": "Text" });
   let at = 0;
-  const more = h("button", { type: "button", class: "more", on: { click: () => next() } });
+  const more = h("button", { type: "button", class: "quiet more", on: { click: () => next() } });
   const box = h("div", { class: "body" }, shown, more);
   function next() {
     shown.append(lines(said.slice(at, at + AT_ONCE)));
@@ -89,7 +89,8 @@ export function drawDiff(element, differences, { more = false } = {}) {
  * @param {{side: string, headers: [string, string][] | null}[]} sides
  */
 export function drawHeaders(element, sides) {
-  const known = sides.filter(({ headers }) => Array.isArray(headers));
+  // Who gave no answer would make every header of the others differ.
+  const known = sides.filter(({ headers }) => headers?.length > 0);
   const names = [...new Set(known.flatMap(({ headers }) => headers.map(([name]) => name.toLowerCase())))].sort();
   const rows = names.map((name) => ({ name, values: known.map(({ headers }) => valuesOf(headers, name)) }));
   const differ = rows.filter(({ values }) => new Set(values).size > 1);

@@ -75,7 +75,7 @@ class Explorer {
       live && h("div", { class: "field" }, h("label", { for: "pairs-text" }, "Id or text"), search),
     ];
     this.status = h("p", { class: "pairs-status", role: "status" });
-    this.anew = h("button", { type: "button", hidden: true, on: { click: () => this.fetch() } }, "Read anew");
+    this.anew = h("button", { type: "button", class: "quiet", hidden: true, on: { click: () => this.fetch() } }, "Read anew");
     this.rows = h("tbody");
     this.caption = h("caption", { class: "unseen" }, "Pairs");
     const heads = [["Pair", "text"], ["Began", "text"], ["Loss", "number"], ["Route", "text"], ["Baseline", "text"], ["Candidate", "text"]];
@@ -83,7 +83,7 @@ class Explorer {
     this.table = h("table", { class: "pairs" }, this.caption, h("thead", null, head), this.rows);
     this.box = h("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Pairs" }, this.table);
     this.none = h("div");
-    const step = (label, by) => h("button", { type: "button", on: { click: () => this.turn(by) } }, label);
+    const step = (label, by) => h("button", { type: "button", class: "quiet", on: { click: () => this.turn(by) } }, label);
     [this.back, this.on] = [step("Previous", -PAGE), step("Next", PAGE)];
     this.place = h("span");
     this.pager = h("nav", { class: "pager", "aria-label": "Pages of pairs" }, this.back, this.place, this.on);
@@ -97,9 +97,9 @@ class Explorer {
   buildDialog() {
     this.title = h("h2", { id: "pair-title", tabindex: -1 });
     this.content = h("div", { class: "pair" });
-    const step = (label, by) => h("button", { type: "button", on: { click: () => this.walk(by) } }, label);
+    const step = (label, by) => h("button", { type: "button", class: "quiet", on: { click: () => this.walk(by) } }, label);
     [this.before, this.after] = [step("Previous pair", -1), step("Next pair", 1)];
-    const close = h("button", { type: "button", class: "close", on: { click: () => this.dialog.close() } }, "Close");
+    const close = h("button", { type: "button", class: "quiet close", on: { click: () => this.dialog.close() } }, "Close");
     this.dialog = h(
       "dialog",
       { class: "pair-dialog", "aria-labelledby": "pair-title" },
