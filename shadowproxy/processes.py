@@ -369,13 +369,15 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
 
 async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
     """The API: verdict, metrics, probes."""
+    from shadowproxy.report.view import Viewer
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api.control import ControlApi
+    from shadowproxy.serve.api.curves import CurveApi
     from shadowproxy.serve.api.guardrails import GuardrailApi
     from shadowproxy.serve.api.labels import LabelApi
     from shadowproxy.serve.api.pairs import PairApi
     from shadowproxy.serve.api.verdict import VerdictApi
-    from shadowproxy.serve.exemplars import ExemplarReader
+    from shadowproxy.serve.index import ExemplarIndex
     from shadowproxy.serve.page import Page
     from shadowproxy.serve.reader import VerdictReader
 
@@ -385,11 +387,12 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
-        exemplars = ExemplarReader(store, settings)
+        exemplars = ExemplarIndex(store, settings)
         groups = (
             api,
             GuardrailApi(api.current, exemplars.guardrails),
-            PairApi(exemplars),
+            CurveApi(api.current),
+            PairApi(exemplars, Viewer(settings.routes)),
             ControlApi(store.home),
             labels,
             Page(),
