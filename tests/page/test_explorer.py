@@ -78,7 +78,7 @@ async def test_pairs_open_by_click_enter_and_address_and_back_and_forward_work(
     dialog = page.get_by_role("dialog")
     await page.locator(".pairs tbody tr").nth(1).locator("td").nth(1).click()
     await dialog.get_by_role("heading", name="Pair r1").wait_for()
-    assert page.url.endswith("#pair=r1")
+    assert page.url.endswith("#pair=r1&at=0:1-0:0")
     await page.go_back()
     await dialog.wait_for(state="hidden")
     await page.go_forward()
@@ -198,7 +198,7 @@ async def test_what_is_withheld_or_cut_is_said(page: Page, stage: Stage) -> None
     cut = body(text='{"ids": ["a', truncated=True, bytes=5_000_000)
     await opened(page, stage, candidate=exchange(body=cut))
     await page.get_by_text("Candidate's body, 5 MB").click()
-    await page.get_by_text("Only its beginning was recorded; the whole body has 5 MB.").wait_for()
+    await page.get_by_text("Only its beginning is here; the whole body has 5 MB.").wait_for()
     assert await page.locator("pre").first.inner_text() == '{"ids": ["a'
 
 

@@ -54,7 +54,7 @@ export function preformatted(said) {
 /**
  * The values that differ, by path.
  * @param {Element} element
- * @param {{where: string, baseline: string | null, candidate: string | null}[]} differences
+ * @param {{where: string, baseline: string | null, candidate: string | null, remark?: string}[]} differences
  * @param {{more?: boolean | number}} [options]
  */
 export function drawDiff(element, differences, { more = false } = {}) {
@@ -66,7 +66,7 @@ export function drawDiff(element, differences, { more = false } = {}) {
     h(
       "tr",
       null,
-      h("th", { scope: "row", class: "text where" }, h("code", null, plain(one.where).slice(0, 500))),
+      h("th", { scope: "row", class: "text where" }, h("code", null, plain(one.where).slice(0, 500)), one.remark && h("small", null, plain(one.remark))),
       h("td", { class: "text of-baseline" }, value(one.baseline)),
       h("td", { class: "text of-candidate" }, value(one.candidate)),
     ),
@@ -142,9 +142,10 @@ export function titled(side) {
  */
 export function drawnBody(body) {
   if (body === null || body === undefined) return h("p", { class: "muted" }, "Withheld: see below who may see bodies.");
-  const cut = body.truncated
-    ? h("p", { class: "cut" }, `Only its beginning was recorded; the whole body has ${bytes(body.bytes)}.`)
-    : null;
+  const cut = [
+    body.truncated && h("p", { class: "cut" }, `Only its beginning is here; the whole body has ${bytes(body.bytes)}.`),
+    body.coding && h("p", { class: "muted" }, `${body.fault ? `Not decoded (${plain(body.fault)})` : "Decoded"}: ${plain(body.coding)}`),
+  ];
   if (body.bytes === 0) return h("p", { class: "muted" }, "Empty.");
   if ("json" in body && body.json !== undefined && body.json !== null) {
     return [cut, preformatted(JSON.stringify(body.json, null, 2))];

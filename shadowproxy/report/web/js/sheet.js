@@ -76,6 +76,7 @@ export class Sheet {
     this.drawForest();
     const accounts = this.section("accounts");
     if (accounts !== null) drawAccounting(accounts, this.verdict);
+    this.explore({ verdict: this.verdict });
     this.drawFigures();
   }
 
