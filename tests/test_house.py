@@ -50,6 +50,8 @@ OWNERS = {
     "pyarrow": {"pairs"},
     "deltalake": {"pairs"},
     "plotly": {"report"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
 }
 
 
