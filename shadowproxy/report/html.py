@@ -10,59 +10,62 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jinja2
 import msgspec
 from markupsafe import Markup
 
-from shadowproxy.report import forest, words
+from shadowproxy.report import forest, plots, shown, sides, words
+from shadowproxy.report.bundle import bundled
+from shadowproxy.report.contents import When, contents
 from shadowproxy.report.material import Material
-from shadowproxy.verdict.record import Cell, Finding, State, Verdict
 
-SIGNS: Final = {
-    State.PROMOTE: "✓", State.ROLLBACK: "✕", State.CONTINUE: "…",
-    Finding.SAFE: "✓", Finding.HARMFUL: "✕", Finding.UNDECIDED: "…",
-}  # fmt: skip
-"""Beside each word, so that colour is never alone."""
-_STYLES: Final = ("base.css", "report.css")
-_OPEN_ROWS: Final = 60
-"""Cells of cohorts that are shown at once; more are folded away."""
-
-_FILTERS: Final = ("figure", "evidence", "interval", "seconds", "rough", "lasting", "size", "took", "telling")
-"""Of `words`."""
-
-When = Callable[[float], str]
-"""Unix seconds as text; time zones are no matter of a pure room."""
+_STYLES: Final = ("base.css", "page.css", "explorer.css", "report.css")
+_PLOTLY_STYLE: Final = "plotly.css"
+_ENTRY: Final = "still"
 
 
-def report_page(material: Material, when: When) -> str:
-    """The page. The same material gives the same bytes."""
-    style = "\n".join(_asset(f"css/{name}") for name in _STYLES if _there(f"css/{name}"))
-    template = _environment().get_template("report.html.j2")
-    return template.render(
-        made=material.made,
-        verdict=material.verdict,
-        history=material.history.history,
-        settings=material.settings,
-        rows=_rows(material.verdict),
-        folded=sum(len(report.guardrails) for report in material.verdict.cohorts.values()) > _OPEN_ROWS,
-        when=when,
-        style=Markup(style),  # noqa: S704 - an asset of the package
-        data=embedded(material.data),
-        policy=policy(styles=[style], scripts=[]),
+class Script(NamedTuple):
+    """What runs in the page."""
+
+    text: Markup
+    module: bool
+
+
+class Style(NamedTuple):
+    """What the page looks like; `plotly` is for the charts alone."""
+
+    text: Markup
+    plotly: bool = False
+
+
+def report_page(material: Material, when: When, *, charts: bool = True) -> str:
+    """The page. The same material gives the same bytes.
+
+    Without `charts` it does without the bundle that draws them (4.9 MB): the pictures stay those that need no script.
+    """
+    styles = [Style(_plain_asset(f"css/{name}")) for name in _STYLES if _there(f"css/{name}")]
+    scripts = [Script(Markup(_bundle()), module=True)] if _there(f"js/{_ENTRY}.js") else []  # noqa: S704 - our own
+    if charts and scripts:
+        scripts.insert(0, Script(_plotly(), module=False))
+        styles.append(Style(_plain_asset(f"css/{_PLOTLY_STYLE}"), plotly=True))
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            **contents(material, when),
+            when=when,
+            styles=styles,
+            scripts=scripts,
+            # The modules look for their places by id: what they can't draw without Plotly they must not find.
+            unlike="" if charts else "-still",
+            data=embedded(material.data),
+            policy=policy([style.text for style in styles], [script.text for script in scripts]),
+        )
     )
-
-
-def _rows(verdict: Verdict) -> Mapping[str, list[tuple[Cell, forest.Mark | None]]]:
-    """By group, each cell with its picture."""
-    cohorts = [cell for report in verdict.cohorts.values() for cell in report.guardrails]
-    return {
-        "overall": [(cell, forest.mark(cell)) for cell in verdict.guardrails],
-        "cohorts": [(cell, forest.mark(cell)) for cell in cohorts],
-    }
 
 
 @functools.cache
@@ -76,44 +79,78 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    for name in _FILTERS:
-        environment.filters[name] = getattr(words, name)
-    environment.filters["sign"] = SIGNS.__getitem__
-    environment.globals |= {"forest": forest, "words": words}
+    environment.filters |= {
+        "amount": shown.amount,
+        "amounts": shown.amounts,
+        "count": shown.count,
+        "ended": sides.ended,
+        "evidence": shown.evidence,
+        "figure": shown.figure,
+        "lasting": words.lasting,
+        "rough": shown.rough,
+        "size": words.size,
+        "unit_of": shown.unit_of,
+    }
+    environment.globals |= {
+        "forest": forest,
+        "lists": sides.lists,
+        "many": shown.many,
+        "most_items": sides.MOST_ITEMS,
+        "plots": plots,
+        "words": words,
+    }
     return environment
 
 
 def _shown(value: Any) -> Any:
     """What an expression puts out: every text harmless to its reader (no control, no bidi), not only to the parser."""
     if isinstance(value, str) and not isinstance(value, Markup):
-        return "\n".join(map(words.plain, value.split("\n")))
+        return "\n".join(map(words.plain, value.replace("\r\n", "\n").replace("\t", "    ").split("\n")))
     return value
 
 
-def embedded(data: Mapping[str, msgspec.Raw]) -> Markup:
+def embedded(data: Mapping[str, Any]) -> Markup:
     """The data as JSON that may stand in a script element: nothing in it can end the element, or begin another.
 
     >>> embedded({"verdict": msgspec.Raw(b'{"a":"</script>&"}')})
     Markup('{"verdict":{"a":"\\\\u003c/script\\\\u003e\\\\u0026"}}')
     """
-    text = msgspec.json.encode(data, order="sorted").decode()
-    # All of these stand in strings only: in JSON's own signs there is none.
+    text = msgspec.json.encode(data, order="deterministic").decode()
+    # All of these stand in strings only: JSON's own signs are others.
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)  # noqa: S704
+    return Markup(text)  # noqa: S704 - made harmless above
 
 
-def policy(*, styles: list[str], scripts: list[str]) -> str:
-    """The Content-Security-Policy: what is in the file by its hashes, and nothing else."""
-    style, script = (" ".join(map(_hash, parts)) or "'none'" for parts in (styles, scripts))
-    return (
-        f"default-src 'none'; script-src {script}; style-src {style}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
+def policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
+    """The Content-Security-Policy: what is in the file by its hashes, and nothing else.
+
+    >>> policy([], [])
+    "default-src 'none'; script-src 'none'; style-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"
+    """
+    script, style = (" ".join(map(_hash, parts)) or "'none'" for parts in (scripts, styles))
+    only = f"script-src {script}; style-src {style}; img-src data:"
+    return f"default-src 'none'; {only}; base-uri 'none'; form-action 'none'"
 
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@functools.cache
+def _bundle() -> str:
+    return bundled(_ENTRY, lambda name: _asset(f"js/{name}.js"))
+
+
+@functools.cache
+def _plotly() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())  # noqa: S704 - a script of its own, as it is installed
+
+
+def _plain_asset(path: str) -> Markup:
+    return Markup(_asset(path))  # noqa: S704 - a file of the package
 
 
 def _asset(path: str) -> str:
