@@ -370,11 +370,13 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
 async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
     """The API: verdict, metrics, probes."""
     from shadowproxy.serve.admin import AdminServer
-    from shadowproxy.serve.api import VerdictApi
-    from shadowproxy.serve.control import ControlApi
+    from shadowproxy.serve.api.control import ControlApi
+    from shadowproxy.serve.api.curves import CurveApi
+    from shadowproxy.serve.api.guardrails import GuardrailApi
+    from shadowproxy.serve.api.labels import LabelApi
+    from shadowproxy.serve.api.pairs import PairApi
+    from shadowproxy.serve.api.verdict import VerdictApi
     from shadowproxy.serve.exemplars import ExemplarReader
-    from shadowproxy.serve.labels import LabelApi
-    from shadowproxy.serve.pairs import PairApi
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
@@ -383,8 +385,16 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
-        pairs = PairApi(ExemplarReader(store, settings))
-        routes = [*api.routes, *ControlApi(store.home).routes, *labels.routes, *pairs.routes]
+        exemplars = ExemplarReader(store, settings)
+        groups = (
+            api,
+            GuardrailApi(api.current, exemplars.guardrails),
+            CurveApi(api.current),
+            PairApi(exemplars),
+            ControlApi(store.home),
+            labels,
+        )
+        routes = [route for group in groups for route in group.routes]
         admin = AdminServer("api", registry, api.ready, routes)
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:

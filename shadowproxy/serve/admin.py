@@ -10,21 +10,13 @@ from aiohttp import web
 from shadowproxy import metrics
 from shadowproxy.config import Address
 from shadowproxy.errors import StartError
+from shadowproxy.serve.problems import problems
 
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
 """By name of what is needed: empty if it is there, else what is wrong."""
 
 Gather = Callable[[], Awaitable[metrics.Registry]]
 """Asked at every scrape: what is to be exported."""
-
-
-def problem(status: int, title: str, detail: str) -> web.Response:
-    """An error as RFC 9457 has it."""
-    return web.json_response(
-        {"type": "about:blank", "title": title, "status": status, "detail": detail},
-        status=status,
-        content_type="application/problem+json",
-    )
 
 
 class AdminServer:
@@ -36,7 +28,7 @@ class AdminServer:
         self._name = name
         self._exported = exported
         self._ready = ready
-        app = web.Application(middlewares=[_problems])
+        app = web.Application(middlewares=[problems])
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -89,18 +81,3 @@ def listen_error(name: str, listen: Address, setting: str, error: OSError) -> st
     if error.errno == errno.EADDRINUSE:
         return f"{name}: {listen} is in use; end what listens there or change {setting}"
     return f"{name}: can't listen on {listen} ({error.strerror or error}); change {setting}"
-
-
-@web.middleware
-async def _problems(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPNotFound:
-        return problem(404, "Not Found", f"there is nothing at {request.path}")
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        response = problem(405, "Method Not Allowed", f"{request.path} takes {allowed}")
-        response.headers["Allow"] = allowed
-        return response

@@ -27,8 +27,8 @@ from shadowproxy.pairs.exemplars import MOST_RECORD, Record, record_of
 from shadowproxy.pairs.experiments import reset
 from shadowproxy.pairs.partitions import Partitions, Watermarks
 from shadowproxy.serve.admin import AdminServer
+from shadowproxy.serve.api.pairs import PairApi
 from shadowproxy.serve.exemplars import ExemplarReader, Kept
-from shadowproxy.serve.pairs import PairApi
 from shadowproxy.verdict.exemplars import Boards, Limits, keys, seed_of
 from shadowproxy.verdict.plan import Plan
 

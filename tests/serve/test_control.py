@@ -17,8 +17,8 @@ from shadowproxy.pairs import EmbeddedServer, Store
 from shadowproxy.pairs.controls import ControlChange
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.serve.admin import AdminServer
+from shadowproxy.serve.api.control import ControlApi
 from shadowproxy.serve.client import change_control, fetch_control
-from shadowproxy.serve.control import ControlApi
 from shadowproxy.serve.reader import VerdictReader
 
 

@@ -24,9 +24,9 @@ from shadowproxy.pairs.experiments import History, Moment, history, note_version
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Store
 from shadowproxy.serve.admin import AdminServer
-from shadowproxy.serve.api import VerdictApi
+from shadowproxy.serve.api.control import ControlApi
+from shadowproxy.serve.api.verdict import VerdictApi
 from shadowproxy.serve.client import change_control
-from shadowproxy.serve.control import ControlApi
 from shadowproxy.serve.experiments import changes, report, summary, table
 from shadowproxy.serve.reader import VerdictReader
 

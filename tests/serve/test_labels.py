@@ -18,7 +18,7 @@ from shadowproxy.config import Address
 from shadowproxy.pairs import EmbeddedServer
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.serve.admin import AdminServer
-from shadowproxy.serve.labels import MOST_BYTES, LabelApi
+from shadowproxy.serve.api.labels import MOST_BYTES, LabelApi
 
 JSON, LINES = "application/json", "application/x-ndjson"
 

@@ -27,7 +27,7 @@ from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Store
 from shadowproxy.processes import run_api
 from shadowproxy.serve.admin import AdminServer
-from shadowproxy.serve.api import VerdictApi
+from shadowproxy.serve.api.verdict import VerdictApi
 from shadowproxy.serve.reader import VerdictReader
 from shadowproxy.stats.state import State, Tally
 from shadowproxy.tasks import Tasks

@@ -6,16 +6,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 
 import msgspec
-from aiohttp import web
+from aiohttp import ETag, web
 
 from shadowproxy.errors import PayloadError, StoreUnavailable
 from shadowproxy.metrics import GuardrailReading, VerdictReading
-from shadowproxy.serve.admin import problem
+from shadowproxy.serve.answers import answered, encoded
+from shadowproxy.serve.api.guardrails import cells
 from shadowproxy.serve.reader import Reading, VerdictReader
 from shadowproxy.tasks import Pauses
-from shadowproxy.verdict.record import Cell, Verdict
+from shadowproxy.verdict.record import Cell
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,9 @@ class VerdictApi:
         self._read_at = 0.0
         self._changed_at: float | None = None
         self._trouble = "no verdict was worked out yet"
+        self._body = b""
+        self.etag = ""
+        """Of the last verdict that could be read. One that says the same at another time has the same."""
 
     @property
     def routes(self) -> list[web.RouteDef]:
@@ -65,24 +70,32 @@ class VerdictApi:
         if self._reading is not None and reading.verdict.state is not self._reading.verdict.state:
             log.info("verdict: %s: %s", reading.verdict.state.value, "; ".join(reading.verdict.reasons))
         self._reading, self._read_at, self._trouble = reading, self._monotonic(), ""
+        self._body = msgspec.json.encode(reading.verdict)
+        timeless = msgspec.json.encode(msgspec.structs.replace(reading.verdict, at=0.0))
+        self.etag = blake2b(timeless, digest_size=12).hexdigest()
         self._changed_at = await self._reader.remember(reading)
 
     async def ready(self) -> Mapping[str, str]:
         """For /readyz."""
         return {"verdict": self._trouble}
 
-    async def _verdict(self, _request: web.Request) -> web.Response:
+    def current(self) -> Reading:
+        """The verdict that holds. Raises StoreUnavailable where it can't be read: a stale one is not shown as a current
+        one, since a pipeline would act on it."""
         if self._trouble or self._reading is None:
-            # A stale verdict is not shown as a current one: a pipeline would act on it.
-            return problem(503, "Service Unavailable", self._trouble)
-        return web.Response(body=msgspec.json.encode(self._reading.verdict), content_type="application/json")
+            raise StoreUnavailable(self._trouble)
+        return self._reading
+
+    async def _verdict(self, request: web.Request) -> web.Response:
+        self.current()
+        unchanged = any(known.value in (self.etag, "*") for known in request.if_none_match or ())
+        response = web.Response(status=304) if unchanged else encoded(self._body)
+        response.etag = ETag(self.etag, is_weak=True)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
     async def _history(self, _request: web.Request) -> web.Response:
-        try:
-            found = await self._reader.history()
-        except (StoreUnavailable, PayloadError) as error:
-            return problem(503, "Service Unavailable", str(error))
-        return web.Response(body=msgspec.json.encode(found), content_type="application/json")
+        return answered(await self._reader.history())
 
     def exported(self) -> VerdictReading | None:
         """The last verdict in the words of the metrics."""
@@ -96,13 +109,9 @@ class VerdictApi:
             open_pairs=verdict.open_pairs,
             changed_at=self._changed_at,
             stream=self._reading.stream,
-            guardrails=tuple(_exported(cell) for cell in _cells(verdict)),
+            guardrails=tuple(_exported(cell) for cell in cells(verdict)),
             labels=None if verdict.labels is None else msgspec.structs.asdict(verdict.labels),
         )
-
-
-def _cells(verdict: Verdict) -> list[Cell]:
-    return [*verdict.guardrails, *(cell for cohort in verdict.cohorts.values() for cell in cohort.guardrails)]
 
 
 def _exported(cell: Cell) -> GuardrailReading:

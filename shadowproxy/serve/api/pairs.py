@@ -8,8 +8,8 @@ import msgspec
 from aiohttp import web
 
 from shadowproxy.errors import StoreUnavailable
-from shadowproxy.serve.admin import problem
 from shadowproxy.serve.exemplars import ExemplarReader, Kept
+from shadowproxy.serve.problems import problem
 from shadowproxy.verdict.record import OVERALL
 
 _MOST = 10_000

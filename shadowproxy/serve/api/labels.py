@@ -10,7 +10,7 @@ from aiohttp import web
 
 from shadowproxy.compare.extraction.readings import LONGEST, true_labels_of, truth_of
 from shadowproxy.errors import StoreUnavailable
-from shadowproxy.serve.admin import problem
+from shadowproxy.serve.problems import problem
 
 MOST_BYTES = 8 * 1024**2
 """Largest body of one request."""

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from shadowproxy.errors import PayloadError, Refused, StoreUnavailable
 from shadowproxy.pairs.controls import ControlChange, Controls, ControlStatus
-from shadowproxy.serve.admin import problem
+from shadowproxy.serve.problems import problem
 
 
 class ControlStore(Protocol):
