@@ -242,7 +242,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
                 if wrong:
                     log.warning("%s is not reachable: %s; requests to it fail until it is", side.value, wrong)
             scheme = "http" if settings.proxy.tls.certificate is None else "https"
-            with on_hangup(settings, server.read_certificates):
+            with on_hangup(settings.tls_files, server.read_certificates):
                 announce({"proxy": f"{scheme}://{address}", "proxy_admin": f"http://{admin_address}"})
                 await stop.wait()
                 await _drain(server, recorder, settings.proxy.grace)
@@ -377,6 +377,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     from shadowproxy.serve.api.pairs import PairApi
     from shadowproxy.serve.api.verdict import VerdictApi
     from shadowproxy.serve.exemplars import ExemplarReader
+    from shadowproxy.serve.page import Page
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
@@ -393,6 +394,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
             PairApi(exemplars),
             ControlApi(store.home),
             labels,
+            Page(),
         )
         routes = [route for group in groups for route in group.routes]
         admin = AdminServer("api", registry, api.ready, routes)

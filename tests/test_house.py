@@ -24,6 +24,7 @@ STOREYS = (
     {"pairs", "report"},
     {"verdict"},
     {"compare", "stats"},
+    {"certificates"},
     {"metrics", "tasks"},
     {"encodings"},
     {"config"},
