@@ -64,6 +64,7 @@ def contents(material: Material, when: When) -> dict[str, Any]:
         **_figures(material),
         **_accounts(verdict, when),
         "history": material.history.history,
+        "happened": _happened,
         "worst": material.worst,
         "judged": [_judged(cell) for cell in verdict.guardrails],
         "policy_rows": [] if settings is None else list(_policy(settings)),
@@ -85,6 +86,13 @@ def _since(verdict: Verdict, history: Sequence[Change]) -> Change | None:
     return last if same else None
 
 
+def _happened(change: Change) -> str:
+    if change.what == "reset":
+        return f"{shown.many(change.pairs, 'pair')} forgotten{f', by {change.by}' if change.by else ''}"
+    harm = f", evidence of harm {shown.evidence(change.evidence)}" if change.what == State.ROLLBACK.value else ""
+    return f"on {shown.many(change.pairs, 'pair')}{harm}"
+
+
 def _severity(cell: Cell) -> tuple[int, float]:
     return _SEVERITY[cell.finding], -cell.e_rollback / cell.rollback_at
 
@@ -99,20 +107,27 @@ def _figures(material: Material) -> dict[str, Any]:
         "whole": None if rollback_at is None else plots.whole(evidence.points, rollback_at),
         "ways": plots.ways(evidence, list(shown_ways)),
         "latency_plots": list(_latency_plots(material)),
-        "quantiles": [
-            (
-                row.side,
-                "last byte" if row.timing == "total" else "first byte",
-                "all pairs" if row.cohort == OVERALL else row.cohort,
-                row.route or "all routes",
-                *(shown.duration(value) for value in (row.p50, row.p90, row.p99)),
-                shown.count(row.pairs),
-            )
-            for row in words.latencies(verdict)
-            if row.pairs
-        ],
+        "quantiles": _quantiles(verdict, overall=True),
+        "by_cohort": _quantiles(verdict, overall=False),
         "scores": [(row, _score_plot(material, row)) for row in verdict.distributions if row.cohort == OVERALL],
     }
+
+
+def _quantiles(verdict: Verdict, *, overall: bool) -> list[tuple[str, ...]]:
+    rows = [row for row in words.latencies(verdict) if row.pairs and (row.cohort == OVERALL) is overall]
+    sides, timings = [side.value for side in Side], ["total", "ttfb"]
+    rows.sort(key=lambda row: (row.cohort, row.route, timings.index(row.timing), sides.index(row.side)))
+    return [
+        (
+            row.side,
+            "last byte" if row.timing == "total" else "first byte",
+            "all pairs" if row.cohort == OVERALL else row.cohort,
+            row.route or "all routes",
+            *(shown.duration(value) for value in (row.p50, row.p90, row.p99)),
+            shown.count(row.pairs),
+        )
+        for row in rows
+    ]
 
 
 def _latency_plots(material: Material) -> Iterator[tuple[str, plots.Plot, str]]:

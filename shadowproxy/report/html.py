@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
 import jinja2
@@ -19,6 +19,7 @@ import msgspec
 from markupsafe import Markup
 
 from shadowproxy.report import forest, plots, shown, sides, words
+from shadowproxy.report.assets import WEB, plotly_bundle
 from shadowproxy.report.bundle import bundled
 from shadowproxy.report.contents import When, contents
 from shadowproxy.report.material import Material
@@ -26,6 +27,10 @@ from shadowproxy.report.material import Material
 _STYLES: Final = ("base.css", "page.css", "explorer.css", "report.css")
 _PLOTLY_STYLE: Final = "plotly.css"
 _ENTRY: Final = "still"
+_OWN_STYLE: Final = re.compile(
+    r'if\(!document\.getElementById\("([0-9a-f]{40,})"\)\)\{var \w+=document\.createElement\("style"\)'
+)
+"""Styles that the charts' library writes into a page, of maps that aren't drawn: it leaves off where this id is taken."""
 
 
 class Script(NamedTuple):
@@ -45,12 +50,14 @@ class Style(NamedTuple):
 def report_page(material: Material, when: When, *, charts: bool = True) -> str:
     """The page. The same material gives the same bytes.
 
-    Without `charts` it does without the bundle that draws them (4.9 MB): the pictures stay those that need no script.
+    Without `charts`, or where plotly is not installed, the pictures stay those that need no script: its bundle, 4.9 MB,
+    is left out.
     """
-    styles = [Style(_plain_asset(f"css/{name}")) for name in _STYLES if _there(f"css/{name}")]
-    scripts = [Script(Markup(_bundle()), module=True)] if _there(f"js/{_ENTRY}.js") else []  # noqa: S704 - our own
-    if charts and scripts:
-        scripts.insert(0, Script(_plotly(), module=False))
+    styles = [Style(_plain_asset(f"css/{name}")) for name in _STYLES]
+    scripts = [Script(Markup(_bundle()), module=True)]  # noqa: S704 - our own
+    library = _plotly() if charts else None
+    if library is not None:
+        scripts.insert(0, Script(library, module=False))
         styles.append(Style(_plain_asset(f"css/{_PLOTLY_STYLE}"), plotly=True))
     return (
         _environment()
@@ -61,7 +68,8 @@ def report_page(material: Material, when: When, *, charts: bool = True) -> str:
             styles=styles,
             scripts=scripts,
             # The modules look for their places by id: what they can't draw without Plotly they must not find.
-            unlike="" if charts else "-still",
+            unlike="-still" if library is None else "",
+            kept_out=() if library is None else _OWN_STYLE.findall(library),
             data=embedded(material.data),
             policy=policy([style.text for style in styles], [script.text for script in scripts]),
         )
@@ -143,10 +151,9 @@ def _bundle() -> str:
 
 
 @functools.cache
-def _plotly() -> Markup:
-    from plotly.offline import get_plotlyjs
-
-    return Markup(get_plotlyjs())  # noqa: S704 - a script of its own, as it is installed
+def _plotly() -> Markup | None:
+    bundle = plotly_bundle()
+    return None if bundle is None else Markup(bundle.decode())  # noqa: S704 - a script of its own, as it is installed
 
 
 def _plain_asset(path: str) -> Markup:
@@ -154,8 +161,4 @@ def _plain_asset(path: str) -> Markup:
 
 
 def _asset(path: str) -> str:
-    return files("shadowproxy.report").joinpath("web", *path.split("/")).read_text("utf-8")
-
-
-def _there(path: str) -> bool:
-    return files("shadowproxy.report").joinpath("web", *path.split("/")).is_file()
+    return WEB.joinpath(*path.split("/")).read_text("utf-8")

@@ -173,27 +173,29 @@ class _Gathering:
         asked += [(cell.guardrail, OVERALL) for cell in verdict.guardrails]
         views: dict[str, dict[str, Any]] = {}
         spent = 0
-        for guardrail, cohort in asked:
-            own = views.setdefault(guardrail, {})
-            try:
-                found = await self._listed(guardrail, cohort, most)
-                for exemplar in found:
-                    if exemplar["id"] in own:
-                        continue
-                    view = await self._view(exemplar, bodies=bodies and spent < _MOST_BYTES)
-                    spent += len(msgspec.json.encode(view))
-                    own[exemplar["id"]] = view
-            except Missing:
-                continue
+        try:
+            listed = {cohort: await self._listed(cohort, most) for cohort in dict.fromkeys(name for _, name in asked)}
+            for guardrail, cohort in asked:
+                own = views.setdefault(guardrail, {})
+                for exemplar in listed[cohort]:
+                    if exemplar["guardrail"] == guardrail and exemplar["id"] not in own:
+                        own[exemplar["id"]] = view = await self._view(exemplar, bodies=bodies and spent < _MOST_BYTES)
+                        spent += len(msgspec.json.encode(view))
+        except Missing:
+            return self._without("pairs", {})
         if bodies and spent >= _MOST_BYTES:
             self.missing.append(f"heads and bodies of some pairs are left out: they are more than {size(_MOST_BYTES)}")
         kept = {guardrail: list(own.values()) for guardrail, own in views.items() if own}
         self.data["pairs"] = {"worst": kept}
         return _read(msgspec.json.encode(kept), dict[str, tuple[PairView, ...]], "pairs")
 
-    async def _listed(self, guardrail: str, cohort: str, most: int) -> list[dict[str, Any]]:
-        query = {"guardrail": guardrail, "cohort": cohort, "limit": str(most)}
-        return _read(await self._api.get("pairs/worst", query), dict[str, list[dict[str, Any]]], "pairs")["pairs"]
+    async def _listed(self, cohort: str, most: int) -> list[dict[str, Any]]:
+        """Of every guardrail the worst in a cohort; none of a cohort of which no pair was kept."""
+        try:
+            answer = await self._api.get("pairs/worst", {"cohort": cohort, "limit": str(most)})
+        except Missing:
+            return []
+        return _read(answer, dict[str, list[dict[str, Any]]], "pairs")["pairs"]
 
     async def _view(self, exemplar: Mapping[str, Any], *, bodies: bool) -> dict[str, Any]:
         """The pair in full, under what it was listed for: asked for by its id alone it is of no guardrail."""
