@@ -42,6 +42,7 @@ def contents(material: Material, when: When) -> dict[str, Any]:
     """By the names that the template knows them under."""
     verdict = material.verdict
     cells = words.cells(verdict)
+    of_cohorts = sorted(cells[len(verdict.guardrails) :], key=_severity)
     required = [cell for cell in cells if cell.required]
     experiment = material.experiment
     settings = None if experiment is None else experiment.settings
@@ -57,8 +58,8 @@ def contents(material: Material, when: When) -> dict[str, Any]:
         "failed": sum(not check.passed for check in verdict.checks),
         "latest": [(side, seen[-1].value) for side, seen in verdict.versions.items() if seen],
         "cells": cells,
-        "overall": [(cell, forest.mark(cell)) for cell in verdict.guardrails],
-        "cohorts": [(cell, forest.mark(cell)) for cell in sorted(cells[len(verdict.guardrails) :], key=_severity)],
+        "first": _pictured([*(cell for cell in of_cohorts if cell.finding is Finding.HARMFUL), *verdict.guardrails]),
+        "rest": _pictured([cell for cell in of_cohorts if cell.finding is not Finding.HARMFUL]),
         "open_rows": _OPEN_ROWS,
         "unit_name": lambda unit: shown.unit_of(unit).removeprefix("% "),
         **_figures(material),
@@ -91,6 +92,10 @@ def _happened(change: Change) -> str:
         return f"{shown.many(change.pairs, 'pair')} forgotten{f', by {change.by}' if change.by else ''}"
     harm = f", evidence of harm {shown.evidence(change.evidence)}" if change.what == State.ROLLBACK.value else ""
     return f"on {shown.many(change.pairs, 'pair')}{harm}"
+
+
+def _pictured(cells: Sequence[Cell]) -> list[tuple[Cell, forest.Mark | None]]:
+    return [(cell, forest.mark(cell)) for cell in cells]
 
 
 def _severity(cell: Cell) -> tuple[int, float]:

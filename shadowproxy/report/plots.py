@@ -15,7 +15,7 @@ from shadowproxy.report.shown import duration, figure
 
 WIDTH, HEIGHT = 560, 240
 """Of a plot; CSS pixels at its natural size."""
-LEFT, RIGHT, TOP, BOTTOM = 64, 10, 8, 28
+LEFT, RIGHT, TOP, BOTTOM = 64, 22, 8, 34
 """What is kept free around the curves, for ticks."""
 SPARK_WIDTH, SPARK_HEIGHT = 160, 28
 _PROBABILITIES = (0.01, 0.5, 0.9, 0.99, 0.999)
