@@ -199,7 +199,8 @@ class _Gathering:
 
     async def _view(self, exemplar: Mapping[str, Any], *, bodies: bool) -> dict[str, Any]:
         """The pair in full, under what it was listed for: asked for by its id alone it is of no guardrail."""
-        answer = await self._api.get(f"pairs/{quote(exemplar['id'], safe='')}")
+        place = {name: str(exemplar[name]) for name in ("partition", "entry", "position") if name in exemplar}
+        answer = await self._api.get(f"pairs/{quote(exemplar['id'], safe='')}", place)
         view = _read(answer, dict[str, Any], "a pair") | {"exemplar": exemplar}
         return shortened(view) if bodies else bare(view)
 

@@ -12,11 +12,12 @@ from aiohttp import web
 
 from shadowproxy.config import Settings
 from shadowproxy.pairs.partitions import Partitions
+from shadowproxy.report.view import Viewer
 from shadowproxy.serve.api.curves import CurveApi
 from shadowproxy.serve.api.pairs import PairApi
 from shadowproxy.serve.api.verdict import VerdictApi
 from shadowproxy.serve.collect import Answers
-from shadowproxy.serve.exemplars import ExemplarReader
+from shadowproxy.serve.index import ExemplarIndex
 from shadowproxy.serve.problems import problems
 from shadowproxy.serve.reader import VerdictReader
 
@@ -31,7 +32,9 @@ async def looked_into(store: Partitions, settings: Settings, *, patience: float 
     verdict = VerdictApi(VerdictReader(store, settings, looks_on=True), refresh=settings.serve.refresh)
     await verdict.update()
     app = web.Application(middlewares=[problems])
-    for group in (verdict, CurveApi(verdict.current), PairApi(ExemplarReader(store, settings))):
+    # Nobody else gets to this socket: whoever may read the store may see what is in it.
+    pairs = PairApi(ExemplarIndex(store, settings), Viewer(settings.routes), may_see=lambda _request: True)
+    for group in (verdict, CurveApi(verdict.current), pairs):
         app.add_routes(group.routes)
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()

@@ -1,8 +1,8 @@
 """Who shows which token, in a header or, from a browser, by a session that was begun with one.
 
-A browser gets no token to keep: it shows one once, to /login, and has a cookie from then on that scripts can't read, that
-no other site's requests carry, that ends by itself, and that may only read. It is signed with a key that comes from the
-token: a token that is taken out of the configuration ends the sessions that were begun with it, and a restart ends none.
+A browser gets no token to keep: it shows one once, to /login, and has a cookie from then on that scripts can't read,
+that no other site's requests carry, that ends by itself, and that may only read. It is signed with a key that comes
+from the token: taking a token out of the configuration ends the sessions that were begun with it; a restart ends none.
 """
 
 from __future__ import annotations
