@@ -73,7 +73,7 @@ def metrics_page() -> str:
         "Each process answers `GET /metrics` at its admin address, in Prometheus text or, where `Accept` asks for it,",
         "OpenMetrics; beside these it exports CPU, memory and descriptors (`process_*`). All labels are bounded: cohorts by",
         "`verdict.max_cohorts`, the rest by the words of the code. A scrape configuration is in",
-        "[deploy/prometheus.yml](../deploy/prometheus.yml).",
+        "[deploy/prometheus](../deploy/prometheus/prometheus.yml).",
         "",
         "With `proxy.workers` more than 1 the parent answers for all of them. Each sample of a worker then has the label",
         "`worker`, `0` to N-1. A worker that is started again keeps its number and counts anew, which `rate` and `increase`",

@@ -136,7 +136,7 @@ def test_promtool_finds_no_fault(fill: Callable[[metrics.Registry], None]) -> No
 
 
 def test_promtool_accepts_the_scrape_configuration() -> None:
-    path = Path(__file__).parent.parent.parent / "deploy" / "prometheus.yml"
+    path = Path(__file__).parent.parent.parent / "deploy" / "prometheus" / "prometheus.yml"
     done = subprocess.run([program("promtool"), "check", "config", str(path)], capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
