@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.builders import dashboard, heatmap, stat, timeseries
+from grafana_foundation_sdk.models import units
+
 from generator.parts import (
     AMBER,
     API,
@@ -21,8 +24,6 @@ from generator.parts import (
     start,
     steps,
 )
-from grafana_foundation_sdk.builders import dashboard, heatmap, stat, timeseries
-from grafana_foundation_sdk.models import units
 
 SMALL, QUARTER, THIRD, HALF = Box(4, 4), Box(6, 7), Box(8, 7), Box(12, 7)
 LABELS = (
@@ -48,7 +49,7 @@ def _now() -> list[stat.Panel]:
     compared = f"sum({COMPARATOR.rate('shadowproxy_compared_pairs_total')})"
     lost = " + ".join(_stream(name) for name in ("lost_pairs", "missing_pairs"))
     return [
-        figure("Compared", "Pairs compared and committed.", Query(compared), units.CountsPerSecond, SMALL),
+        figure("Compared", "Pairs that the comparators shown compared and committed, a second.", Query(compared), units.CountsPerSecond, SMALL),
         figure(
             "Waiting",
             "Batches of pairs in the stream that are not committed yet. It moves around a small number; one that only "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.builders import dashboard, heatmap, timeseries
+from grafana_foundation_sdk.models import units
+
 from generator.parts import (
     API,
     PROXY,
@@ -12,10 +15,7 @@ from generator.parts import (
     colored,
     lines,
     start,
-    variable,
 )
-from grafana_foundation_sdk.builders import dashboard, heatmap, timeseries
-from grafana_foundation_sdk.models import units
 
 THIRD, HALF = Box(8, 8), Box(12, 8)
 TOOK = "shadowproxy_exchange_duration_seconds"
@@ -43,13 +43,64 @@ def _by_upstream() -> list[timeseries.Panel]:
 
 
 def _distributions() -> list[heatmap.Panel]:
-    return [
-        buckets(
-            f"{side.capitalize()}",
-            f"How many answers of the {side} took how long, a second. Two bands are two kinds of request, or of "
-            "answer; a band that climbs is one that gets slower.",
-            f"sum by (le) ({PROXY.rate(f'{TOOK}_bucket', f'side="{side}"' if False else _side(side))})",
-            THIRD,
+    made = []
+    for side in SIDES:
+        took = PROXY.rate(f"{TOOK}_bucket", f'side="{side}"')
+        made.append(
+            buckets(
+                side.capitalize(),
+                f"How many answers of the {side} took how long, a second. Two bands are two kinds of request or of "
+                "answer; a band that climbs is one that gets slower.",
+                f"sum by (le) ({took})",
+                THIRD,
+            )
         )
-        for side in SIDES
+    return made
+
+
+def _means() -> list[timeseries.Panel]:
+    seconds, answers = (f"sum by (side) ({PROXY.rate(f'{TOOK}_{what}')})" for what in ("sum", "count"))
+    ended = f"sum by (side) ({PROXY.rate('shadowproxy_exchanges_total')})"
+    failed = PROXY.rate("shadowproxy_exchanges_total", 'outcome!="ok"')
+    return [
+        colored(
+            lines(
+                "Mean, by upstream",
+                "Mean time of answers that came whole.",
+                [Query(f"{seconds} / ({answers} > 0)", "{{side}}")],
+                units.Seconds,
+                HALF,
+            ),
+            SIDES,
+        ),
+        colored(
+            lines(
+                "No whole answer, by upstream",
+                "Share of the exchanges that brought none: they count as slower than any answer, and are in none of "
+                "the other figures of this row. An upstream can look quick by failing.",
+                [Query(f"sum by (side) ({failed}) / ({ended} > 0)", "{{side}}")],
+                units.PercentUnit,
+                HALF,
+            ),
+            SIDES,
+        ),
     ]
+
+
+def latency() -> dashboard.Dashboard:
+    """Whether the candidate is slower."""
+    made = start(
+        "shadowproxy-latency",
+        "shadowproxy: latency",
+        "Is the candidate slower than the baseline, for whom, and by how much?",
+        PROXY,
+        API,
+    )
+    for row, panels in (
+        ("As the proxy sees it, answer by answer", [*_by_upstream(), *_means()]),
+        ("Distributions", _distributions()),
+    ):
+        made.with_row(dashboard.Row(row))
+        for panel in panels:
+            made.with_panel(panel)
+    return made

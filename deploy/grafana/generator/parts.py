@@ -23,7 +23,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heat
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-SOURCE = common.DataSourceRef(type_val="prometheus", uid="${datasource}")
+SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "shadowproxy"
 
 GREEN, RED, AMBER, GREY, BLUE, PURPLE = "green", "red", "orange", "#808080", "blue", "purple"
@@ -281,7 +281,7 @@ def variable(
     """The values that a label has in a metric, anew whenever the time range changes; several at a time, or all."""
     query = f"label_values({metric}, {of_label})"
     made = dashboard.QueryVariable(name).label(label).description(why).datasource(SOURCE)
-    made.query({"query": query, "refId": name}).definition(query)
+    made.query({"query": query, "refId": name})
     made.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(model.VariableSort.NATURAL_ASC)
     if not multi:
         return made

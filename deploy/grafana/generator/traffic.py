@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.builders import dashboard, stat, statetimeline, timeseries
+from grafana_foundation_sdk.models import units
+
 from generator.parts import (
     AMBER,
     BLUE,
@@ -21,8 +24,6 @@ from generator.parts import (
     steps,
     timeline,
 )
-from grafana_foundation_sdk.builders import dashboard, stat, statetimeline, timeseries
-from grafana_foundation_sdk.models import units
 
 _CONFIGURED, _UP = (f'state="{state}"' for state in ("configured", "up"))
 BREAKER = {"closed": 0, "half_open": 1, "open": 2}
