@@ -13,9 +13,10 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, RowPanel
 
 from generator.comparator import comparator
 from generator.latency import latency
+from generator.overview import overview
 from generator.traffic import traffic
 
-DASHBOARDS = {"latency": latency, "traffic": traffic, "comparator": comparator}
+DASHBOARDS = {"overview": overview, "latency": latency, "traffic": traffic, "comparator": comparator}
 
 
 def written() -> dict[str, str]:

@@ -49,7 +49,13 @@ def _now() -> list[stat.Panel]:
     compared = f"sum({COMPARATOR.rate('shadowproxy_compared_pairs_total')})"
     lost = " + ".join(_stream(name) for name in ("lost_pairs", "missing_pairs"))
     return [
-        figure("Compared", "Pairs that the comparators shown compared and committed, a second.", Query(compared), units.CountsPerSecond, SMALL),
+        figure(
+            "Compared",
+            "Pairs that the comparators shown compared and committed, a second.",
+            Query(compared),
+            units.CountsPerSecond,
+            SMALL,
+        ),
         figure(
             "Waiting",
             "Batches of pairs in the stream that are not committed yet. It moves around a small number; one that only "

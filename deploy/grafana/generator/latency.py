@@ -15,10 +15,12 @@ from generator.parts import (
     colored,
     lines,
     start,
+    variable,
 )
 
 THIRD, HALF = Box(8, 8), Box(12, 8)
 TOOK = "shadowproxy_exchange_duration_seconds"
+PAIRED = "shadowproxy_latency_quantile_seconds"
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -39,6 +41,50 @@ def _by_upstream() -> list[timeseries.Panel]:
             SIDES,
         )
         for name, q in QUANTILES.items()
+    ]
+
+
+def _paired() -> list[timeseries.Panel]:
+    """What the verdict itself says of latency: of the same requests, failures included."""
+    made = []
+    for timing, name in (("total", "last byte"), ("ttfb", "first byte")):
+        for quantile in ("0.5", "0.9", "0.99"):
+            series = API.of(PAIRED, f'timing="{timing}"', f'quantile="{quantile}"')
+            made.append(
+                colored(
+                    lines(
+                        f"p{float(quantile) * 100:g} to the {name}, of the pairs counted",
+                        f"The {float(quantile):.0%} quantile of the time to the {name} of the answer, of all pairs that "
+                        "the verdict has counted since the experiment began: every upstream answered the same "
+                        "requests. No line where the quantile lies among the failures, which count as slower than any "
+                        "answer.",
+                        [Query(f"max by (side) ({series})", "{{side}}")],
+                        units.Seconds,
+                        THIRD,
+                    ),
+                    SIDES,
+                )
+            )
+    return made
+
+
+def _guarded() -> list[timeseries.Panel]:
+    chosen = ('guardrail=~"latency.*"', 'cohort=~"$cohort"')
+    estimate, margin = (
+        f"max by (guardrail, cohort) ({API.of(f'shadowproxy_guardrail_{name}', *chosen)})"
+        for name in ("estimate", "margin")
+    )
+    return [
+        lines(
+            "Guardrails on latency: estimate ÷ margin, by cohort",
+            "How much of the slowness that is tolerated is used up, in each cohort; above 1, the red line, the estimate "
+            "is beyond the margin. Whether that is proven says the overview. Empty where no guardrail is on latency.",
+            [Query(f"{estimate} / {margin}", "{{guardrail}} · {{cohort}}")],
+            units.NoUnit,
+            Box(24, 8),
+            least=None,
+            limit=1,
+        )
     ]
 
 
@@ -96,7 +142,10 @@ def latency() -> dashboard.Dashboard:
         PROXY,
         API,
     )
+    cohorts = API.of("shadowproxy_guardrail_margin")
+    made.with_variable(variable("cohort", "Cohort", "For whom; `all` is every pair.", cohorts, "cohort"))
     for row, panels in (
+        ("As the verdict has it, pair by pair", [*_guarded(), *_paired()]),
         ("As the proxy sees it, answer by answer", [*_by_upstream(), *_means()]),
         ("Distributions", _distributions()),
     ):

@@ -80,15 +80,16 @@ class Process(NamedTuple):
         labels = f"le, {by}" if by else "le"
         return f"histogram_quantile({q:g}, sum by ({labels}) ({self.rate(f'{histogram}_bucket', *matchers)}))"
 
-    def states(self, metric: str, values: Mapping[str, int], by: str = "") -> str:
+    def states(self, metric: str, values: Mapping[str, int], *matchers: str, by: str = "") -> str:
         """A state set as one number: of what several instances say the greatest."""
         parts = []
         for state, number in values.items():
-            parts.append(self.of(metric, f'{metric}="{state}"') + f" * {number}")
+            in_it = self.of(metric, f'{metric}="{state}"', *matchers)
+            parts.append(f"{in_it} * {number}")
         return f"max by ({by}) ({' or '.join(parts)})"
 
 
-API = Process("api", "API", "Processes that work out the verdict.", "shadowproxy_verdict")
+API = Process("api", "API", "Processes that work out the verdict.", "shadowproxy_experiment_info")
 PROXY = Process("proxy", "Proxy", "Proxies; one with several workers is one instance.", "shadowproxy_requests_total")
 COMPARATOR = Process("comparator", "Comparator", "Comparator processes.", "shadowproxy_compared_pairs_total")
 
@@ -144,8 +145,9 @@ def figure(
     colors: dashboard.ThresholdsConfig | None = None,
     values: Mapping[int, Value] | None = None,
     missing: str = "no data",
+    named: bool = False,
 ) -> stat.Panel:
-    """One number, large, as it is now."""
+    """One number, large, as it is now; or, with `named`, what its series are called."""
     panel = _described(stat.Panel(), title, why, unit, box).with_target(target(query, "A", instant=True))
     panel.no_value(missing).graph_mode(common.BigValueGraphMode.NONE).reduce_options(
         build.ReduceDataOptions().calcs(["lastNotNull"])
@@ -153,6 +155,8 @@ def figure(
     panel.color_mode(common.BigValueColorMode.BACKGROUND if values else common.BigValueColorMode.VALUE)
     panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
     panel.thresholds(colors or steps("text"))
+    if named:
+        panel.text_mode(common.BigValueTextMode.NAME)
     if values:
         panel.mappings(mapping(values))
     return panel
@@ -313,8 +317,16 @@ def start(uid: str, title: str, why: str, *processes: Process) -> dashboard.Dash
     made.with_variable(variable("job", "Job", "Scrape jobs.", f'{{__name__=~"{known}"}}', "job"))
     for process in processes:
         metric = f'{process.known_by}{{job=~"$job"}}'
+        if process is API:
+            # One at a time: figures of two experiments on one panel would mean nothing.
+            made.with_variable(_experiment(metric))
+            metric = f'{process.known_by}{{job=~"$job", experiment=~"$experiment"}}'
         made.with_variable(variable(process.name, process.label, process.why, metric, "instance"))
     return made.with_variable(_page())
+
+
+def _experiment(metric: str) -> dashboard.QueryVariable:
+    return variable("experiment", "Experiment", "One at a time.", metric, "experiment", multi=False)
 
 
 def _page() -> dashboard.TextBoxVariable:

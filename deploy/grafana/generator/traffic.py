@@ -141,7 +141,7 @@ def _breaker() -> statetimeline.Panel:
         "Breaker",
         "The breaker of each shadow upstream on each proxy. Open: it failed so often that no copies are made for a "
         "while; half open: a few are, to see whether it is back. Of several workers the worst.",
-        Query(PROXY.states("shadowproxy_breaker_state", BREAKER, "side, instance"), "{{side}} {{instance}}"),
+        Query(PROXY.states("shadowproxy_breaker_state", BREAKER, by="side, instance"), "{{side}} {{instance}}"),
         {0: Value("closed", GREEN), 1: Value("half open", AMBER), 2: Value("open", RED)},
         HALF,
     )
