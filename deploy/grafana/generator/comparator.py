@@ -25,7 +25,7 @@ from generator.parts import (
     steps,
 )
 
-SMALL, QUARTER, THIRD, HALF = Box(4, 4), Box(6, 7), Box(8, 7), Box(12, 7)
+SMALL, THIRD, HALF = Box(4, 4), Box(8, 7), Box(12, 7)
 LABELS = (
     ("labels_joined", "joined with their pair"),
     ("labels_unmatched", "late, or of no known pair"),
@@ -51,7 +51,7 @@ def _now() -> list[stat.Panel]:
     return [
         figure(
             "Compared",
-            "Pairs that the comparators shown compared and committed, a second.",
+            "Pairs a second that the comparators shown compared and committed.",
             Query(compared),
             units.CountsPerSecond,
             SMALL,
@@ -104,7 +104,7 @@ def _now() -> list[stat.Panel]:
 
 def _throughput() -> list[timeseries.Panel | heatmap.Panel]:
     pairs, entries = (COMPARATOR.rate(f"shadowproxy_compared_{what}_total") for what in ("pairs", "entries"))
-    took = "shadowproxy_compare_duration_seconds"
+    took, step = "shadowproxy_compare_duration_seconds", "shadowproxy_compare_batch_pairs"
     return [
         lines(
             "Pairs compared, and recorded",
@@ -144,10 +144,14 @@ def _throughput() -> list[timeseries.Panel | heatmap.Panel]:
             THIRD,
         ),
         lines(
-            "Pairs in a batch",
-            "How many pairs a proxy writes at a time, on the average. Few a batch cost more of everything; "
-            "recorder.batch and recorder.linger decide.",
-            [Query(f"sum({pairs}) / (sum({entries}) > 0)", "pairs")],
+            "Pairs in a batch, and in a step",
+            "How many pairs a proxy writes at a time, on the average, and how many a comparator compares and commits "
+            "together. Few cost more of everything; recorder.batch and recorder.linger decide how many are written.",
+            [
+                Query(f"sum({pairs}) / (sum({entries}) > 0)", "in a batch, mean"),
+                Query(COMPARATOR.quantile(0.5, step), "in a step, p50"),
+                Query(COMPARATOR.quantile(0.99, step), "in a step, p99"),
+            ],
             units.Short,
             THIRD,
         ),
@@ -156,6 +160,7 @@ def _throughput() -> list[timeseries.Panel | heatmap.Panel]:
 
 def _content() -> list[timeseries.Panel]:
     failed = f"sum by (side, kind) ({COMPARATOR.rate('shadowproxy_failed_exchanges_total')})"
+    bad = f"sum by (side, reason) ({COMPARATOR.rate('shadowproxy_bad_bodies_total')})"
     return [
         lines(
             "Failures in pairs, by upstream and kind",
@@ -163,7 +168,16 @@ def _content() -> list[timeseries.Panel]:
             "expects. The candidate's, beyond the baseline's own, count against it.",
             [Query(or_zero(failed, side="none", kind=""), "{{side}} {{kind}}")],
             units.CountsPerSecond,
-            HALF,
+            THIRD,
+            exemplars=True,
+        ),
+        lines(
+            "Bad bodies, by upstream and reason",
+            "Of these failures, answers that came whole and whose body could not be used, by what is wrong with it: "
+            "not JSON, no list where the route expects one, and so on.",
+            [Query(or_zero(bad, side="none", reason=""), "{{side}} {{reason}}")],
+            units.CountsPerSecond,
+            THIRD,
         ),
         lines(
             "Not closed yet, and late",
@@ -174,7 +188,7 @@ def _content() -> list[timeseries.Panel]:
                 Query(f"sum({COMPARATOR.of('shadowproxy_late_pairs')})", "late"),
             ],
             units.Short,
-            HALF,
+            THIRD,
         ),
     ]
 

@@ -54,8 +54,8 @@ def _paired() -> list[timeseries.Panel]:
                 colored(
                     lines(
                         f"p{float(quantile) * 100:g} to the {name}, of the pairs counted",
-                        f"The {float(quantile):.0%} quantile of the time to the {name} of the answer, of all pairs that "
-                        "the verdict has counted since the experiment began: every upstream answered the same "
+                        f"The {float(quantile):.0%} quantile of the time to the {name} of the answer, of all pairs "
+                        "that the verdict has counted since the experiment began: every upstream answered the same "
                         "requests. No line where the quantile lies among the failures, which count as slower than any "
                         "answer.",
                         [Query(f"max by (side) ({series})", "{{side}}")],
@@ -77,8 +77,8 @@ def _guarded() -> list[timeseries.Panel]:
     return [
         lines(
             "Guardrails on latency: estimate ÷ margin, by cohort",
-            "How much of the slowness that is tolerated is used up, in each cohort; above 1, the red line, the estimate "
-            "is beyond the margin. Whether that is proven says the overview. Empty where no guardrail is on latency.",
+            "How much of the slowness that is tolerated is used up, in each cohort; above 1, the red line, the "
+            "estimate is beyond the margin. Whether that is proven says the overview. Empty where no guardrail is on latency.",
             [Query(f"{estimate} / {margin}", "{{guardrail}} · {{cohort}}")],
             units.NoUnit,
             Box(24, 8),

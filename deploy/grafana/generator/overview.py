@@ -271,8 +271,8 @@ def _checks() -> list[timeseries.Panel | statetimeline.Panel]:
         ),
         lines(
             "Pairs that could not be judged",
-            "Pairs that should have had a value for a guardrail and did not, such as those where a list was missing. An "
-            "answer that did not come at all is a failure, and is judged as one.",
+            "Pairs that should have had a value for a guardrail and did not, such as those where a list was missing. "
+            "An answer that did not come at all is a failure, and is judged as one.",
             [Query(_overall("undefined_pairs"), "{{guardrail}}")],
             units.Short,
             THIRD,
@@ -303,8 +303,8 @@ def _reported() -> list[timeseries.Panel]:
         ),
         lines(
             "Distance in the scores' own unit",
-            "Wasserstein-1 distance of the scores of baseline and candidate, by route: by how much a score moves on the "
-            "average, if they are paired by rank.",
+            "Wasserstein-1 distance of the scores of baseline and candidate, by route: by how much a score moves on "
+            "the average, if they are paired by rank.",
             [Query(f"max by (route) ({_score('wasserstein')})", "{{route}}")],
             units.NoUnit,
             THIRD,

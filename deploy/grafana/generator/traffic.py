@@ -27,7 +27,7 @@ from generator.parts import (
 
 _CONFIGURED, _UP = (f'state="{state}"' for state in ("configured", "up"))
 BREAKER = {"closed": 0, "half_open": 1, "open": 2}
-SMALL, QUARTER, THIRD, HALF = Box(4, 4), Box(6, 7), Box(8, 7), Box(12, 7)
+SMALL, THIRD, HALF = Box(4, 4), Box(8, 7), Box(12, 7)
 
 
 def _now() -> list[stat.Panel]:
@@ -195,7 +195,13 @@ def _upstreams() -> list[timeseries.Panel]:
     ]
 
 
+def _recorded(name: str) -> str:
+    return PROXY.of(f"shadowproxy_recorder_{name}")
+
+
 def _recorder() -> list[timeseries.Panel]:
+    # The workers of an instance share a directory, and its bound.
+    spool = f"max by (instance) ({_recorded('spool_max_bytes')})"
     return [
         lines(
             "Pairs that wait to be written",
@@ -209,13 +215,14 @@ def _recorder() -> list[timeseries.Panel]:
             THIRD,
         ),
         lines(
-            "Room they take",
-            "Memory and disk space of the pairs that wait to be written, over all proxies shown.",
+            "Room they take, of what they may",
+            "Memory (recorder.max_bytes) and disk space (recorder.spool.max_bytes) that pairs waiting to be written "
+            "take up. At 100% of both pairs are dropped. No line for disk: there is no spool.",
             [
-                Query(f"sum({PROXY.of('shadowproxy_recorder_waiting_bytes')})", "memory"),
-                Query(f"sum({PROXY.of('shadowproxy_recorder_spool_bytes')})", "disk"),
+                Query(f"sum({_recorded('waiting_bytes')}) / (sum({_recorded('waiting_max_bytes')}) > 0)", "memory"),
+                Query(f"max(sum by (instance) ({_recorded('spool_bytes')}) / ({spool} > 0))", "disk"),
             ],
-            units.BytesIEC,
+            units.PercentUnit,
             THIRD,
         ),
         lines(
@@ -271,21 +278,34 @@ def _processes() -> list[timeseries.Panel]:
             "the proxy itself is what makes clients wait.",
             [Query(f"sum by (instance) ({PROXY.rate('process_cpu_seconds_total')})", "{{instance}}")],
             units.Short,
-            QUARTER,
+            THIRD,
+        ),
+        lines(
+            "Event-loop lag of proxies",
+            "How long a step of a request waits for its turn in the proxy: what the proxy itself adds to every one of "
+            "them, for clients and for all upstreams alike. Milliseconds are normal, more is a proxy short of CPU.",
+            [
+                Query(
+                    PROXY.quantile(q, "shadowproxy_event_loop_lag_seconds", by="instance"), f"{name} {{{{instance}}}}"
+                )
+                for q, name in ((0.5, "p50"), (0.99, "p99"))
+            ],
+            units.Seconds,
+            THIRD,
         ),
         lines(
             "Memory of proxies",
             "Resident memory, by instance, all workers of one together.",
             [Query(f"sum by (instance) ({PROXY.of('process_resident_memory_bytes')})", "{{instance}}")],
             units.BytesIEC,
-            QUARTER,
+            THIRD,
         ),
         lines(
             "Client connections",
             "Open connections of clients, by instance.",
             [Query(f"sum by (instance) ({PROXY.of('shadowproxy_client_connections')})", "{{instance}}")],
             units.Short,
-            QUARTER,
+            HALF,
         ),
         colored(
             lines(
@@ -297,7 +317,7 @@ def _processes() -> list[timeseries.Panel]:
                     Query(or_zero(restarts, instance="none"), "restarted {{instance}}"),
                 ],
                 units.Short,
-                QUARTER,
+                HALF,
             ),
             {"missing": RED, "restarted": BLUE},
         ),
