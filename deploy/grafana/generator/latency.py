@@ -78,7 +78,8 @@ def _guarded() -> list[timeseries.Panel]:
         lines(
             "Guardrails on latency: estimate ÷ margin, by cohort",
             "How much of the slowness that is tolerated is used up, in each cohort; above 1, the red line, the "
-            "estimate is beyond the margin. Whether that is proven says the overview. Empty where no guardrail is on latency.",
+            "estimate is beyond the margin. Whether that is proven says the overview. Empty where no guardrail "
+            "is on latency.",
             [Query(f"{estimate} / {margin}", "{{guardrail}} · {{cohort}}")],
             units.NoUnit,
             Box(24, 8),

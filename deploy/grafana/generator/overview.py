@@ -11,6 +11,8 @@ from generator.parts import (
     BLUE,
     GREEN,
     GREY,
+    LIVE,
+    OF_SERIES,
     PROXY,
     RED,
     Box,
@@ -19,8 +21,10 @@ from generator.parts import (
     colored,
     figure,
     lines,
+    linked,
     matrix,
     or_zero,
+    pairs,
     prop,
     start,
     steps,
@@ -74,7 +78,7 @@ def _verdict() -> list[stat.Panel | statetimeline.Panel]:
             Box(6, 4),
             values=STATES,
             missing="no verdict",
-        ),
+        ).data_links(linked("Reasons, on the live page", LIVE)),
         figure(
             "Since",
             "How long the verdict has been what it is.",
@@ -148,6 +152,7 @@ def _whom() -> list[table.Panel | statetimeline.Panel]:
             Box(12, 10),
             row="cohort",
             column="guardrail",
+            links=pairs("__field.name", "__data.fields[0]"),
             colors=steps(GREY),
             values=FINDINGS,
         ),
@@ -160,6 +165,7 @@ def _whom() -> list[table.Panel | statetimeline.Panel]:
             Box(12, 10),
             row="cohort",
             column="guardrail",
+            links=pairs("__field.name", "__data.fields[0]"),
             colors=steps(GREEN, {0.8: "yellow", 1: AMBER, 2: RED}),
         ).decimals(2),
         timeline(
@@ -169,7 +175,7 @@ def _whom() -> list[table.Panel | statetimeline.Panel]:
             FINDINGS,
             Box(24, 9),
             rows=20,
-        ),
+        ).data_links(pairs(*OF_SERIES)),
     ]
 
 
@@ -184,7 +190,7 @@ def _evidence() -> list[timeseries.Panel]:
             units.NoUnit,
             HALF,
             limit=1,
-        ),
+        ).data_links(pairs(*OF_SERIES)),
         lines(
             "Evidence of harm",
             "The same of the evidence for being beyond the margin: at 1 that harm is proven.",
@@ -192,7 +198,7 @@ def _evidence() -> list[timeseries.Panel]:
             units.NoUnit,
             HALF,
             limit=1,
-        ),
+        ).data_links(pairs(*OF_SERIES)),
     ]
 
 

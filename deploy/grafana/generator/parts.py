@@ -18,6 +18,7 @@ from grafana_foundation_sdk.builders import (
     table,
     timeseries,
 )
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common, units
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heat
@@ -29,6 +30,8 @@ TAG = "shadowproxy"
 GREEN, RED, AMBER, GREY, BLUE, PURPLE = "green", "red", "orange", "#808080", "blue", "purple"
 SIDES = {"baseline": BLUE, "candidate": AMBER, "replica": PURPLE}
 """An upstream has the same colour on every panel."""
+
+LIVE = "${page:raw}/"
 
 Panel = TypeVar("Panel", timeseries.Panel, stat.Panel, table.Panel, heatmap.Panel, statetimeline.Panel)
 
@@ -208,6 +211,20 @@ def prop(name: str, value: Any) -> model.DynamicConfigValue:
     return model.DynamicConfigValue(id_val=name, value=value)
 
 
+def linked(title: str, url: str) -> list[Builder[model.DashboardLink]]:
+    """What a click on a value offers."""
+    return [dashboard.DashboardLink(title).url(url).target_blank(True)]
+
+
+def pairs(guardrail: str, cohort: str) -> list[Builder[model.DashboardLink]]:
+    """A link to the pairs that stand out by a guardrail in a cohort, by what Grafana calls the two for a value."""
+    chosen = f"guardrail=${{{guardrail}:percentencode}}&cohort=${{{cohort}:percentencode}}"
+    return linked("Worst pairs, on the live page", f"{LIVE}#pairs&{chosen}")
+
+
+OF_SERIES = ("__field.labels.guardrail", "__field.labels.cohort")
+
+
 def timeline(
     title: str, why: str, query: Query, values: Mapping[int, Value], box: Box, *, rows: int = 0
 ) -> statetimeline.Panel:
@@ -253,6 +270,7 @@ def matrix(
     row: str,
     column: str,
     colors: dashboard.ThresholdsConfig,
+    links: list[Builder[model.DashboardLink]],
     values: Mapping[int, Value] | None = None,
 ) -> table.Panel:
     """A cell for each value of two labels, coloured by the number in it."""
@@ -268,9 +286,11 @@ def matrix(
     panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS)).thresholds(colors)
     panel.align(common.FieldTextAlignment.CENTER).min_width(90).no_value("–").filterable(False)
     panel.cell_height(common.TableCellHeight.SM).show_header(True)
+    panel.data_links(links)
     if values:
         panel.mappings(mapping(values))
     named = [
+        prop("links", []),
         prop("custom.cellOptions", {"type": "auto"}),
         prop("displayName", row),
         prop("custom.align", "left"),
@@ -308,7 +328,7 @@ def start(uid: str, title: str, why: str, *processes: Process) -> dashboard.Dash
         dashboard.DashboardLink("Live page")
         .type(model.DashboardLinkType.LINK)
         .icon("external link")
-        .url("${page}/")
+        .url(LIVE)
         .tooltip("The verdict with its reasons, and single pairs of answers side by side.")
         .target_blank(True)
     )
