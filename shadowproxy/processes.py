@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import orjson
 
@@ -25,7 +25,7 @@ from shadowproxy.children import Stop, on_hangup
 from shadowproxy.config import Settings, experiment_id, frozen
 from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Side
-from shadowproxy.tasks import Pauses, Tasks
+from shadowproxy.tasks import Pauses, Tasks, watch_lag
 from shadowproxy.tasks import end as end_tasks
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             connections=lambda: server.connections,
             waiting=lambda: (recorder.waiting_pairs, recorder.waiting_bytes),
             spooled=lambda: (*recorder.spooled, recorder.adopted_pairs),
+            most=(settings.recorder.max_bytes, settings.recorder.spool.max_bytes),
         )
         observed.watch_edits(lambda: server.unapplied, lambda: redactor.left_out)
         observed.watch_network(
@@ -238,6 +239,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             recorder.start()
             address = await server.start()
             _favour_the_loop()
+            tasks.start(watch_lag(observed.lag.observe), name="loop lag")
             for side, wrong in (await server.probe()).items():
                 if wrong:
                     log.warning("%s is not reachable: %s; requests to it fail until it is", side.value, wrong)
@@ -312,6 +314,8 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
     """One worker for each partition. Returns when they have counted what was in the streams at the stop."""
     from shadowproxy.comparator.worker import Worker
     from shadowproxy.compare.comparer import Comparer
+    from shadowproxy.compare.extraction.bodies import BodyFault
+    from shadowproxy.compare.families.failures import KINDS
     from shadowproxy.compare.versions import VersionReader
     from shadowproxy.pairs.partitions import Watermarks
     from shadowproxy.serve.admin import AdminServer
@@ -322,7 +326,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
     registry = metrics.registry()
     async with open_store(settings) as store:
         watermarks = Watermarks(len(store.stores))
-        counted = metrics.ComparatorMetrics(registry)
+        counted = metrics.ComparatorMetrics(registry, kinds=KINDS, faults=get_args(BodyFault))
         comparer, plan, name = Comparer(settings.routes), Plan(settings), unique_name()
         header = settings.verdict.version_header
         versions = None if header is None else VersionReader(header)
@@ -381,7 +385,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     registry = metrics.registry()
     async with open_store(settings) as store:
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
-        metrics.VerdictMetrics(registry, api.exported)
+        metrics.VerdictMetrics(registry, api.exported, api.readable)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
         pairs = PairApi(ExemplarReader(store, settings))
         routes = [*api.routes, *ControlApi(store.home).routes, *labels.routes, *pairs.routes]

@@ -8,13 +8,22 @@ from shadowproxy.metrics.comparator import ComparatorMetrics
 from shadowproxy.metrics.exposition import OPENMETRICS, Registry, registry, render
 from shadowproxy.metrics.mirror import MirrorMetrics, MirrorReading, ShadowReading
 from shadowproxy.metrics.proxy import ProxyMetrics, accounting_families
-from shadowproxy.metrics.verdict import GuardrailReading, StreamReading, VerdictMetrics, VerdictReading
+from shadowproxy.metrics.verdict import (
+    DistanceReading,
+    GuardrailReading,
+    LatencyReading,
+    StreamReading,
+    VerdictMetrics,
+    VerdictReading,
+)
 from shadowproxy.metrics.workers import of_workers
 
 __all__ = [
     "OPENMETRICS",
     "ComparatorMetrics",
+    "DistanceReading",
     "GuardrailReading",
+    "LatencyReading",
     "MirrorMetrics",
     "MirrorReading",
     "ProxyMetrics",
