@@ -31,6 +31,8 @@ class Asked:
     expr: str
     instant: bool
     legend: str
+    repeated: str | None
+    """The variable of whose values each has a panel of its own."""
 
     def __str__(self) -> str:
         return f"{self.dashboard}: {self.panel}: {self.expr}"
@@ -51,10 +53,13 @@ def panels(dashboard: Mapping[str, Any], *, rows: bool = False) -> Iterator[dict
 
 def queries(name: str, dashboard: Mapping[str, Any]) -> Iterator[Asked]:
     """All that a dashboard asks."""
-    for panel in panels(dashboard):
-        for target in panel["targets"]:
-            instant = target.get("instant", False)
-            yield Asked(name, panel["title"], target["expr"], instant, target.get("legendFormat", ""))
+    row: dict[str, Any] = {}
+    for panel in panels(dashboard, rows=True):
+        if panel["type"] == "row":
+            row = panel
+        for target in panel.get("targets", ()):
+            instant, legend = target.get("instant", False), target.get("legendFormat", "")
+            yield Asked(name, panel["title"], target["expr"], instant, legend, row.get("repeat"))
 
 
 def used(text: str) -> set[str]:

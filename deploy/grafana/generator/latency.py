@@ -20,7 +20,7 @@ from generator.parts import (
 
 THIRD, HALF = Box(8, 8), Box(12, 8)
 TOOK = "shadowproxy_exchange_duration_seconds"
-PAIRED = "shadowproxy_latency_quantile_seconds"
+PAIRED = "shadowproxy_latency_seconds"
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 

@@ -192,7 +192,7 @@ def _evidence() -> list[timeseries.Panel]:
             limit=1,
         ).data_links(pairs(*OF_SERIES)),
         lines(
-            "Evidence of harm",
+            "Evidence of harm, by cohort",
             "The same of the evidence for being beyond the margin: at 1 that harm is proven.",
             [Query(_towards("rollback"), "{{guardrail}} · {{cohort}}")],
             units.NoUnit,
@@ -296,7 +296,7 @@ def _checks() -> list[timeseries.Panel | statetimeline.Panel]:
 
 def _reported() -> list[timeseries.Panel]:
     inflation = f"max by (guardrail, by) ({API.of('shadowproxy_guardrail_inflation_ratio', CHOSEN[0])})"
-    distances = (("ks_ratio", "Kolmogorov–Smirnov"), ("jensen_shannon_bits", "Jensen–Shannon"), ("psi", "PSI"))
+    distances = (("ks", "Kolmogorov–Smirnov"), ("jensen_shannon", "Jensen–Shannon"), ("psi", "PSI"))
     return [
         lines(
             "Distance of the score distributions",
