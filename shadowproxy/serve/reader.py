@@ -89,6 +89,11 @@ class VerdictReader:
         self._trail_resets = -1
         self._trail_lock = asyncio.Lock()
 
+    @property
+    def settings(self) -> Settings:
+        """Those that it judges by."""
+        return self._settings
+
     async def read(self) -> Reading:
         """Merge all workers' states, dead ones included, and judge.
 
