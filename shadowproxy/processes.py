@@ -422,7 +422,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         exemplars = ExemplarIndex(store, settings)
         groups = (
             api,
-            GuardrailApi(api.current, exemplars.guardrails),
+            GuardrailApi(api.current, exemplars.guardrails, exemplars.worst),
             CurveApi(api.current),
             EvidenceApi(api.current, reader, exemplars.guardrails),
             ExperimentApi(store.home.url, settings),
