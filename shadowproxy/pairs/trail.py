@@ -6,8 +6,12 @@ alone writes a point, and it is the same whoever looked. A billion pairs come to
 
 from __future__ import annotations
 
+import asyncio
 import math
+import sys
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -21,7 +25,7 @@ from shadowproxy.pairs.store import Store
 MOST_POINTS: Final = 2000
 """Points that are kept; the oldest are forgotten."""
 GROWTH: Final = 1.02
-_AT_ONCE: Final = 200
+_AT_ONCE: Final = 100
 _LARGEST: Final = 64 * 1024**2
 _LEVEL: Final = 3
 _VERSION: Final = 1
@@ -29,7 +33,12 @@ _VERSION: Final = 1
 _TRAIL: Final = Script(scripts.TRAIL)
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True):
+Names = tuple[tuple[str, str], ...]
+"""(guardrail, cohort) of each cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
     """The evidence at one moment."""
 
     at: float
@@ -38,12 +47,22 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     """That it rests on."""
     evidence: float
     """For a rollback (see `Verdict.evidence_rollback`)."""
-    cells: tuple[tuple[str, str], ...]
-    """(guardrail, cohort) of each."""
-    promote: tuple[int, ...]
-    """By cell, thousandths of the decimal logarithm of its e-value for a promote."""
-    rollback: tuple[int, ...]
-    v: int = _VERSION
+    cells: Names
+    promote: array[int]
+    """By cell, thousandths of the decimal logarithm of its e-value for a promote; 32 bits each."""
+    rollback: array[int]
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True):
+    v: int
+    at: float
+    pairs: int
+    evidence: float
+    cells: bytes
+    """As msgpack: points in a row mostly have the same, and these are read once."""
+    promote: bytes
+    """Little-endian."""
+    rollback: bytes
 
 
 def due(last: int, pairs: int) -> bool:
@@ -57,7 +76,16 @@ async def keep(home: Store, point: Point, *, resets: int) -> int:
     `resets` is that of the snapshot that the point rests on: after another reset nothing is kept. Raises
     StoreUnavailable.
     """
-    packed = zstandard.ZstdCompressor(level=_LEVEL).compress(msgspec.msgpack.encode(point))
+    stored = _Stored(
+        _VERSION,
+        point.at,
+        point.pairs,
+        point.evidence,
+        msgspec.msgpack.encode(point.cells),
+        _swapped(point.promote).tobytes(),
+        _swapped(point.rollback).tobytes(),
+    )
+    packed = zstandard.ZstdCompressor(level=_LEVEL).compress(msgspec.msgpack.encode(stored))
     return int(
         await home.run(_TRAIL, ("trail", "totals"), resets, point.pairs, packed, MOST_POINTS, round(GROWTH * 100))
     )
@@ -71,22 +99,48 @@ async def trail(home: Store, *, after: int = 0) -> list[Point]:
     found: list[Point] = []
     while True:
         page = await home.command("XRANGE", "trail", f"({after}-0" if after else "-", "+", "COUNT", _AT_ONCE)
-        found += (_point(fields) for _, fields in page)
+        found += await asyncio.to_thread(_points, [fields[1] for _, fields in page])
         if len(page) < _AT_ONCE:
             return found
         after = int(page[-1][0].partition(b"-")[0])
 
 
-def _point(fields: Sequence[bytes]) -> Point:
+def _points(packed: Sequence[bytes]) -> list[Point]:
+    found: list[Point] = []
+    names = b""
+    cells: Names = ()
     try:
-        size = zstandard.frame_content_size(fields[1])
-        if not 0 <= size <= _LARGEST:
-            raise ValueError(f"it claims {size} bytes")
-        point = msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(fields[1]), type=Point)
-        if not len(point.cells) == len(point.promote) == len(point.rollback):
-            raise ValueError("its e-values are not those of its cells")
+        for one in packed:
+            stored = _unpacked(one)
+            if stored.cells != names:
+                names, cells = stored.cells, msgspec.msgpack.decode(stored.cells, type=Names)
+            promote, rollback = (_swapped(array("i", told)) for told in (stored.promote, stored.rollback))
+            if not len(cells) == len(promote) == len(rollback):
+                raise ValueError("its e-values are not those of its cells")
+            found.append(Point(stored.at, stored.pairs, stored.evidence, cells, promote, rollback))
     except (zstandard.ZstdError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise PayloadError(f"the way of the evidence can't be read: {error}; update shadowproxy") from None
-    if point.v > _VERSION:
-        raise PayloadError("the way of the evidence was written by a newer shadowproxy; update this one")
-    return point
+    return found
+
+
+def _unpacked(packed: bytes) -> _Stored:
+    size = zstandard.frame_content_size(packed)
+    if not 0 <= size <= _LARGEST:
+        raise ValueError(f"a point claims {size} bytes")
+    plain = zstandard.ZstdDecompressor().decompress(packed)
+    if msgspec.msgpack.decode(plain, type=_Version).v > _VERSION:
+        raise ValueError("a newer shadowproxy wrote it")
+    return msgspec.msgpack.decode(plain, type=_Stored)
+
+
+class _Version(msgspec.Struct, frozen=True, array_like=True):
+    v: int
+
+
+def _swapped(numbers: array[int]) -> array[int]:
+    """From this machine's order of bytes to the stored one, and back."""
+    if sys.byteorder == "little":
+        return numbers
+    other = array("i", numbers)
+    other.byteswap()
+    return other

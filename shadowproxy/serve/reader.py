@@ -6,8 +6,9 @@ import asyncio
 import logging
 import math
 import time
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -167,7 +168,7 @@ class VerdictReader:
             for point in await trail(self._store.home, after=self._trail[-1].pairs if self._trail else 0):
                 same = self._trail and self._trail[-1].cells == point.cells
                 # Their names are most of a point, and hardly ever new.
-                self._trail.append(msgspec.structs.replace(point, cells=self._trail[-1].cells) if same else point)
+                self._trail.append(replace(point, cells=self._trail[-1].cells) if same else point)
         now = point_of(reading)
         return [*(point for point in self._trail if point.pairs < now.pairs), now]
 
@@ -274,8 +275,8 @@ def point_of(reading: Reading) -> Point:
         pairs=verdict.pairs,
         evidence=verdict.evidence_rollback,
         cells=tuple((cell.guardrail, cell.cohort) for cell in found),
-        promote=tuple(_thousandths(cell.e_promote) for cell in found),
-        rollback=tuple(_thousandths(cell.e_rollback) for cell in found),
+        promote=array("i", (_thousandths(cell.e_promote) for cell in found)),
+        rollback=array("i", (_thousandths(cell.e_rollback) for cell in found)),
     )
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+from array import array
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
+import zstandard
 from serve.test_guardrails import NAMES, served
 from serve.test_reader import BROKEN, SETTINGS, Counted, pair
 from servers import unique
@@ -41,7 +44,8 @@ class Looking:
 
 def point(pairs: int, *, cells: int = 1) -> Point:
     names = tuple(("ranking.rbo", f"region={at}") for at in range(cells))
-    return Point(at=float(pairs), pairs=pairs, evidence=0.5, cells=names, promote=(7,) * cells, rollback=(-7,) * cells)
+    up, down = array("i", [7] * cells), array("i", [-7] * cells)
+    return Point(at=float(pairs), pairs=pairs, evidence=0.5, cells=names, promote=up, rollback=down)
 
 
 async def pairs_kept(counted: Counted) -> list[int]:
@@ -68,6 +72,9 @@ async def test_a_point_for_every_two_percent_and_never_twice(counted: Counted) -
     assert await pairs_kept(counted) == expected
     assert [one.pairs for one in await trail(counted.store, after=expected[-3])] == expected[-2:]
     assert (await trail(counted.store))[0] == point(1)
+    # As many as there are cells, whatever was there before.
+    await keep(counted.store, point(10_000, cells=500), resets=0)
+    assert (await trail(counted.store))[-1] == point(10_000, cells=500)
 
 
 async def test_processes_that_race_keep_each_point_once(counted: Counted) -> None:
@@ -163,6 +170,11 @@ async def test_it_is_bounded(counted: Counted) -> None:
 async def test_what_cannot_be_read_is_said(counted: Counted) -> None:
     await counted.store.command("XADD", "trail", "5-0", "r", b"garbage")
     with pytest.raises(PayloadError, match="way of the evidence"):
+        await trail(counted.store)
+    newer = zstandard.ZstdCompressor().compress(msgspec.msgpack.encode((2, "otherwise")))
+    await counted.store.command("DEL", "trail")
+    await counted.store.command("XADD", "trail", "5-0", "r", newer)
+    with pytest.raises(PayloadError, match="newer shadowproxy"):
         await trail(counted.store)
     one = Looking(counted)
     await counted.count("one", [pair(0)])
