@@ -19,28 +19,22 @@ from pydantic import (
 from shadowproxy.config.catalogue import GUARDABLE
 from shadowproxy.config.expressions import Expression
 from shadowproxy.config.fields import Fields
+from shadowproxy.config.headers import HeaderName, HeaderValue
 from shadowproxy.config.judging import Guardrail, Verdict
 from shadowproxy.config.presets import EXTRACTED, PRESETS, with_preset
 from shadowproxy.config.redaction import Redact
 from shadowproxy.config.section import Section
+from shadowproxy.config.serving import File, Serve, ServerTls, exposures, needs_certificate
 from shadowproxy.config.shaping import Credentials, CredentialsOrWord, HeaderEdits, Host, JsonFields, Rewrite
 from shadowproxy.config.store_url import parse_store_url
 from shadowproxy.config.units import Address, Count, Duration, HttpUrl, Listen, Name, Probability, Share, Size, Workers
 from shadowproxy.config.validity import Rule, named
 from shadowproxy.errors import Fault
-
-File = Annotated[str, Field(min_length=1)]
-"""The path of a file, from the working directory."""
+from shadowproxy.model import Side
 
 
 def _reads_response(expression: str | None) -> bool:
     return expression is not None and re.search(r"\bresponse\b", expression) is not None
-
-
-def _needs_certificate(file: str | None, info: ValidationInfo) -> str | None:
-    if file is not None and info.data.get("certificate", ...) is None:
-        raise ValueError("is of no use without a `certificate`: give that too")
-    return file
 
 
 class UpstreamTls(Section):
@@ -57,7 +51,7 @@ class UpstreamTls(Section):
     @field_validator("key")
     @classmethod
     def _of_a_certificate(cls, key: str | None, info: ValidationInfo) -> str | None:
-        return _needs_certificate(key, info)
+        return needs_certificate(key, info)
 
 
 class Health(Section):
@@ -213,22 +207,17 @@ class Limits(Section):
     connections: Count = Field(4096, description="client connections at once; more are answered 503")
 
 
-class ListenerTls(Section):
+class ListenerTls(ServerTls):
     """TLS towards clients, where there is a certificate. Files are PEM; when they change they are read anew."""
 
-    certificate: File | None = Field(
-        None, description="the listener's own, and what it was signed by; none: clients speak plain HTTP"
-    )
-    key: File | None = Field(None, description="of that certificate; none: it stands in the same file")
     client_ca: File | None = Field(
         None, description="who must have signed the certificate of every client; none: clients show none"
     )
-    min_version: Literal["TLSv1.2", "TLSv1.3"] = Field("TLSv1.2", description="oldest that is spoken")
 
-    @field_validator("key", "client_ca")
+    @field_validator("client_ca")
     @classmethod
-    def _of_a_certificate(cls, file: str | None, info: ValidationInfo) -> str | None:
-        return _needs_certificate(file, info)
+    def _beside_a_certificate(cls, file: str | None, info: ValidationInfo) -> str | None:
+        return needs_certificate(file, info)
 
 
 class Proxy(Section):
@@ -498,14 +487,27 @@ class Comparator(Section):
     )
 
 
-class Serve(Section):
-    """The API."""
+def _traces(endpoint: str) -> str:
+    return endpoint if urlsplit(endpoint).path else f"{endpoint}/v1/traces"
 
-    listen: Listen = Field(
-        Address("127.0.0.1", 9100),
-        description="/api/v1/*, /metrics, /healthz and /readyz; who reaches it can also pause mirroring and add labels",
+
+class Tracing(Section):
+    """Spans of mirrored requests, for a collector that speaks OTLP over HTTP (extra `otlp`)."""
+
+    endpoint: Annotated[HttpUrl, AfterValidator(_traces)] | None = Field(
+        None,
+        description="such as http://127.0.0.1:4318, which stands for that with /v1/traces; none: no spans are made",
     )
-    refresh: Duration = Field(1.0, gt=0, description="how often the verdict is worked out anew")
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default_factory=dict, repr=False, description="sent with them: `authorization: Bearer ${TOKEN}`"
+    )
+    sample: Share = Field(
+        0.01,
+        description="share of the mirrored requests that get spans, of those without a trace of their own; a client's "
+        "trace goes by its own `sampled` flag",
+    )
+    service_name: str = Field("shadowproxy", min_length=1, description="whose spans they are (service.name)")
+    timeout: Duration = Field(10.0, gt=0, description="for the collector to take them, with all attempts")
 
 
 class Settings(Section):
@@ -525,6 +527,7 @@ class Settings(Section):
     comparator: Comparator = Comparator()
     verdict: Verdict = Verdict()
     serve: Serve = Serve()
+    tracing: Tracing = Tracing()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")
@@ -541,17 +544,22 @@ class Settings(Section):
 
     @property
     def tls_files(self) -> bool:
-        """Whether keys or certificates are read from files, which may be exchanged while a proxy runs."""
+        """Whether a proxy reads keys or certificates from files, which may be exchanged while it runs."""
         upstreams = [side for side in (self.baseline, self.candidate, self.replica) if side is not None]
         return self.proxy.tls.certificate is not None or any(
             side.url.startswith("https:") and bool(side.tls.ca or side.tls.certificate) for side in upstreams
         )
 
     @property
+    def upstreams(self) -> Mapping[Side, Upstream]:
+        """Those that there are."""
+        sides = {Side.BASELINE: self.baseline, Side.CANDIDATE: self.candidate, Side.REPLICA: self.replica}
+        return {side: upstream for side, upstream in sides.items() if upstream is not None}
+
+    @property
     def longest_deadline(self) -> float:
         """The longest any exchange of a pair may take, seconds."""
-        sides = (self.baseline, self.candidate, self.replica)
-        return max(side.deadline for side in sides if side is not None)
+        return max(upstream.deadline for upstream in self.upstreams.values())
 
 
 def risks(settings: Settings) -> list[str]:
@@ -561,7 +569,7 @@ def risks(settings: Settings) -> list[str]:
         f"give {side}.tls.ca instead"
         for side in ("baseline", "candidate", "replica")
         if (upstream := getattr(settings, side)) is not None and not upstream.tls.verify
-    ]
+    ] + exposures(settings.serve)
 
 
 def contradictions(parts: Mapping[str, Any]) -> list[Fault]:

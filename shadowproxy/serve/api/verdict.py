@@ -38,6 +38,8 @@ class VerdictApi:
         self._changed_at: float | None = None
         self._trouble = "no verdict was worked out yet"
         self._body = b""
+        self.on_update: Callable[[], None] = lambda: None
+        """Called whenever the verdict was read, or couldn't be."""
         self.etag = ""
         """Of the last verdict that could be read. One that says the same at another time has the same."""
 
@@ -59,6 +61,10 @@ class VerdictApi:
 
     async def update(self) -> None:
         """Read the verdict once. What goes wrong is kept for `ready`, logged when it changes, and never raised."""
+        await self._update()
+        self.on_update()
+
+    async def _update(self) -> None:
         try:
             reading = await self._reader.read()
         except (StoreUnavailable, PayloadError) as error:
