@@ -13,8 +13,7 @@ log = logging.getLogger(__name__)
 
 _ASK_AGAIN = 1.0
 _MOST_MISSED = 600
-"""Looks at the loop's lag that are made up for after a halt: a process that was stopped for a day must not count for long.
-"""
+"""Looks at the loop's lag that are made up for after a halt: one of a day must not be followed by another."""
 
 T = TypeVar("T")
 

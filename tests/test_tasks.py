@@ -98,7 +98,7 @@ def test_pauses_grow_and_differ_and_begin_anew() -> None:
 @pytest.mark.parametrize(
     ("slept", "told"),
     [
-        ([0.125, 0.25], [0.0, 0.125]),
+        ([0.125, 0.1875], [0.0, 0.0625]),
         ([0.1], [0.0]),
         # Whoever came every eighth of a second meanwhile has waited too, the last of them hardly.
         ([0.625], [0.5, 0.375, 0.25, 0.125, 0.0]),
