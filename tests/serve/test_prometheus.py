@@ -145,8 +145,8 @@ def test_promtool_finds_no_fault_in_the_pages_of_running_processes(observed: Obs
             for family in text_string_to_metric_families(observed.page(process, metrics.OPENMETRICS))
             if family.name.startswith("shadowproxy_")
         }
-    # There while something is so, or where there are several workers.
-    sometimes = {"forecast_pairs", "forecast_seconds", "workers", "worker_restarts"}
+    # There while something is so, where there are several workers, or where requests are traced.
+    sometimes = {"forecast_pairs", "forecast_seconds", "workers", "worker_restarts", "traced_requests", "untraced_requests"}
     assert documented - shown <= {f"shadowproxy_{name}" for name in sometimes}
     assert shown <= documented
 
