@@ -15,6 +15,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ import orjson
 
 from shadowproxy import metrics
 from shadowproxy.children import Stop, on_hangup
-from shadowproxy.config import Settings, experiment_id, frozen
+from shadowproxy.config import Settings, experiment_id, exposures, frozen
 from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Side
 from shadowproxy.tasks import Pauses, Tasks
@@ -369,25 +370,41 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
 
 async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
     """The API: verdict, metrics, probes."""
-    from shadowproxy.serve.admin import AdminServer
+    from shadowproxy.certificates import CertificateWatch, listener_contexts
+    from shadowproxy.serve.access import Access
+    from shadowproxy.serve.admin import AdminServer, Front
     from shadowproxy.serve.api.control import ControlApi
     from shadowproxy.serve.api.curves import CurveApi
     from shadowproxy.serve.api.guardrails import GuardrailApi
     from shadowproxy.serve.api.labels import LabelApi
     from shadowproxy.serve.api.pairs import PairApi
     from shadowproxy.serve.api.verdict import VerdictApi
+    from shadowproxy.serve.endpoint import table
+    from shadowproxy.serve.endpoints import ENDPOINTS
+    from shadowproxy.serve.events import Events
     from shadowproxy.serve.exemplars import ExemplarReader
+    from shadowproxy.serve.openapi import OpenApi
     from shadowproxy.serve.page import Page
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
     registry = metrics.registry()
+    serve = settings.serve
+    secure = None if serve.tls.certificate is None else listener_contexts(serve.tls, clock=time.time, where="serve.tls")
+    for warning in exposures(serve):
+        log.warning("%s", warning)
     async with open_store(settings) as store:
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
         exemplars = ExemplarReader(store, settings)
+        events = Events(api.current, lambda: api.etag, listeners=serve.limits.listeners)
+        api.on_update = events.look
+        access = Access(serve, {one.key: one for one in ENDPOINTS}, clock=time.time, monotonic=time.monotonic)
         groups = (
+            access,
+            events,
+            OpenApi(ENDPOINTS),
             api,
             GuardrailApi(api.current, exemplars.guardrails),
             CurveApi(api.current),
@@ -397,13 +414,25 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
             Page(),
         )
         routes = [route for group in groups for route in group.routes]
-        admin = AdminServer("api", registry, api.ready, routes)
-        address = await admin.start(settings.serve.listen, "$.serve.listen")
+        front = Front(
+            middleware=[access.middleware],
+            prepare=[access.protect],
+            shutdown=[events.end],
+            body=serve.limits.body,
+            connections=serve.limits.connections,
+            contexts=secure,
+        )
+        admin = AdminServer("api", registry, api.ready, routes, front)
+        table(ENDPOINTS, admin.served)
+        address = await admin.start(serve.listen, "$.serve.listen")
         try:
             await api.update()
             running = tasks.start(api.run(), name="verdict")
-            announce({"api": f"http://{address}"})
-            await _until_stop(stop, {running}, tasks)
+            watch = CertificateWatch([] if secure is None else [secure], tasks)
+            watch.start()
+            with on_hangup(secure is not None, watch.look_now):
+                announce({"api": f"{'http' if secure is None else 'https'}://{address}"})
+                await _until_stop(stop, {running}, tasks)
         finally:
             await tasks.cancel()
             await admin.stop()

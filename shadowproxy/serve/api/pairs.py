@@ -8,11 +8,17 @@ import msgspec
 from aiohttp import web
 
 from shadowproxy.errors import StoreUnavailable
-from shadowproxy.serve.exemplars import ExemplarReader, Kept
+from shadowproxy.serve.exemplars import Exemplar, ExemplarReader, Kept
 from shadowproxy.serve.problems import problem
 from shadowproxy.verdict.record import OVERALL
 
 _MOST = 10_000
+
+
+class Pairs(msgspec.Struct, frozen=True, kw_only=True):
+    """Pairs that are worth a look."""
+
+    pairs: tuple[Exemplar, ...]
 
 
 class PairApi:
@@ -57,5 +63,5 @@ def _limit(request: web.Request, usual: int) -> int:
 
 
 def _listed(found: Sequence[Kept]) -> web.Response:
-    body = msgspec.json.encode({"pairs": [kept.exemplar for kept in found]})
+    body = msgspec.json.encode(Pairs(pairs=tuple(kept.exemplar for kept in found)))
     return web.Response(body=body, content_type="application/json")
