@@ -369,62 +369,22 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
 
 
 async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
-    """The API: verdict, metrics, probes."""
+    """The API and the page: verdict, metrics, probes."""
     from shadowproxy.certificates import CertificateWatch, listener_contexts
-    from shadowproxy.serve.access import Access
-    from shadowproxy.serve.admin import AdminServer, Front
-    from shadowproxy.serve.api.control import ControlApi
-    from shadowproxy.serve.api.curves import CurveApi
-    from shadowproxy.serve.api.guardrails import GuardrailApi
-    from shadowproxy.serve.api.labels import LabelApi
-    from shadowproxy.serve.api.pairs import PairApi
     from shadowproxy.serve.api.verdict import VerdictApi
-    from shadowproxy.serve.endpoint import table
-    from shadowproxy.serve.endpoints import ENDPOINTS
-    from shadowproxy.serve.events import Events
-    from shadowproxy.serve.exemplars import ExemplarReader
-    from shadowproxy.serve.openapi import OpenApi
-    from shadowproxy.serve.page import Page
     from shadowproxy.serve.reader import VerdictReader
+    from shadowproxy.serve.server import api_server
 
     tasks = Tasks()
     registry = metrics.registry()
-    serve = settings.serve
-    secure = None if serve.tls.certificate is None else listener_contexts(serve.tls, clock=time.time, where="serve.tls")
-    for warning in exposures(serve):
+    tls = settings.serve.tls
+    secure = None if tls.certificate is None else listener_contexts(tls, clock=time.time, where="serve.tls")
+    for warning in exposures(settings.serve):
         log.warning("%s", warning)
     async with open_store(settings) as store:
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
-        metrics.VerdictMetrics(registry, api.exported)
-        labels = LabelApi(store, awaited=settings.longest_wait is not None)
-        exemplars = ExemplarReader(store, settings)
-        events = Events(api.current, lambda: api.etag, listeners=serve.limits.listeners)
-        api.on_update = events.look
-        access = Access(serve, {one.key: one for one in ENDPOINTS}, clock=time.time, monotonic=time.monotonic)
-        groups = (
-            access,
-            events,
-            OpenApi(ENDPOINTS),
-            api,
-            GuardrailApi(api.current, exemplars.guardrails),
-            CurveApi(api.current),
-            PairApi(exemplars),
-            ControlApi(store.home),
-            labels,
-            Page(),
-        )
-        routes = [route for group in groups for route in group.routes]
-        front = Front(
-            middleware=[access.middleware],
-            prepare=[access.protect],
-            shutdown=[events.end],
-            body=serve.limits.body,
-            connections=serve.limits.connections,
-            contexts=secure,
-        )
-        admin = AdminServer("api", registry, api.ready, routes, front)
-        table(ENDPOINTS, admin.served)
-        address = await admin.start(serve.listen, "$.serve.listen")
+        admin = api_server(settings, store, api, registry, secure)
+        address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()
             running = tasks.start(api.run(), name="verdict")

@@ -9,10 +9,11 @@ from msgspec import Meta
 
 from shadowproxy.pairs.controls import MAX_REASON, ControlChange, ControlStatus
 from shadowproxy.pairs.experiments import History
+from shadowproxy.report.view import PairView
 from shadowproxy.serve.api.curves import Distributions, Latencies
 from shadowproxy.serve.api.guardrails import Cohorts, Guardrails
 from shadowproxy.serve.api.labels import JSON_LINES, Added, Label
-from shadowproxy.serve.api.pairs import Pairs
+from shadowproxy.serve.api.pairs import AnswerKind, BoardName, Exemplars, FoundPairs
 from shadowproxy.serve.endpoint import Answer, Body, Endpoint, Parameter
 from shadowproxy.verdict.record import OVERALL, Finding, Verdict
 
@@ -107,15 +108,49 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         path="/api/v1/pairs/worst",
         summary="The pairs with the greatest loss, worst first.",
         parameters=(_GUARDRAIL, _cohort(OVERALL), _limit(10)),
-        answers=(_json(Pairs, "The pairs of each guardrail, without heads and bodies."),),
+        answers=(_json(Exemplars, "The pairs of each guardrail, without heads and bodies."),),
         problems=_AWAY | _NONE,
     ),
     Endpoint(
         path="/api/v1/pairs/sample",
         summary="Pairs that were kept by chance, each as likely as any other.",
         parameters=(_limit(100),),
-        answers=(_json(Pairs, "The pairs in the order of time, without heads and bodies."),),
+        answers=(_json(Exemplars, "The pairs in the order of time, without heads and bodies."),),
         problems=_AWAY,
+    ),
+    Endpoint(
+        path="/api/v1/pairs",
+        summary="The pairs that were kept to be looked at, searched.",
+        parameters=(
+            _GUARDRAIL,
+            _cohort(),
+            _ROUTE,
+            Parameter(name="outcome", kind=AnswerKind, about="How the candidate answered."),
+            Parameter(name="id", kind=_Text, about="A request's id (X-Request-Id)."),
+            Parameter(name="text", kind=Annotated[str, Meta(max_length=200)], about="Text in the id or the target."),
+            Parameter(name="board", kind=BoardName, about="Why they were kept; for either reason unless given."),
+            Parameter(name="limit", kind=Annotated[int, Meta(ge=1, le=1000)], about="How many at the most.", usual=50),
+            Parameter(
+                name="offset", kind=Annotated[int, Meta(ge=0, le=1_000_000)], about="How many to leave out.", usual=0
+            ),
+        ),
+        answers=(_json(FoundPairs, "Some of them, without heads and bodies, and how many there are."),),
+        problems=_AWAY | _NONE,
+    ),
+    Endpoint(
+        path="/api/v1/pairs/{id}",
+        summary="One pair side by side.",
+        about="The newest of those that were kept under this id, since clients choose ids and may choose one twice; "
+        "partition, entry and position name another one. Heads and bodies are there for who shows a token and, where "
+        "no tokens are configured, on this machine; else `withheld` is true.",
+        parameters=(
+            Parameter(name="id", within="path", kind=_Text, about="The request's id.", example="0b1c"),
+            Parameter(name="partition", kind=Annotated[int, Meta(ge=0, le=1023)], about="As of an exemplar."),
+            Parameter(name="entry", kind=_Text, about="As of an exemplar."),
+            Parameter(name="position", kind=Annotated[int, Meta(ge=0, le=16_383)], about="As of an exemplar."),
+        ),
+        answers=(_json(PairView, "The pair."),),
+        problems=_AWAY | {404: "No such pair is kept, or it is no more."},
     ),
     Endpoint(
         path="/api/v1/control",

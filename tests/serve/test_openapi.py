@@ -41,7 +41,7 @@ async def test_schemathesis_finds_nothing(valkey: EmbeddedServer, tmp_path: Path
     async with counted(settings), running(settings) as url:
         # The stream without end is tested by itself.
         command = [
-            "run", f"{url}/api/v1/openapi.json", "--header", f"Authorization: Bearer {CONTROL}",
+            "--config-file", str(Path(__file__).parent.parent / "schemathesis.toml"), "run", f"{url}/api/v1/openapi.json", "--header", f"Authorization: Bearer {CONTROL}",
             "--exclude-path", "/api/v1/events", "--checks", "all", "--no-color", "--generation-database", "none",
             "--request-timeout", "20", "--max-examples", "200" if SECONDS else "8", "--continue-on-failure",
             *(["--max-time", SECONDS] if SECONDS else ["--seed", "7", "--phases", "examples,coverage,fuzzing"]),

@@ -18,12 +18,18 @@ _LONGEST_ID = 128
 """Of a request id that the proxy takes from a client."""
 
 
+_GAIN = {"type": "number", "exclusiveMinimum": 0}
+
+
 class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a right answer to one request would have held."""
 
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_ID)]
     """The request's, as in X-Request-Id."""
-    truth: list[Any] | dict[str, Any]
+    truth: (
+        Annotated[list[Any], msgspec.Meta(extra_json_schema={"contains": {"type": ["string", "integer", "boolean"]}})]
+        | Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"not": {"additionalProperties": {"not": _GAIN}}})]
+    )
     """Ids or labels; or an object id: gain, with at least one gain above 0."""
 
 
