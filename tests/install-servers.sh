@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Real servers and clients for the tests and the benchmarks: redis-server, promtool, nginx, the load generators wrk and
-# h2load, and curl. What is not on the PATH is unpacked from Debian's packages into the folder given, so that nothing is
-# installed on the machine and no service is started.
+# Real servers and clients for the tests and the benchmarks: redis-server, Prometheus and its promtool, nginx, the load
+# generators wrk and h2load, and curl. What is not on the PATH is unpacked from Debian's packages into the folder given,
+# so that nothing is installed on the machine and no service is started.
 set -euo pipefail
 target=$(mkdir -p "$1" && cd "$1" && pwd)
 mkdir -p "$target/bin"
 
-declare -A package=([redis-server]=redis-tools [promtool]=prometheus [nginx]=nginx [wrk]=wrk [h2load]=nghttp2-client [curl]=curl)
+declare -A package=([redis-server]=redis-tools [promtool]=prometheus [prometheus]=prometheus [nginx]=nginx [wrk]=wrk [h2load]=nghttp2-client [curl]=curl)
 # What a program needs beside its package: the libraries it is linked with. Their names change from release to release;
 # those that a release doesn't know are passed over.
 declare -A libraries=(
     [redis-server]="redis-server libjemalloc2 liblzf1 liblua5.1-0 lua-bitop lua-cjson libatomic1 libsystemd0"
     [promtool]=""
+    [prometheus]=""
     [nginx]="nginx-core libpcre2-8-0 libssl3 libssl3t64 libcrypt1"
     [wrk]="libluajit-5.1-2 libluajit-5.1-common libssl3 libssl3t64"
     [h2load]="libnghttp2-14 libev4 libev4t64 libjansson4 libjemalloc2 libssl3 libssl3t64 libxml2 libicu72 libicu76"

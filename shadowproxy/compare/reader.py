@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shadowproxy.compare.extraction.answer import NOTHING, Answer, Ranking
+from shadowproxy.compare.extraction.answer import NOTHING, Answer, Ids, Ranking, spelled
 from shadowproxy.compare.extraction.bodies import BodyError, decode
 from shadowproxy.compare.extraction.documents import request_document, response_document
 from shadowproxy.compare.extraction.extract import Expression, ExtractError
@@ -25,7 +25,7 @@ from shadowproxy.compare.extraction.readings import (
     truth_of,
     weight_of,
 )
-from shadowproxy.compare.extraction.straight import Listed, StraightRead, straight_read
+from shadowproxy.compare.extraction.straight import Listed, StraightRead
 from shadowproxy.compare.extraction.typed import typed_decode
 from shadowproxy.compare.families.failures import answered, comparable, kind_alone, kinds
 from shadowproxy.compare.lists.align import SIDES
@@ -108,8 +108,8 @@ class RouteReader:
             self._read_response = typed_decode(of_answers) or decode
         self._only_lists = not whole and all(one is self._ids or one is self._scores for one in of_answers)
         self._straight: StraightRead | None = None
-        if self._preset.response is decode and self._only_lists:
-            self._straight = straight_read(self._ids if _in_response(self._ids) else None, self._scores)
+        if self._preset.straight is not None and self._only_lists:
+            self._straight = self._preset.straight(self._ids if _in_response(self._ids) else None, self._scores)
         self._by_label = self._label is not None or self._probabilities is not None
         self._has_lists = self._ids is not None or self._scores is not None
         self._ids_in_response = _in_response(self._ids)
@@ -192,13 +192,15 @@ class RouteReader:
 
     def _straight_ranking(self, listed: Listed, ids: list[str] | None) -> Ranking | None:
         """None where it must be read the long way."""
+        found: Ids | None = ids
         if listed.ids is not None:
-            ids = listed.ids
+            found = listed.ids
         elif self._ids is None and listed.scores is not None:
-            ids = list(map(str, range(len(listed.scores))))
-        if ids is None or (listed.scores is not None and len(listed.scores) != len(ids)):
+            found = list(range(len(listed.scores)))
+        if found is None or (listed.scores is not None and len(listed.scores) != len(found)):
             return None
-        return ranking_of(ids, listed.scores, by_score=self.by_score)
+        # Whatever looks at them later has ids in their one spelling.
+        return ranking_of(spelled(found) if self.keeps_rankings else found, listed.scores, by_score=self.by_score)
 
     def _ranking(self, document: dict[str, Any], ids: list[str] | None) -> Ranking | None:
         """None where the ids should stand in the request, and don't: that is neither side's fault."""

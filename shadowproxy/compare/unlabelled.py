@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from shadowproxy.compare.extraction.answer import Answer, Ranking
+from shadowproxy.compare.extraction.answer import Answer, Ranking, spelled
 from shadowproxy.config import Route
 from shadowproxy.errors import PayloadError
 from shadowproxy.model import Side
@@ -93,7 +93,7 @@ def unlabelled(
         if ranking is None:
             return None
         scores = list(map(float, ranking.scores)) if by_score and ranking.scores is not None else None
-        return _Items(ranking.ids, scores)
+        return _Items(spelled(ranking.ids), scores)
 
     return Unlabelled(
         version=_VERSION,

@@ -81,6 +81,11 @@ class VerdictReader:
         self._looks_on = looks_on
         self._unremembered = ""
 
+    @property
+    def settings(self) -> Settings:
+        """Those that it judges by."""
+        return self._settings
+
     async def read(self) -> Reading:
         """Merge all workers' states, dead ones included, and judge.
 

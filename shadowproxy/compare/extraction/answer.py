@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
+
+Ids = list[str] | list[int]
+"""Of one kind. An integer is the id that its decimal form is; where both sides have such, they need no other form."""
+
+
+def spelled(ids: Ids) -> list[str]:
+    """The ids as strings.
+
+    >>> spelled([7, 8]), spelled(["a"])
+    (['7', '8'], ['a'])
+    """
+    # Of one kind, so the first tells of all.
+    return list(map(str, ids)) if ids and isinstance(ids[0], int) else cast("list[str]", ids)
 
 
 class Ranking(NamedTuple):
     """What one side answered: unique ids, best first, and their scores (NaN where undefined), if the route has any."""
 
-    ids: list[str]
+    ids: Ids
     scores: list[float] | None
 
 

@@ -16,11 +16,11 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
-from shadowproxy.compare.extraction.answer import Ranking
+from shadowproxy.compare.extraction.answer import Ids, Ranking
 from shadowproxy.compare.extraction.bodies import BodyError
 
 LONGEST = 100_000
@@ -78,7 +78,7 @@ def _number(value: Any) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def ranking_of(ids: list[str], scores: list[float] | None = None, *, by_score: bool = False) -> Ranking:
+def ranking_of(ids: Ids, scores: list[float] | None = None, *, by_score: bool = False) -> Ranking:
     """The ranking of items with these ids and, where the route has them, scores.
 
     `by_score`: order it by score, highest first, undefined last, ties as they come.
@@ -89,12 +89,12 @@ def ranking_of(ids: list[str], scores: list[float] | None = None, *, by_score: b
     if len(set(ids)) < len(ids):
         first = dict(zip(reversed(ids), reversed(range(len(ids))), strict=True))
         kept = sorted(first.values())
-        ids = [ids[at] for at in kept]
+        ids = cast("Ids", [ids[at] for at in kept])
         scores = None if scores is None else [scores[at] for at in kept]
     if by_score and scores is not None:
         descending = [float("inf") if math.isnan(score) else -score for score in scores]
         order = sorted(range(len(ids)), key=descending.__getitem__)
-        ids, scores = [ids[at] for at in order], [scores[at] for at in order]
+        ids, scores = cast("Ids", [ids[at] for at in order]), [scores[at] for at in order]
     return Ranking(ids, scores)
 
 

@@ -16,17 +16,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 
+from shadowproxy.compare.extraction.answer import Ids
 from shadowproxy.compare.extraction.bodies import BodyError, uncoded
 from shadowproxy.compare.extraction.extract import Expression, Node
 from shadowproxy.compare.extraction.readings import LONGEST
 from shadowproxy.compare.extraction.typed import alike
 
 _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-_MISFITS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+MISFITS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Bad UTF-8 and deep nesting come out of msgspec under their own names."""
 _Column = Callable[[Any], list[Any]]
 """From a decoded body to one list in it."""
@@ -35,13 +36,20 @@ _Column = Callable[[Any], list[Any]]
 class Listed(NamedTuple):
     """What was found: None where the route doesn't look for it in the answer."""
 
-    ids: list[str] | None
+    ids: Ids | None
     scores: list[float] | None
     """As many as there are ids, all finite."""
 
 
-class StraightRead:
-    """From (head, body) as captured to both. See `straight_read`."""
+class StraightRead(Protocol):
+    """From (head, body) as captured to both."""
+
+    def __call__(self, head: bytes, body: bytes) -> Listed | None:
+        """None where the body must be read the long way."""
+
+
+class _JsonRead:
+    """A `StraightRead` of JSON. See `straight_read`."""
 
     def __init__(self, ids: _Path | None, scores: _Path | None) -> None:
         self._ids = None if ids is None else _ids(ids)
@@ -61,7 +69,7 @@ class StraightRead:
         for decoder in self._decoders:
             try:
                 decoded = decoder.decode(data)
-            except _MISFITS:
+            except MISFITS:
                 continue
             if decoder is not self._decoders[0]:
                 self._decoders = self._decoders[::-1]
@@ -75,7 +83,7 @@ class StraightRead:
             return None if scores is None or len(scores) > LONGEST else Listed(None, scores)
         if len(ids) > LONGEST or (scores is not None and len(ids) != len(scores)):
             return None
-        return Listed(ids if not ids or type(ids[0]) is str else list(map(str, ids)), scores)
+        return Listed(ids, scores)
 
 
 def straight_read(ids: Expression | None, scores: Expression | None) -> StraightRead | None:
@@ -91,7 +99,7 @@ def straight_read(ids: Expression | None, scores: Expression | None) -> Straight
     if any((path is None) != (expression is None) for path, expression in zip(paths, (ids, scores), strict=True)):
         return None
     try:
-        return None if paths == [None, None] else StraightRead(*paths)
+        return None if paths == [None, None] else _JsonRead(*paths)
     except _CollisionError:
         return None
 

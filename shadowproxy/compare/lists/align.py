@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shadowproxy.compare.extraction.answer import Ranking
+from shadowproxy.compare.extraction.answer import Ranking, spelled
 from shadowproxy.compare.lists.ragged import Bools, Floats, Ints, offsets, run_starts
 from shadowproxy.model import Side
 
@@ -119,8 +119,11 @@ class Aligner:
         self._sides[Side.BASELINE].add(baseline)
         self._sides[Side.CANDIDATE].add(candidate)
         if baseline is not None and candidate is not None:
-            places = dict(zip(baseline.ids, range(len(baseline.ids)), strict=True))
-            self._in_baseline.fromlist(list(map(places.get, candidate.ids, repeat(-1))))
+            ours, theirs = baseline.ids, candidate.ids
+            if ours and theirs and type(ours[0]) is not type(theirs[0]):
+                ours, theirs = spelled(ours), spelled(theirs)
+            places: dict[Any, int] = dict(zip(ours, range(len(ours)), strict=True))
+            self._in_baseline.fromlist(list(map(places.get, theirs, repeat(-1))))
 
     @property
     def n(self) -> int:
@@ -172,7 +175,7 @@ def hits(rankings: Sequence[Ranking | None], truths: Sequence[Mapping[str, float
     found: list[float] = []
     for ranking, truth in zip(looked, truths, strict=True):
         if ranking is not None and truth is not None:
-            found.extend(map(truth.get, ranking.ids, repeat(0.0)))
+            found.extend(map(truth.get, spelled(ranking.ids), repeat(0.0)))
     gain = np.array(found, np.float64)
     pair, place = _places(_lengths(looked))
     first, last = tied_places(pair, place, _flat_scores(looked) if by_score else None)

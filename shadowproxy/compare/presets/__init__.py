@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from shadowproxy.compare.extraction.bodies import Decode, decode
+from shadowproxy.compare.extraction.extract import Expression
+from shadowproxy.compare.extraction.straight import StraightRead, straight_read
 from shadowproxy.compare.presets import (
     elasticsearch,
     frameworks,
@@ -21,6 +23,7 @@ from shadowproxy.compare.presets import (
     solr,
 )
 from shadowproxy.compare.presets.sample import Sample
+from shadowproxy.compare.presets.tensors import straight_tensors
 
 
 def _undetected(_sample: Sample) -> str | None:
@@ -35,16 +38,20 @@ class Preset:
     response: Decode = decode
     detect: Callable[[Sample], str | None] = _undetected
     """From a sample to what in it is the protocol's, in a few words; None where nothing is. Never raises."""
+    straight: Callable[[Expression | None, Expression | None], StraightRead | None] | None = None
+    """From the expressions for ids and scores to how both are read out of most answers at once."""
 
 
-_JSON = Preset()
+_JSON = Preset(straight=straight_read)
 
 _base64 = servers.read_json_with_base64
 _text = servers.read_json_or_text
 
 PRESETS: Mapping[str, Preset] = {
     "kserve-v1": Preset(_base64, _base64, predictions.detect_kserve_v1),
-    "open-inference": Preset(open_inference.read_request, open_inference.read_response, open_inference.detect),
+    "open-inference": Preset(
+        open_inference.read_request, open_inference.read_response, open_inference.detect, straight_tensors
+    ),
     "seldon": Preset(seldon.read, seldon.read, seldon.detect),
     "tf-serving": Preset(_base64, _base64, predictions.detect_tf_serving),
     "vertex": Preset(_base64, _base64, predictions.detect_vertex),
@@ -53,8 +60,8 @@ PRESETS: Mapping[str, Preset] = {
     "ray-serve": Preset(_text, _text),
     "bentoml": Preset(_text, _text, frameworks.detect_bentoml),
     "litserve": Preset(_text, _text, frameworks.detect_litserve),
-    "elasticsearch": Preset(detect=elasticsearch.detect),
-    "solr": Preset(detect=solr.detect),
+    "elasticsearch": Preset(detect=elasticsearch.detect, straight=straight_read),
+    "solr": Preset(detect=solr.detect, straight=straight_read),
     "openai-chat": Preset(response=openai.response, detect=openai.detect_chat),
     "openai-completions": Preset(response=openai.response, detect=openai.detect_completions),
 }

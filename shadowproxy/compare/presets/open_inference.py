@@ -39,7 +39,7 @@ from shadowproxy.compare.extraction.readings import LONGEST
 from shadowproxy.compare.presets.sample import Sample
 from shadowproxy.compare.presets.servers import content_type, parsed_json
 
-_DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
+DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {
         "BOOL": np.dtype("?"),
         "UINT8": np.dtype("<u1"),
@@ -96,7 +96,7 @@ def _is_tensor(value: Any) -> bool:
 
 def _read(head: bytes, body: bytes, key: str) -> Any:
     data = uncoded(head, body)
-    size = _json_size(head)
+    size = json_size(head)
     if size is None:
         size = len(data)
     document = parsed_json(data[:size])
@@ -110,8 +110,8 @@ def _read(head: bytes, body: bytes, key: str) -> Any:
     return document
 
 
-def _json_size(head: bytes) -> int | None:
-    """Bytes of the JSON part; None where the head doesn't say it, and all is JSON."""
+def json_size(head: bytes) -> int | None:
+    """Bytes of the JSON part; None where the head doesn't say it, and all is JSON. Raises BodyError."""
     lower = head.lower()
     # A search is a fraction of the price of parsing all headers.
     at = 0 if lower.startswith(_HEADER) else lower.find(b"\r\n" + _HEADER) + 2
@@ -199,8 +199,8 @@ def _flat(data: Any) -> list[Any]:
 
 def _values(datatype: Any, data: memoryview) -> list[Any]:
     if datatype == "BYTES":
-        return _elements(data)
-    dtype = _DTYPES.get(datatype) if isinstance(datatype, str) else None
+        return elements(data)
+    dtype = DTYPES.get(datatype) if isinstance(datatype, str) else None
     if dtype is None or len(data) % dtype.itemsize:
         raise BodyError("bad_body")
     array = np.frombuffer(data, dtype)
@@ -214,23 +214,24 @@ def _values(datatype: Any, data: memoryview) -> list[Any]:
     return values
 
 
-def _elements(data: memoryview) -> list[Any]:
+def elements(data: memoryview) -> list[Any]:
+    """The elements of a binary tensor of BYTES. Raises BodyError where one is cut short."""
     raw = bytes(data)
     # The lengths of short elements are ASCII too, so that one decoding serves for all.
     text = raw.decode() if raw.isascii() else None
     length = _LENGTH.unpack_from
-    elements: list[Any] = []
+    found: list[Any] = []
     at, end = 0, len(raw)
     try:
         while at < end:
             start = at + 4
             at = start + length(raw, at)[0]
-            elements.append(_text(raw[start:at]) if text is None else text[start:at])
+            found.append(_text(raw[start:at]) if text is None else text[start:at])
     except struct.error:  # a length that is cut short
         raise BodyError("bad_body") from None
     if at != end:
         raise BodyError("bad_body")
-    return elements
+    return found
 
 
 def _text(element: bytes) -> Any:

@@ -8,16 +8,23 @@ import json
 import math
 import struct
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from compare.samples import A, B, answer, pair
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shadowproxy.compare.extraction.answer import spelled
 from shadowproxy.compare.extraction.bodies import BodyError
 from shadowproxy.compare.extraction.extract import Expression
+from shadowproxy.compare.lists.align import Aligner
 from shadowproxy.compare.presets import open_inference
+from shadowproxy.compare.presets.tensors import straight_tensors
+from shadowproxy.compare.reader import RouteReader
+from shadowproxy.config import Route
 
 PACKED = {
     "BOOL": "?",
@@ -234,3 +241,125 @@ def test_ways_to_name_a_tensor(shape: list[int]) -> None:
     document = {"response": {"body": read(tensor(shape, size=12), parts=(data,))}}
     for text in ("response.body.outputs[?name=='x'].data | [0]", "response.body.tensors.x[]"):
         assert Expression(text, aligned=True)(document) == [3, None, 1]
+
+
+# Read straight out of the bytes
+
+TENSORS = "response.body.tensors"
+STRAIGHT = (
+    Route(name="named", preset="open-inference", ids=f"{TENSORS}.a", scores=f"{TENSORS}.b"),
+    Route(name="joined", preset="open-inference", ids=f"{TENSORS}.a[]", scores=f"{TENSORS}.b[]"),
+    Route(name="of-a-batch", preset="open-inference", ids=f"{TENSORS}.a[0]", scores=f"{TENSORS}.b[0]"),
+    Route(
+        name="at-places",
+        preset="open-inference",
+        ids="response.body.outputs[1].data",
+        scores="response.body.outputs[0].data",
+    ),
+    Route(name="scores-alone", preset="open-inference", ids=None, scores=f"{TENSORS}.b"),
+    Route(name="ids-in-request", preset="open-inference", ids="request.body.ids", scores=f"{TENSORS}.b"),
+    Route(
+        name="with-truth", preset="open-inference", ids=f"{TENSORS}.a", scores=f"{TENSORS}.b", truth="annotations.truth"
+    ),
+)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """Two tensors or so, most of them as they should be."""
+    length = draw(st.integers(1, 3))
+    outputs, parts = [], []
+    for name in draw(st.sampled_from([["a", "b"], ["b", "a"], ["a", "b", "b"], ["a", "c", "b"], ["b"]])):
+        kinds = ["INT64", "BYTES"] if name == "a" else ["FP32", "FP64", "INT32"]
+        datatype = draw(st.sampled_from(kinds) | st.sampled_from(sorted(VALUES)))
+        count = draw(st.sampled_from([length, length, length, length, length + 1]))
+        values = draw(st.lists(VALUES[datatype], min_size=count, max_size=count))
+        data = packed(datatype, values)
+        shape: Any = draw(st.sampled_from([[count], [count], [1, count], [count, 1], [], [count + 1], [float(count)]]))
+        size: Any = draw(st.sampled_from([len(data)] * 8 + [len(data) - 1, len(data) + 1, float(len(data)), -1, None]))
+        more = {"data": [1.0] * count} if size is None and draw(st.booleans()) else {}
+        parameters = {} if size is None else {"parameters": {"binary_data_size": size}}
+        outputs.append({"name": name, "shape": shape, "datatype": datatype, **parameters, **more})
+        parts.append(b"" if size is None else data)
+    document = {"outputs": outputs, **draw(st.sampled_from([{}, {}, {"id": "x"}, {"tensors": {"a": [1], "b": [2.0]}}]))}
+    return message(document, *parts, draw(st.sampled_from([b"", b"", b"", b"x"])))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(answers(), min_size=2, max_size=4))
+def test_what_is_read_straight_is_what_the_document_holds(several: list[tuple[bytes, bytes]]) -> None:
+    for route in STRAIGHT:
+        short, long = RouteReader(route), RouteReader(route)
+        assert short._straight is not None
+        long._straight = None
+        for (head, body), (other_head, other_body) in pairwise(several):
+            one = pair(
+                answer(body, head=head),
+                answer(other_body, head=other_head),
+                body={"ids": ["x", 1]},
+                annotations={"truth": ["1"]},
+            )
+            found, expected = short.read(one), long.read(one)
+            assert found.failure == expected.failure
+            for side in (A, B):
+                assert plain(found.answers[side].ranking) == plain(expected.answers[side].ranking)
+
+
+def plain(ranking: Any) -> Any:
+    return ranking and repr((spelled(ranking.ids), ranking.scores and list(map(float, ranking.scores))))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "route"),
+    [
+        ("INT64", [2], STRAIGHT[0]),
+        ("BYTES", [2], STRAIGHT[0]),
+        ("INT64", [1, 2], STRAIGHT[1]),
+        ("INT64", [1, 2], STRAIGHT[2]),
+    ],
+)
+def test_plain_tensors_are_read_straight(datatype: str, shape: list[int], route: Route) -> None:
+    ids: list[Any] = [7, 8] if datatype == "INT64" else ["é", "b"]
+    data = packed(datatype, ids), packed("FP32", [0.5, 0.25])
+    outputs = [
+        {**tensor(shape, datatype, len(data[0])), "name": "a"},
+        {**tensor(shape, "FP32", len(data[1])), "name": "b"},
+    ]
+    straight = RouteReader(route)._straight
+    assert straight is not None
+    assert straight(*message({"outputs": outputs}, *data)) == (ids, [0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{TENSORS}.a[1]",
+        f"{TENSORS}.a[*]",
+        f"{TENSORS}.a[][]",
+        f"{TENSORS}.a[:1]",
+        f"{TENSORS}",
+        "response.body.outputs[-1].data",
+        "response.status",
+    ],
+)
+def test_what_looks_elsewhere_is_not_read_straight(text: str) -> None:
+    assert straight_tensors(Expression(text, aligned=True), None) is None
+
+
+def test_integers_meet_strings() -> None:
+    """One model's tensor of integers beside another's of BYTES: the same items."""
+    sides = []
+    for datatype, ids in (("INT64", [7, 8, 9]), ("BYTES", ["9", "8", "1"])):
+        data = packed(datatype, ids), packed("FP32", [3.0, 2.0, 1.0])
+        outputs = [
+            {**tensor([3], datatype, len(data[0])), "name": "a"},
+            {**tensor([3], "FP32", len(data[1])), "name": "b"},
+        ]
+        head, body = message({"outputs": outputs}, *data)
+        sides.append(answer(body, head=head))
+    reading = RouteReader(STRAIGHT[0]).read(pair(*sides))
+    aligner = Aligner()
+    aligner.add(reading.answers[A].ranking, reading.answers[B].ranking)
+    lists = aligner.lists()
+    assert lists.place[A].tolist() == [2, 1]
+    assert lists.place[B].tolist() == [0, 1]
