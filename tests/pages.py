@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from agent import mapping
 from figures import tables
 from prometheus_client import Metric
 
@@ -375,6 +376,13 @@ PAGES = {
     "statistics.md": statistics_page,
 }
 
+DATADOG = {
+    "openmetrics.d/conf.yaml": lambda: mapping.configuration(filled()),
+    "pod.yaml": mapping.pod,
+}
+
 if __name__ == "__main__":
     for name, page in PAGES.items():
         (DOCS / name).write_text(page())
+    for name, page in DATADOG.items():
+        (mapping.DEPLOYED / name).write_text(page())
