@@ -47,12 +47,12 @@ def families(registries: Mapping[str, metrics.Registry]) -> dict[str, list[Any]]
 
 
 HEAD: Final = """\
-# Version 2 of the Agent's OpenMetrics check for the three processes of `shadowproxy run` at their default addresses: copy
-# it to conf.d/openmetrics.d/conf.yaml of the Agent. docs/datadog.md says what comes of it.
+# Version 2 of the Agent's OpenMetrics check for the three processes of `shadowproxy run` at their default addresses:
+# copy it to conf.d/openmetrics.d/conf.yaml of the Agent. docs/datadog.md says what comes of it.
 #
 # Made from the code (make docs). Every metric of shadowproxy is here, by its name less `shadowproxy_`; of counters the
-# Agent takes off `_total` and submits NAME.count. Each has its type from the page, but for the two state sets: the check
-# knows none and would pass them over where the page says what they are, so they are asked for as gauges.
+# Agent takes off `_total` and submits NAME.count. Each has its type from the page, but for the two state sets: the
+# check knows none, and would pass them over where the page says what they are, so they are asked for as gauges.
 init_config:
 instances:
 """
