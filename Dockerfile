@@ -5,7 +5,7 @@ WORKDIR /src
 RUN python -m venv /venv
 COPY pyproject.toml README.md LICENSE ./
 COPY shadowproxy shadowproxy
-RUN /venv/bin/pip install --no-cache-dir '.[embedded]' \
+RUN /venv/bin/pip install --no-cache-dir '.[embedded,plots]' \
     && /venv/bin/pip uninstall --yes pip setuptools
 
 FROM python:3.11-slim-bookworm

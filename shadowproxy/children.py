@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from shadowproxy.config import Settings
 from shadowproxy.errors import StartError
 from shadowproxy.tasks import Tasks
 
@@ -74,10 +73,10 @@ class Part:
 
 
 @contextlib.contextmanager
-def on_hangup(settings: Settings, act: Callable[[], None]) -> Iterator[None]:
+def on_hangup(from_files: bool, act: Callable[[], None]) -> Iterator[None]:
     """Where TLS uses files, SIGHUP means to read them anew: `act`. Else it ends the process, as anywhere."""
     loop = asyncio.get_running_loop()
-    if settings.tls_files:
+    if from_files:
         loop.add_signal_handler(signal.SIGHUP, act)
     try:
         yield

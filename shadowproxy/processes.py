@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import orjson
 
@@ -26,7 +26,7 @@ from shadowproxy.children import Stop, on_hangup
 from shadowproxy.config import Settings, experiment_id, frozen
 from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Side
-from shadowproxy.tasks import Pauses, Tasks
+from shadowproxy.tasks import Pauses, Tasks, watch_lag
 from shadowproxy.tasks import end as end_tasks
 
 if TYPE_CHECKING:
@@ -215,6 +215,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             connections=lambda: server.connections,
             waiting=lambda: (recorder.waiting_pairs, recorder.waiting_bytes),
             spooled=lambda: (*recorder.spooled, recorder.adopted_pairs),
+            most=(settings.recorder.max_bytes, settings.recorder.spool.max_bytes),
         )
         observed.watch_edits(lambda: server.unapplied, lambda: redactor.left_out)
         observed.watch_network(
@@ -243,11 +244,12 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
                 outbox.start()
             address = await server.start()
             _favour_the_loop()
+            tasks.start(watch_lag(observed.lag.observe), name="loop lag")
             for side, wrong in (await server.probe()).items():
                 if wrong:
                     log.warning("%s is not reachable: %s; requests to it fail until it is", side.value, wrong)
             scheme = "http" if settings.proxy.tls.certificate is None else "https"
-            with on_hangup(settings, server.read_certificates):
+            with on_hangup(settings.tls_files, server.read_certificates):
                 announce({"proxy": f"{scheme}://{address}", "proxy_admin": f"http://{admin_address}"})
                 await stop.wait()
                 await _drain(server, recorder, outbox, settings.proxy.grace)
@@ -337,6 +339,8 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
     """One worker for each partition. Returns when they have counted what was in the streams at the stop."""
     from shadowproxy.comparator.worker import Worker
     from shadowproxy.compare.comparer import Comparer
+    from shadowproxy.compare.extraction.bodies import BodyFault
+    from shadowproxy.compare.families.failures import KINDS
     from shadowproxy.compare.versions import VersionReader
     from shadowproxy.pairs.partitions import Watermarks
     from shadowproxy.serve.admin import AdminServer
@@ -347,7 +351,7 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
     registry = metrics.registry()
     async with open_store(settings) as store:
         watermarks = Watermarks(len(store.stores))
-        counted = metrics.ComparatorMetrics(registry)
+        counted = metrics.ComparatorMetrics(registry, kinds=KINDS, faults=get_args(BodyFault))
         comparer, plan, name = Comparer(settings.routes), Plan(settings), unique_name()
         header = settings.verdict.version_header
         versions = None if header is None else VersionReader(header)
@@ -394,28 +398,33 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
 
 async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
     """The API: verdict, metrics, probes."""
+    from shadowproxy.report.view import Viewer
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api.control import ControlApi
+    from shadowproxy.serve.api.curves import CurveApi
     from shadowproxy.serve.api.guardrails import GuardrailApi
     from shadowproxy.serve.api.labels import LabelApi
     from shadowproxy.serve.api.pairs import PairApi
     from shadowproxy.serve.api.verdict import VerdictApi
-    from shadowproxy.serve.exemplars import ExemplarReader
+    from shadowproxy.serve.index import ExemplarIndex
+    from shadowproxy.serve.page import Page
     from shadowproxy.serve.reader import VerdictReader
 
     tasks = Tasks()
     registry = metrics.registry()
     async with open_store(settings) as store:
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
-        metrics.VerdictMetrics(registry, api.exported)
+        metrics.VerdictMetrics(registry, api.exported, api.readable)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
-        exemplars = ExemplarReader(store, settings)
+        exemplars = ExemplarIndex(store, settings)
         groups = (
             api,
             GuardrailApi(api.current, exemplars.guardrails),
-            PairApi(exemplars),
+            CurveApi(api.current),
+            PairApi(exemplars, Viewer(settings.routes)),
             ControlApi(store.home),
             labels,
+            Page(),
         )
         routes = [route for group in groups for route in group.routes]
         admin = AdminServer("api", registry, api.ready, routes)

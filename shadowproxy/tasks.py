@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection, Coroutine, Sequence
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,27 @@ async def first(attempts: Sequence[Callable[[], Coroutine[Any, Any, T]]], stagge
         raise failure
     finally:
         await end(running)
+
+
+async def watch_lag(
+    tell: Callable[[float], object],
+    *,
+    every: float = 0.1,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> None:
+    """Tell, for as long as it runs, how many seconds a callback waits for its turn of the event loop.
+
+    It looks `every` so many seconds. A loop that stands still is not looked at meanwhile: what those would have waited
+    who came then is told when it goes on, so that one long halt is no single small figure among many.
+    """
+    while True:
+        due = monotonic() + every
+        await sleep(every)
+        lag = max(0.0, monotonic() - due)
+        tell(lag)
+        while (lag := lag - every) > 0:
+            tell(lag)
 
 
 class Pauses:

@@ -103,7 +103,7 @@ async def run_workers(
             admin_address = await admin.start(settings.proxy.admin, "$.proxy.admin")
             try:
                 await workers.start_all()
-                with on_hangup(settings, workers.hang_up):
+                with on_hangup(settings.tls_files, workers.hang_up):
                     announce({"proxy": workers.urls["proxy"], "proxy_admin": f"http://{admin_address}"})
                     await stop.wait()
                     log.info("draining %d workers, for %.0f s at most", len(workers.parts), settings.proxy.grace)

@@ -1,4 +1,4 @@
-"""What all tests share: uvloop, and the real servers of `servers`."""
+"""What all tests share: uvloop, the real servers of `servers` and the Chromium of `browser`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["servers", "prometheus"]
+pytest_plugins = ["servers", "prometheus", "browser"]
 
 # Without clocks: a busy machine is no reason to fail. CI judges a change by the same examples each time; new ones are
 # looked for wherever else the tests run.

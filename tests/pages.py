@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from agent import mapping
+from exposed import at_most, families, filled
 from figures import tables
-from prometheus_client import Metric
 
-from shadowproxy import metrics
 from shadowproxy.config import CATALOGUE, GUARDABLE
 from shadowproxy.config.catalogue import TABLES, Direction
 from shadowproxy.config.catalogue import Metric as Comparison
-from shadowproxy.model import Accounting, Outcome, Side
 from shadowproxy.pairs.ledger import DROPPED, SHED, SKIPPED
 from shadowproxy.pairs.tables import PAIR_COLUMNS, SIDE_COLUMNS
 from shadowproxy.stats.betting import MeanGrid
@@ -35,61 +32,56 @@ from shadowproxy.verdict.reported.tables import MOST_KEYS
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def filled() -> dict[str, metrics.Registry]:
-    """By process, a registry in which every family has a sample."""
-    account = Accounting(requests=3, eligible=2, recorded=1, skipped={"method": 1}, dropped={"recorder_full": 1})
-    made = {name: metrics.registry() for name in ("proxy", "comparator", "api")}
-    proxy = metrics.ProxyMetrics(made["proxy"])
-    proxy.watch(lambda: account, lambda: {Side.BASELINE: 1}, lambda: 1, lambda: (1, 1))
-    proxy.watch_edits(lambda: {Side.CANDIDATE: {"not_json": 1}}, lambda: {"truncated": 1})
-    proxy.watch_network(lambda: {Side.BASELINE: (1, 1)}, lambda: {Side.BASELINE: 1}, lambda: {"timeout": 1})
-    proxy.observer(Side.BASELINE)(Outcome.OK, 0.01)
-    shadow = metrics.ShadowReading(breaker="closed", transitions={"open": 1}, held=1, shed={"in_flight": 1})
-    mirroring = metrics.MirrorReading(paused=False, sample=1.0, sides={Side.CANDIDATE: shadow})
-    metrics.MirrorMetrics(made["proxy"], lambda: mirroring)
-    metrics.TracingMetrics(made["proxy"], lambda: 1, lambda: {"queue_full": 1})
-    metrics.ComparatorMetrics(made["comparator"]).failure(Side.CANDIDATE, "timeout", 1)
-    guardrail = metrics.GuardrailReading(
-        guardrail="g", cohort="all", margin=0.1, estimate=0.0, e_promote=1.0, e_rollback=1.0, pairs=1
-    )
-    reading = metrics.VerdictReading(
-        state="continue", age=0.0, pairs=1, open_pairs=0, changed_at=1.0, stream=metrics.StreamReading(
-            lag=0, pending=0, waiting_bytes=0, kept_bytes=0, lost_entries=0, lost_pairs=0, missing_pairs=0,
-            dead_letters=0,
-        ),
-        guardrails=(guardrail,), labels={field: 1 for field, *_ in metrics.VerdictMetrics.LABELS},
-    )  # fmt: skip
-    metrics.VerdictMetrics(made["api"], lambda: reading)
-    made["parent of several proxy workers"] = metrics.of_workers(metrics.registry(), {}, configured=1, restarts=0)
-    return made
+METRICS = """\
+# Metrics
 
+Each process answers `GET /metrics` at its admin address, in Prometheus text or, where `Accept` asks for it,
+OpenMetrics; beside these it exports CPU, memory and descriptors (`process_*`). A scrape configuration, recording rules
+and alerts are in [deploy/prometheus](../deploy/prometheus/prometheus.yml); what to do about an alert stands in
+[alerts.md](alerts.md).
 
-def _families(registry: metrics.Registry) -> Iterable[Metric]:
-    return (family for family in registry.collect() if family.name.startswith("shadowproxy_"))
+All labels are bounded: by the words of the code, by the guardrails and routes of the settings, and cohorts by
+`verdict.max_cohorts`, beside which there are `all` and `other`. *At most* is the number of series of a family. A cohort
+is printable and has 64 characters at the most, whatever a client calls it. No user, item, request id or path is ever a
+label.
+
+With `proxy.workers` more than 1 the parent answers for all of them. Each sample of a worker then has the label
+`worker`, `0` to N-1, and there are N times as many. A worker that is started again keeps its number and counts anew,
+which `rate` and `increase` take for the restart that it is; one that does not answer in time is left out, and not
+counted as up. Write `sum without (worker) (rate(shadowproxy_requests_total[5m]))`, which is right for one process too.
+
+## Exemplars
+
+In OpenMetrics each bucket of `shadowproxy_exchange_duration_seconds` names one request that fell into it since the
+scrape before (or the last that did), and each of `shadowproxy_failed_exchanges_total` and
+`shadowproxy_bad_bodies_total` one of the pairs that failed last, as `request_id`, and `trace_id` where the client's
+`traceparent` has one: `shadowproxy pairs show ID` finds the pair. Prometheus keeps them with
+`--enable-feature=exemplar-storage`. A request id of more than 118 characters is not named: OpenMetrics has no room.
+"""
 
 
 def metrics_page() -> str:
     """docs/metrics.md"""
-    lines = [
-        "# Metrics",
-        "",
-        "Each process answers `GET /metrics` at its admin address, in Prometheus text or, where `Accept` asks for it,",
-        "OpenMetrics; beside these it exports CPU, memory and descriptors (`process_*`). All labels are bounded: cohorts by",
-        "`verdict.max_cohorts`, the rest by the words of the code. A scrape configuration is in",
-        "[deploy/prometheus](../deploy/prometheus/prometheus.yml).",
-        "",
-        "With `proxy.workers` more than 1 the parent answers for all of them. Each sample of a worker then has the label",
-        "`worker`, `0` to N-1. A worker that is started again keeps its number and counts anew, which `rate` and `increase`",
-        "take for the restart that it is; one that does not answer in time is left out, and not counted as up. Write",
-        "`sum without (worker) (rate(shadowproxy_requests_total[5m]))`, which is right for one process too.",
-    ]
+    lines = [METRICS.rstrip()]
+    told: set[str] = set()
     for process, registry in filled().items():
-        lines += ["", f"## {process}", "", "| metric | type | labels | meaning |", "| --- | --- | --- | --- |"]
-        for family in _families(registry):
-            suffix = "_total" if family.type == "counter" else ""
+        lines += [
+            "",
+            f"## {process}",
+            "",
+            "| metric | type | labels | at most | meaning |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for family in families(registry):
+            if family.name in told:
+                continue
+            told.update({family.name} & {"shadowproxy_build"})
+            suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
             labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
             named = ", ".join(f"`{label}`" for label in labels) or "–"
-            lines.append(f"| `{family.name}{suffix}` | {family.type} | {named} | {family.documentation} |")
+            lines.append(
+                f"| `{family.name}{suffix}` | {family.type} | {named} | {at_most(family.name)} | {family.documentation} |"
+            )
     for metric, meaning, table in (
         (
             "skipped_total",

@@ -24,6 +24,7 @@ STOREYS = (
     {"pairs", "report", "tracing"},
     {"verdict"},
     {"compare", "stats"},
+    {"certificates"},
     {"metrics", "tasks"},
     {"encodings"},
     {"config"},
@@ -51,6 +52,8 @@ OWNERS = {
     "deltalake": {"pairs"},
     "plotly": {"report"},
     "opentelemetry": {"tracing"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
 }
 
 

@@ -47,7 +47,16 @@ def run(config: Config) -> None:
             supervisor = Supervisor(config, settings, store.url)
             stop.at_once.append(supervisor.end_at_once)
             await supervisor.start()
-            with on_hangup(settings, partial(supervisor.hang_up, "proxy")):
+            # Whoever reads no files ends on SIGHUP, so only those that do are told.
+            readers = [
+                part
+                for part, reads in (
+                    ("proxy", settings.tls_files),
+                    ("serve", settings.serve.tls.certificate is not None),
+                )
+                if reads
+            ]
+            with on_hangup(bool(readers), partial(supervisor.hang_up, *readers)):
                 announce({**supervisor.urls, "experiment": store.name})
                 await stop.wait()
                 failed = await supervisor.stop()

@@ -22,7 +22,7 @@ from shadowproxy.compare.comparer import Comparer
 from shadowproxy.compare.versions import VersionReader
 from shadowproxy.errors import Fenced, PayloadError, StoreUnavailable
 from shadowproxy.metrics import ComparatorMetrics
-from shadowproxy.model import Pair, Side
+from shadowproxy.model import Pair, Side, headers
 from shadowproxy.pairs.calibrations import calibrations
 from shadowproxy.pairs.exemplars import NO_CHANGE
 from shadowproxy.pairs.experiments import note_versions, origin
@@ -271,7 +271,7 @@ class Worker:
         )
         self._state, self._boards = state, boards
         self._close(watermark)
-        self._tell(len(entries), columns, len(dead))
+        self._tell(len(entries), pairs, columns, len(dead))
 
     def _close(self, watermark: float) -> None:
         # Folding is left out of what was stored: whoever reads a state closes it by the watermark of that moment.
@@ -294,14 +294,23 @@ class Worker:
             self._slots = await self._home.slots(sorted(unknown), self._max_cohorts)
         return self._slots
 
-    def _tell(self, entries: int, columns: Columns | None, dead: int) -> None:
+    def _tell(self, entries: int, pairs: Sequence[Pair], columns: Columns | None, dead: int) -> None:
         self._metrics.entries.inc(entries)
         self._metrics.dead_letters.inc(dead)
-        if columns is not None:
-            self._metrics.pairs.inc(len(columns))
-            for side in Side:
-                for kind, count in Counter(filter(None, columns.failure.get(side, ()))).items():
-                    self._metrics.failure(side, kind, count)
+        if columns is None:
+            return
+        self._metrics.pairs.inc(len(columns))
+        self._metrics.batch_pairs.observe(len(columns))
+        for side in Side:
+            kinds = columns.failure.get(side, ())
+            for kind, count in Counter(filter(None, kinds)).items():
+                # Of several the newest: the others are in the store for as long as `redis.keep` has it, and no longer.
+                one = pairs[len(kinds) - 1 - kinds[::-1].index(kind)]
+                self._metrics.failure(side, kind, count, one.id, _traceparent(one))
+
+
+def _traceparent(pair: Pair) -> str:
+    return next((value for name, value in headers(pair.request.head) if name == "traceparent"), "")
 
 
 def _decode(entries: Sequence[Entry]) -> tuple[list[Pair], list[int], dict[str, str]]:

@@ -6,6 +6,7 @@ from shadowproxy.config.judging import Guardrail, Verdict
 from shadowproxy.config.load import load, loads
 from shadowproxy.config.redaction import Redact
 from shadowproxy.config.schema import json_schema
+from shadowproxy.config.serving import AccessToken, Serve, ServeLimits, ServerTls, exposures, is_loopback
 from shadowproxy.config.settings import (
     Breaker,
     Comparator,
@@ -18,7 +19,6 @@ from shadowproxy.config.settings import (
     Recorder,
     Redis,
     Route,
-    Serve,
     Settings,
     Tracing,
     Upstream,
@@ -32,6 +32,7 @@ __all__ = [
     "CATALOGUE",
     "GUARDABLE",
     "QUANTILES",
+    "AccessToken",
     "Address",
     "Breaker",
     "Comparator",
@@ -49,6 +50,8 @@ __all__ = [
     "Redis",
     "Route",
     "Serve",
+    "ServeLimits",
+    "ServerTls",
     "Settings",
     "Timing",
     "Tracing",
@@ -56,7 +59,9 @@ __all__ = [
     "UpstreamTls",
     "Verdict",
     "experiment_id",
+    "exposures",
     "frozen",
+    "is_loopback",
     "json_schema",
     "load",
     "loads",

@@ -19,10 +19,11 @@ from shadowproxy.errors import ConfigError, Fault
 _PLAIN = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)|true|false|null")
 """What a variable may hold to be read as more than text: no dates, and nothing that only looks like a number."""
 _CONFIDENTIAL = re.compile(
-    r"\$\.(?:(?:baseline|candidate|replica)\.(?:credentials|headers)\b.*|proxy\.redact\.key)", re.DOTALL
+    r"\$\.(?:(?:baseline|candidate|replica)\.(?:credentials|headers)\b.*|proxy\.redact\.key|serve\.tokens\b.*)",
+    re.DOTALL,
 )
 """Keys whose value may be a secret: it is never shown, and stays text (a token of digits is no number)."""
-_HOLDERS = re.compile(r"\$\.(?:baseline|candidate|replica|proxy(?:\.redact)?)")
+_HOLDERS = re.compile(r"\$\.(?:baseline|candidate|replica|proxy(?:\.redact)?|serve)")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 

@@ -24,6 +24,7 @@ from shadowproxy.config.judging import Guardrail, Verdict
 from shadowproxy.config.presets import EXTRACTED, PRESETS, with_preset
 from shadowproxy.config.redaction import Redact
 from shadowproxy.config.section import Section
+from shadowproxy.config.serving import File, Serve, ServerTls, exposures, needs_certificate
 from shadowproxy.config.shaping import Credentials, CredentialsOrWord, HeaderEdits, Host, JsonFields, Rewrite
 from shadowproxy.config.store_url import parse_store_url
 from shadowproxy.config.units import Address, Count, Duration, HttpUrl, Listen, Name, Probability, Share, Size, Workers
@@ -31,18 +32,9 @@ from shadowproxy.config.validity import Rule, named
 from shadowproxy.errors import Fault
 from shadowproxy.model import Side
 
-File = Annotated[str, Field(min_length=1)]
-"""The path of a file, from the working directory."""
-
 
 def _reads_response(expression: str | None) -> bool:
     return expression is not None and re.search(r"\bresponse\b", expression) is not None
-
-
-def _needs_certificate(file: str | None, info: ValidationInfo) -> str | None:
-    if file is not None and info.data.get("certificate", ...) is None:
-        raise ValueError("is of no use without a `certificate`: give that too")
-    return file
 
 
 class UpstreamTls(Section):
@@ -59,7 +51,7 @@ class UpstreamTls(Section):
     @field_validator("key")
     @classmethod
     def _of_a_certificate(cls, key: str | None, info: ValidationInfo) -> str | None:
-        return _needs_certificate(key, info)
+        return needs_certificate(key, info)
 
 
 class Health(Section):
@@ -215,22 +207,17 @@ class Limits(Section):
     connections: Count = Field(4096, description="client connections at once; more are answered 503")
 
 
-class ListenerTls(Section):
+class ListenerTls(ServerTls):
     """TLS towards clients, where there is a certificate. Files are PEM; when they change they are read anew."""
 
-    certificate: File | None = Field(
-        None, description="the listener's own, and what it was signed by; none: clients speak plain HTTP"
-    )
-    key: File | None = Field(None, description="of that certificate; none: it stands in the same file")
     client_ca: File | None = Field(
         None, description="who must have signed the certificate of every client; none: clients show none"
     )
-    min_version: Literal["TLSv1.2", "TLSv1.3"] = Field("TLSv1.2", description="oldest that is spoken")
 
-    @field_validator("key", "client_ca")
+    @field_validator("client_ca")
     @classmethod
-    def _of_a_certificate(cls, file: str | None, info: ValidationInfo) -> str | None:
-        return _needs_certificate(file, info)
+    def _beside_a_certificate(cls, file: str | None, info: ValidationInfo) -> str | None:
+        return needs_certificate(file, info)
 
 
 class Proxy(Section):
@@ -500,16 +487,6 @@ class Comparator(Section):
     )
 
 
-class Serve(Section):
-    """The API."""
-
-    listen: Listen = Field(
-        Address("127.0.0.1", 9100),
-        description="/api/v1/*, /metrics, /healthz and /readyz; who reaches it can also pause mirroring and add labels",
-    )
-    refresh: Duration = Field(1.0, gt=0, description="how often the verdict is worked out anew")
-
-
 def _traces(endpoint: str) -> str:
     return endpoint if urlsplit(endpoint).path else f"{endpoint}/v1/traces"
 
@@ -572,7 +549,7 @@ class Settings(Section):
 
     @property
     def tls_files(self) -> bool:
-        """Whether keys or certificates are read from files, which may be exchanged while a proxy runs."""
+        """Whether a proxy reads keys or certificates from files, which may be exchanged while it runs."""
         upstreams = [side for side in (self.baseline, self.candidate, self.replica) if side is not None]
         return self.proxy.tls.certificate is not None or any(
             side.url.startswith("https:") and bool(side.tls.ca or side.tls.certificate) for side in upstreams
@@ -597,7 +574,7 @@ def risks(settings: Settings) -> list[str]:
         f"give {side}.tls.ca instead"
         for side in ("baseline", "candidate", "replica")
         if (upstream := getattr(settings, side)) is not None and not upstream.tls.verify
-    ]
+    ] + exposures(settings.serve)
 
 
 def contradictions(parts: Mapping[str, Any]) -> list[Fault]:

@@ -9,13 +9,22 @@ from shadowproxy.metrics.exposition import OPENMETRICS, Registry, registry, rend
 from shadowproxy.metrics.mirror import MirrorMetrics, MirrorReading, ShadowReading
 from shadowproxy.metrics.proxy import ProxyMetrics, accounting_families
 from shadowproxy.metrics.tracing import TracingMetrics
-from shadowproxy.metrics.verdict import GuardrailReading, StreamReading, VerdictMetrics, VerdictReading
+from shadowproxy.metrics.verdict import (
+    DistanceReading,
+    GuardrailReading,
+    LatencyReading,
+    StreamReading,
+    VerdictMetrics,
+    VerdictReading,
+)
 from shadowproxy.metrics.workers import of_workers
 
 __all__ = [
     "OPENMETRICS",
     "ComparatorMetrics",
+    "DistanceReading",
     "GuardrailReading",
+    "LatencyReading",
     "MirrorMetrics",
     "MirrorReading",
     "ProxyMetrics",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from typing import Final
 
+from prometheus_client import Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from shadowproxy.metrics.exposition import LATENCY_BUCKETS, Registry, Scraped
@@ -73,6 +74,12 @@ class ProxyMetrics:
         self._into = into
         self._tallies = {side: _Tally() for side in Side}
         into.register(Scraped(self._exchanges))
+        self.lag = Histogram(
+            "shadowproxy_event_loop_lag_seconds",
+            "How long a callback waits for its turn: what this process adds to every step of a request.",
+            buckets=LATENCY_BUCKETS,
+            registry=into,
+        )
 
     def _exchanges(self) -> Iterable[Metric]:
         durations = HistogramMetricFamily(
@@ -99,10 +106,12 @@ class ProxyMetrics:
         connections: Callable[[], int],
         waiting: Callable[[], tuple[int, int]],
         spooled: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0),
+        most: tuple[int, int] = (0, 0),
     ) -> None:
         """Export what these say at the moment of a scrape.
 
-        `waiting` is (pairs, bytes) in the recorder's memory, `spooled` (pairs, bytes, pairs adopted) of its spool.
+        `waiting` is (pairs, bytes) in the recorder's memory, `spooled` (pairs, bytes, pairs adopted) of its spool;
+        `most` are the bytes that each may take.
         """
 
         def families() -> Iterable[Metric]:
@@ -124,6 +133,17 @@ class ProxyMetrics:
                 "shadowproxy_recorder_spool_pairs", "Pairs waiting on disk to be written.", value=pairs
             )
             yield GaugeMetricFamily("shadowproxy_recorder_spool_bytes", "Disk space of these pairs.", value=size)
+            memory, disk = most
+            yield GaugeMetricFamily(
+                "shadowproxy_recorder_waiting_max_bytes",
+                "Memory they may take (recorder.max_bytes).",
+                value=memory,
+            )
+            yield GaugeMetricFamily(
+                "shadowproxy_recorder_spool_max_bytes",
+                "Disk space that all spools in the directory may take (recorder.spool.max_bytes).",
+                value=disk,
+            )
             yield CounterMetricFamily(
                 "shadowproxy_recorder_adopted_pairs",
                 "Pairs delivered for proxies that had died, from their spools.",

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from shadowproxy.proxy.certificates import Contexts
+from shadowproxy.certificates import Contexts
 from shadowproxy.proxy.timers import Deadlines
 from shadowproxy.proxy.tls import HANDSHAKE_FAILURES, Inner, TlsLayer, why_no_handshake
 

@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from shadowproxy.certificates import Contexts
 from shadowproxy.config import Upstream
 from shadowproxy.model import Side
 from shadowproxy.proxy.addresses import Addresses, Endpoint, is_literal
-from shadowproxy.proxy.certificates import Contexts
 from shadowproxy.proxy.framing import MalformedResponseError
 from shadowproxy.proxy.health import ask_health
 from shadowproxy.proxy.tls import Inner, TlsLayer

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from shadowproxy.certificates import CertificateWatch, listener_contexts, upstream_contexts
 from shadowproxy.config import Address, Settings
 from shadowproxy.model import Side
 from shadowproxy.pairs.controls import Controls
 from shadowproxy.proxy.acceptor import Acceptor
 from shadowproxy.proxy.admission import Admission
 from shadowproxy.proxy.arrivals import Arrivals
-from shadowproxy.proxy.certificates import CertificateWatch, listener_contexts, upstream_contexts
 from shadowproxy.proxy.connector import Connector, Resolve, system_resolver
 from shadowproxy.proxy.framing import RequestRules
 from shadowproxy.proxy.gate import Gate, GateReading

@@ -5,9 +5,8 @@ Whatever was recorded was written by others. Nothing of it reaches the terminal 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from rich import box
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from shadowproxy.encodings import EncodingError, codings, decoded
 from shadowproxy.model import Exchange, Pair, Side, headers
+from shadowproxy.report.differences import Difference, differences
 from shadowproxy.report.words import plain, size, took
 
 _MOST_LINES: Final = 200
@@ -63,7 +63,7 @@ def pair_view(pair: Pair, when: str, place: str, *, raw: bool = False) -> Render
     for side, exchange in _exchanges(pair):
         if side is not Side.BASELINE:
             parts += [Text(), Text(f"{side.value}, compared with the baseline", style="bold")]
-            parts += _indented(differences(pair.baseline, exchange) or ["nothing differs"])
+            parts += _indented(difference_lines(pair.baseline, exchange) or ["nothing differs"])
     return Group(*parts)
 
 
@@ -139,73 +139,21 @@ def _text_lines(body: bytes) -> list[str]:
     return [plain(line.replace("\t", "    ")) for line in text.split("\n")]
 
 
-def differences(baseline: Exchange, other: Exchange) -> list[str]:
+def difference_lines(baseline: Exchange, other: Exchange) -> list[str]:
     """What differs between two answers, one line each, the most telling first; empty where nothing does."""
-    found = []
-    if baseline.outcome is not other.outcome:
-        found.append(f"outcome: {baseline.outcome.value} → {other.outcome.value}")
-    if baseline.status != other.status:
-        found.append(f"status: {baseline.status or '–'} → {other.status or '–'}")
-    if not (baseline.status and other.status):
-        # One side has no answer; that everything in the other's differs from it says nothing more.
-        return found
-    return [*found, *_in_headers(baseline.head, other.head), *_in_bodies(baseline, other)]
+    found = differences(baseline, other)
+    in_body = [one for one in found if one.where.startswith("$")]
+    lines = [_line(one) for one in found[: len(found) - len(in_body)] + in_body[:_MOST_DIFFERENCES]]
+    if len(in_body) > _MOST_DIFFERENCES:
+        lines.append(f"… and {len(in_body) - _MOST_DIFFERENCES:,} more places")
+    return lines
 
 
-def _in_headers(baseline: bytes, other: bytes) -> Iterator[str]:
-    ours, theirs = _by_name(baseline), _by_name(other)
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            yield f"header {plain(name)}: {_short(ours.get(name))} → {_short(theirs.get(name))}"
-
-
-def _by_name(head: bytes) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in headers(head):
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
-
-
-_ABSENT: Final = object()
-
-
-def _in_bodies(baseline: Exchange, other: Exchange) -> list[str]:
-    ours, theirs = _plain_body(baseline), _plain_body(other)
-    if ours == theirs:
-        return []
-    try:
-        found = list(_in_documents(json.loads(ours), json.loads(theirs), "$"))
-    except (ValueError, RecursionError):
-        return [f"body: {size(len(ours))} → {size(len(theirs))}, not both JSON"]
-    if len(found) > _MOST_DIFFERENCES:
-        found = [*found[:_MOST_DIFFERENCES], f"… and {len(found) - _MOST_DIFFERENCES:,} more places"]
-    return found or ["body: the same JSON, written otherwise"]
-
-
-def _plain_body(exchange: Exchange) -> bytes:
-    try:
-        return decoded(exchange.head, exchange.body).data
-    except EncodingError:
-        return exchange.body
-
-
-def _in_documents(ours: Any, theirs: Any, path: str) -> Iterator[str]:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in {**ours, **theirs}:
-            name = f".{key}" if key.isidentifier() else f"[{json.dumps(key, ensure_ascii=False)}]"
-            yield from _in_documents(ours.get(key, _ABSENT), theirs.get(key, _ABSENT), path + name)
-    elif isinstance(ours, list) and isinstance(theirs, list):
-        for at in range(max(len(ours), len(theirs))):
-            left = ours[at] if at < len(ours) else _ABSENT
-            right = theirs[at] if at < len(theirs) else _ABSENT
-            yield from _in_documents(left, right, f"{path}[{at}]")
-    # In Python true is 1 and 1 is 1.0; in JSON only the latter two are one number.
-    elif isinstance(ours, bool) is not isinstance(theirs, bool) or ours != theirs:
-        yield f"{plain(path)}: {_value(ours)} → {_value(theirs)}"
-
-
-def _value(value: Any) -> str:
-    return "nothing" if value is _ABSENT else _short(json.dumps(value, ensure_ascii=False))
+def _line(one: Difference) -> str:
+    if one.baseline is None and one.other is None:
+        return f"{plain(one.where)}: {one.remark}"
+    remark = f", {one.remark}" if one.remark else ""
+    return f"{plain(one.where)}: {_short(one.baseline)} → {_short(one.other)}{remark}"
 
 
 def _short(text: str | None) -> str:

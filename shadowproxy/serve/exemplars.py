@@ -6,17 +6,15 @@ They are shown as soon as they are counted, in closed start-time buckets or not:
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
-
-import msgspec
 
 from shadowproxy.config import Settings
 from shadowproxy.errors import PayloadError
-from shadowproxy.model import Pair, Side
+from shadowproxy.model import Pair
 from shadowproxy.pairs.exemplars import Record
 from shadowproxy.pairs.partitions import Partitions
+from shadowproxy.report.view import Exemplar, ended
 from shadowproxy.verdict.exemplars import SAMPLE, Board, Boards, Found, Limits
 from shadowproxy.verdict.guardrails.rules import rules
 from shadowproxy.verdict.record import OTHER, OVERALL
@@ -25,38 +23,6 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 100
 """Records that are held at once when one of them is looked for."""
-
-
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """How an exchange ended."""
-
-    outcome: str
-    status: int
-    """0 where no response came."""
-    total: float | None
-    """Seconds; None where it never ended."""
-
-
-class Exemplar(msgspec.Struct, frozen=True, kw_only=True):
-    """A pair that is worth a look, without heads and bodies."""
-
-    guardrail: str | None
-    """Whose worst it is among; None for one of the sample. Likewise `loss` and `value`, which is the metric's."""
-    cohort: str
-    loss: float | None
-    value: float | None
-    id: str
-    started: float
-    route: str
-    """Empty where none matches."""
-    cohorts: tuple[str, ...]
-    method: str
-    target: str
-    baseline: Ended
-    candidate: Ended
-    partition: int
-    entry: str
-    position: int
 
 
 class Kept(NamedTuple):
@@ -70,9 +36,8 @@ class ExemplarReader:
     """Reads the exemplars of an experiment anew each time. Every method raises StoreUnavailable."""
 
     def __init__(self, store: Partitions, settings: Settings) -> None:
-        kept = settings.comparator
         self._store = store
-        self._limits = Limits(kept.worst, kept.sample, 1 << 62)
+        self._limits = limits_of(settings)
         self._other = settings.verdict.max_cohorts + 1
         self.guardrails: Sequence[str] = [rule.name for rule in rules(settings)]
         """Their names, as `worst` knows them."""
@@ -114,18 +79,8 @@ class ExemplarReader:
 
     async def _boards(self) -> tuple[Boards, Mapping[int, int]]:
         """Those of all workers, and by key of a pair in which partition it is."""
-        read: list[Boards] = []
-        partitions: dict[int, int] = {}
-        for store in self._store.stores:
-            for stored in await store.exemplars.all():
-                try:
-                    boards = Boards.from_bytes(stored)
-                except PayloadError as error:
-                    log.warning("some of the exemplars in partition %d are left out: %s", store.partition, error)
-                    continue
-                read.append(boards)
-                partitions |= dict.fromkeys(boards.sizes, store.partition)
-        return Boards(self._limits).merge(read), partitions
+        stored = [(store.partition, boards) for store in self._store.stores for boards in await store.exemplars.all()]
+        return merged(stored, self._limits)
 
     async def _records(self, keys: Sequence[int], partitions: Mapping[int, int]) -> dict[int, Record]:
         found: dict[int, Record] = {}
@@ -150,14 +105,39 @@ class ExemplarReader:
         return [one for one in kept if one is not None]
 
 
+def limits_of(settings: Settings) -> Limits:
+    """How much boards hold that are put together to be looked at."""
+    return Limits(settings.comparator.worst, settings.comparator.sample, 1 << 62)
+
+
+def merged(stored: Iterable[tuple[int, bytes]], limits: Limits) -> tuple[Boards, Mapping[int, int]]:
+    """Boards as they are stored, by partition, as one; and by key of a pair in which partition it is."""
+    read: list[Boards] = []
+    partitions: dict[int, int] = {}
+    for partition, one in stored:
+        try:
+            boards = Boards.from_bytes(one)
+        except PayloadError as error:
+            log.warning("some of the exemplars in partition %d are left out: %s", partition, error)
+            continue
+        read.append(boards)
+        partitions |= dict.fromkeys(boards.sizes, partition)
+    return Boards(limits).merge(read), partitions
+
+
 def _kept(name: str, found: Found | None, cohort: str, record: Record, partition: int) -> Kept | None:
     try:
         pair = record.pair()
     except PayloadError as error:
         log.warning("%s", error)
         return None
+    return Kept(exemplar_of(name, found, cohort, record, pair, partition), pair)
+
+
+def exemplar_of(name: str, found: Found | None, cohort: str, record: Record, pair: Pair, partition: int) -> Exemplar:
+    """A pair on a board, without heads and bodies; `pair` is the record's."""
     ranked = found if name != SAMPLE else None
-    exemplar = Exemplar(
+    return Exemplar(
         guardrail=name or None,
         cohort=cohort,
         loss=None if ranked is None else ranked.loss,
@@ -168,24 +148,14 @@ def _kept(name: str, found: Found | None, cohort: str, record: Record, partition
         cohorts=record.cohorts,
         method=pair.request.method,
         target=pair.request.target,
-        baseline=_ended(pair, Side.BASELINE),
-        candidate=_ended(pair, Side.CANDIDATE),
+        baseline=ended(pair.baseline),
+        candidate=ended(pair.candidate),
         partition=partition,
         entry=record.entry,
         position=record.position,
     )
-    return Kept(exemplar, pair)
 
 
 def _written(entry: str) -> tuple[int, int]:
     milliseconds, _, sequence = entry.partition("-")
     return int(milliseconds), int(sequence)
-
-
-def _ended(pair: Pair, side: Side) -> Ended:
-    exchange = pair.baseline if side is Side.BASELINE else pair.candidate
-    return Ended(
-        outcome=exchange.outcome.value,
-        status=exchange.status,
-        total=exchange.total if math.isfinite(exchange.total) else None,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -24,6 +25,7 @@ from shadowproxy.verdict.guardrails.calibration import calibrations_of
 from shadowproxy.verdict.plan import Plan
 from shadowproxy.verdict.record import Facts, Labels, Verdict
 from shadowproxy.verdict.record import State as Decision
+from shadowproxy.verdict.reported.curves import Curves
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class Reading:
     stream: StreamReading
     read_at: float
     """Unix time of the snapshot, by the store's clock."""
+    curves: Curves
+    """Of the same closed buckets."""
 
 
 class VerdictReader:
@@ -77,6 +81,11 @@ class VerdictReader:
         self._looks_on = looks_on
         self._unremembered = ""
 
+    @property
+    def settings(self) -> Settings:
+        """Those that it judges by."""
+        return self._settings
+
     async def read(self) -> Reading:
         """Merge all workers' states, dead ones included, and judge.
 
@@ -87,10 +96,13 @@ class VerdictReader:
         notes = await self._notes()
         seen = await self._versions()
         latched = None if snapshot.latch is None else self._latched(snapshot.latch)
-        states = {worker: self._state(worker, stored) for worker, stored in snapshot.states.items()}
+        # Of tens of cohorts it takes a tenth of a second, in which requests and scrapes are answered.
+        states = await asyncio.to_thread(self._states, snapshot)
         try:
             await self._calibrate(states.values(), snapshot)
-            verdict = self._judge(states.values(), snapshot.watermark, snapshot, latched, notes, seen)
+            verdict, curves = await asyncio.to_thread(
+                self._judge, states.values(), snapshot.watermark, snapshot, latched, notes, seen
+            )
         except ValueError as error:
             raise PayloadError(self._blame(states, snapshot, error)) from None
         if verdict.state is Decision.ROLLBACK and snapshot.latch is None and not self._looks_on:
@@ -100,7 +112,7 @@ class VerdictReader:
                 ),
                 resets=snapshot.resets,
             )
-        return Reading(verdict, _stream(snapshot), snapshot.time)
+        return Reading(verdict, _stream(snapshot), snapshot.time, curves)
 
     async def remember(self, reading: Reading) -> float | None:
         """Add the verdict to the experiment's history where its state has changed.
@@ -158,7 +170,7 @@ class VerdictReader:
         latched: tuple[str, ...] | None,
         notes: tuple[str, ...] = (),
         seen: Mapping[str, tuple[VersionSeen, ...]] | None = None,
-    ) -> Verdict:
+    ) -> tuple[Verdict, Curves]:
         merged = self._plan.empty().merge(states).close(watermark)
         facts = Facts(
             at=self._clock(),
@@ -177,7 +189,8 @@ class VerdictReader:
             notes=notes,
             labels=None if self._settings.longest_wait is None else _labels(snapshot.labels),
         )
-        return self._plan.judge(merged.total, snapshot.slots, facts)
+        total, slots = merged.total, snapshot.slots
+        return self._plan.judge(total, slots, facts), self._plan.curves(total, slots)
 
     async def _versions(self) -> Mapping[str, tuple[VersionSeen, ...]]:
         # After the snapshot: what its pairs were answered by was noted before they were committed.
@@ -190,6 +203,9 @@ class VerdictReader:
         except PayloadError as error:
             return (str(error),)
         return (controls.story,) if controls.silent or controls.sample is not None else ()
+
+    def _states(self, snapshot: Snapshot) -> dict[str, State]:
+        return {worker: self._state(worker, stored) for worker, stored in snapshot.states.items()}
 
     def _state(self, worker: str, stored: bytes) -> State:
         try:

@@ -140,6 +140,11 @@ class ScoreHistogram(Additive):
         above = np.append(2 * begin * end / (begin + end), self.high)
         return np.concatenate([-above[::-1], [0.0], above])
 
+    def edges(self) -> FloatArray:
+        """Where the bins end, ascending: (width + 1,), the first −∞ and the last +∞."""
+        above = np.append(self.low * self.ratio ** np.arange(self.bins), [self.high, math.inf])
+        return np.concatenate([-above[::-1], above])
+
 
 def _quantiles(state: State, levels: tuple[float, ...], values: FloatArray) -> tuple[FloatArray, ...]:
     """By level, of counts (..., width) in bins whose numbers are read as `values`, ascending."""

@@ -30,6 +30,7 @@ from shadowproxy.verdict.guardrails.rules import Rule, rules
 from shadowproxy.verdict.reasons import reasons
 from shadowproxy.verdict.record import OTHER, OVERALL, Cell, CohortReport, Facts, Forecast, Verdict
 from shadowproxy.verdict.record import State as Decided
+from shadowproxy.verdict.reported.curves import Curves
 from shadowproxy.verdict.reported.distributions import Distributions
 from shadowproxy.verdict.reported.summaries import Summaries
 from shadowproxy.verdict.reported.tables import Tables
@@ -242,6 +243,11 @@ class Plan:
             versions=dict(facts.versions),
             labels=facts.labels,
         )
+
+    def curves(self, total: Tally, slots: Mapping[str, int]) -> Curves:
+        """What is drawn of everything in closed buckets; `slots` as `judge` has them."""
+        places = {OVERALL: 0, **self._cohorts(total.rows("pairs", self._slots, ()), slots)}
+        return Curves([route.name for route in self.settings.routes], total, places)
 
     def _tally_part(
         self,

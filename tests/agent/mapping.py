@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,17 +32,28 @@ OPTIONS: Final[Mapping[str, Any]] = {
     "raw_metric_prefix": PREFIX,
     "histogram_buckets_as_distributions": True,
     "collect_counters_with_distributions": True,
-    "rename_labels": {"shadowproxy_verdict": "state", "shadowproxy_breaker_state": "state"},
+    "rename_labels": {
+        "shadowproxy_verdict": "state",
+        "shadowproxy_breaker_state": "state",
+        "shadowproxy_guardrail_finding": "finding",
+        # Datadog's own tag of that name is the version of the service that the Agent's host runs.
+        "version": "reported_version",
+    },
 }
 
 
-def families(registries: Mapping[str, metrics.Registry]) -> dict[str, list[Any]]:
-    """By process of `PORTS`, its families: the parent of several workers answers where a single proxy would."""
+def asked(registries: Mapping[str, metrics.Registry]) -> dict[str, dict[str, str]]:
+    """By process of `PORTS`, {name without prefix: type} as the text format has them: the parent of several workers
+    answers where a single proxy would."""
     found = {
-        name: [family for family in registry.collect() if family.name.startswith(PREFIX)]
-        for name, registry in registries.items()
+        process: {
+            family.name.removeprefix(PREFIX) + ("_info" if family.type == "info" else ""): family.type
+            for family in registry.collect()
+            if family.name.startswith(PREFIX)
+        }
+        for process, registry in registries.items()
     }
-    found["proxy"] += found.pop(_PARENT)
+    found["proxy"] |= found.pop(_PARENT)
     return found
 
 
@@ -51,8 +62,9 @@ HEAD: Final = """\
 # copy it to conf.d/openmetrics.d/conf.yaml of the Agent. docs/datadog.md says what comes of it.
 #
 # Made from the code (make docs). Every metric of shadowproxy is here, by its name less `shadowproxy_`; of counters the
-# Agent takes off `_total` and submits NAME.count. Each has its type from the page, but for the two state sets: the
-# check knows none, and would pass them over where the page says what they are, so they are asked for as gauges.
+# Agent takes off `_total` and submits NAME.count. Each has its type from the page, but for state sets and what only
+# informs: the check knows neither, and would pass them over where a page says what they are, so they are asked for as
+# gauges.
 init_config:
 instances:
 """
@@ -60,21 +72,19 @@ instances:
 
 def configuration(registries: Mapping[str, metrics.Registry]) -> str:
     """deploy/datadog/openmetrics.d/conf.yaml"""
-    return HEAD + "\n".join(_instance(process, of) for process, of in families(registries).items()) + "\n"
+    return HEAD + "\n".join(_instance(process, of) for process, of in asked(registries).items()) + "\n"
 
 
-def _instance(process: str, of: Sequence[Any]) -> str:
+def _instance(process: str, of: Mapping[str, str]) -> str:
     lines = [
         f"  - openmetrics_endpoint: http://127.0.0.1:{PORTS[process]}/metrics",
         f"    tags: [process:{process}]",
     ]
     lines += [f"    {name}: {_written(value)}" for name, value in OPTIONS.items()]
     lines.append("    metrics:")
-    for family in of:
-        name = family.name.removeprefix(PREFIX)
-        lines.append(
-            f"      - {name}: {{name: {name}, type: gauge}}" if family.type == "stateset" else f"      - {name}"
-        )
+    for name, kind in of.items():
+        told = f"{name}: {{name: {name}, type: gauge}}" if kind in ("stateset", "info") else name
+        lines.append(f"      - {told}")
     lines += [f"      - {raw}: {name}" for raw, name in PROCESS.items()]
     return "\n".join(lines)
 

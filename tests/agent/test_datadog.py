@@ -103,6 +103,9 @@ def expected(page: str) -> tuple[Counter[tuple[Any, ...]], Counter[tuple[Any, ..
             elif family.type == "gauge":
                 if abs(sample.value) != float("inf"):
                     plain[name, "gauge", sample.value, frozen] += 1
+            elif "quantile" in tags:
+                if abs(sample.value) != float("inf"):
+                    plain[f"{name}.quantile", "gauge", sample.value, frozen] += 1
             elif sample.name.endswith("_bucket"):
                 buckets[name, sample.value - below.get(frozen, 0.0), float(sample.labels["le"]), frozen] += 1
                 below[frozen] = sample.value
@@ -194,14 +197,14 @@ def test_every_metric_of_the_code_is_submitted_by_either_way(python: str, filled
     chosen["parent"] = {**chosen["proxy"], "openmetrics_endpoint": f"{filled_pages['parent']}/metrics"}
     chosen["pod"] = annotated(filled_pages["proxy"])
     told = submitted(python, chosen)
-    for process, of in mapping.families(filled()).items():
+    for process, of in mapping.asked(filled()).items():
         asked = [one for one in (process, "parent") if one == process or process == "proxy"]
         found = {
-            re.sub(r"\.(count|sum)$", "", row[0]).removeprefix("shadowproxy.")
+            re.sub(r"\.(count|sum|quantile)$", "", row[0]).removeprefix("shadowproxy.")
             for one in asked
             for row in (*told[one]["metrics"], *told[one]["buckets"])
         }
-        assert {family.name.removeprefix(mapping.PREFIX) for family in of} <= found
+        assert of.keys() <= found
     assert got(told["pod"]) == got(told["proxy"])
 
 

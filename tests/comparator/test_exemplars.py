@@ -26,9 +26,11 @@ from shadowproxy.pairs.embedded import EmbeddedServer
 from shadowproxy.pairs.exemplars import MOST_RECORD, Record, record_of
 from shadowproxy.pairs.experiments import reset
 from shadowproxy.pairs.partitions import Partitions, Watermarks
+from shadowproxy.report.view import Viewer
 from shadowproxy.serve.admin import AdminServer
 from shadowproxy.serve.api.pairs import PairApi
 from shadowproxy.serve.exemplars import ExemplarReader, Kept
+from shadowproxy.serve.index import ExemplarIndex
 from shadowproxy.verdict.exemplars import Boards, Limits, keys, seed_of
 from shadowproxy.verdict.plan import Plan
 
@@ -429,7 +431,12 @@ async def test_boards_that_cannot_be_read_harm_neither_the_count_nor_the_others(
 async def test_the_api_lists_them_without_heads_and_bodies(bench: Bench) -> None:
     await bench.write(traffic(60))
     await bench.count_all()
-    admin = AdminServer("api", metrics.registry(), no_trouble, PairApi(bench.reader).routes)
+    admin = AdminServer(
+        "api",
+        metrics.registry(),
+        no_trouble,
+        PairApi(ExemplarIndex(bench.store, SETTINGS), Viewer(SETTINGS.routes)).routes,
+    )
     url = f"http://{await admin.start(Address('127.0.0.1', 0), '$.serve.listen')}/api/v1/pairs"
     try:
         async with aiohttp.ClientSession() as session:
@@ -447,13 +454,9 @@ async def test_the_api_lists_them_without_heads_and_bodies(bench: Bench) -> None
             ]
             assert not {"head", "body"} & set(shown[0])
             assert len(msgspec.json.decode((await get("sample"))[1])["pairs"]) == 5
-            for wrong in (
-                "worst?guardrail=nope",
-                "worst?cohort=nope",
-                "worst?limit=0",
-                "sample?limit=1e3",
-                "sample?limit=-1",
-            ):
+            for unknown in ("worst?guardrail=nope", "worst?cohort=nope"):
+                assert (await get(unknown))[0] == 404, unknown
+            for wrong in ("worst?limit=0", "sample?limit=1e3", "sample?limit=-1"):
                 assert (await get(wrong))[0] == 400, wrong
     finally:
         await admin.stop()

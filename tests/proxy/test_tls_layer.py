@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxy.secure import Authority
 
-from shadowproxy.proxy.certificates import validity
+from shadowproxy.certificates import validity
 from shadowproxy.proxy.tls import TlsLayer
 
 

@@ -13,7 +13,7 @@ from pairs.samples import PAIRS, pair
 from rich.console import Console
 
 from shadowproxy.model import Exchange, Outcome, Pair, Request
-from shadowproxy.report.pair import body_lines, differences, pair_view, summary
+from shadowproxy.report.pair import body_lines, difference_lines, pair_view, summary
 
 
 def shown(of: Pair, *, raw: bool = False) -> str:
@@ -76,11 +76,11 @@ def answer(body: bytes, head: bytes = b"", status: int = 200) -> Exchange:
 
 
 def test_what_differs() -> None:
-    assert differences(answer(b"{}"), answer(b"{}")) == []
+    assert difference_lines(answer(b"{}"), answer(b"{}")) == []
     ours = answer(b'{"a": [1, 2, {"b c": null}], "d": "x", "t": true, "n": 1}', b"A: 1\r\nB: 2", 200)
     coded = gzip.compress(b'{"a": [1, 3, {"b c": 0}, 4], "t": 1, "n": 1.0, "e": {}}')
     theirs = answer(coded, b"a: 1\r\nb: 3\r\nContent-Encoding: gzip", 500)
-    assert differences(ours, theirs) == [
+    assert difference_lines(ours, theirs) == [
         "status: 200 → 500",
         "header b: 2 → 3",
         "header content-encoding: nothing → gzip",
@@ -94,14 +94,16 @@ def test_what_differs() -> None:
 
 
 def test_what_differs_is_told_in_few_words() -> None:
-    many = differences(answer(b"[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]"), answer(b"[]"))
+    many = difference_lines(answer(b"[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]"), answer(b"[]"))
     assert (len(many), many[-1]) == (21, "… and 2 more places")
-    assert differences(answer(b'"%s"' % (b"x" * 100)), answer(b"1")) == [f'$: "{"x" * 59}… → 1']
-    assert differences(answer(b"{ }"), answer(b"{}")) == ["body: the same JSON, written otherwise"]
-    assert differences(answer(b"{ }"), answer(b"<p>")) == ["body: 3 B → 3 B, not both JSON"]
-    assert differences(answer(b"[" * 100_000), answer(b"[" * 99_999)) == ["body: 100.0 kB → 100.0 kB, not both JSON"]
+    assert difference_lines(answer(b'"%s"' % (b"x" * 100)), answer(b"1")) == [f'$: "{"x" * 59}… → 1']
+    assert difference_lines(answer(b"{ }"), answer(b"{}")) == ["body: the same JSON, written otherwise"]
+    assert difference_lines(answer(b"{ }"), answer(b"<p>")) == ["body: 3 B → 3 B, not both JSON"]
+    assert difference_lines(answer(b"[" * 100_000), answer(b"[" * 99_999)) == [
+        "body: 100.0 kB → 100.0 kB, not both JSON"
+    ]
 
 
 def test_a_side_without_an_answer_differs_in_that_alone() -> None:
     failed = Exchange(Outcome.TIMEOUT, ttfb=math.inf, detail="too late")
-    assert differences(answer(b"{}", b"A: 1"), failed) == ["outcome: ok → timeout", "status: 200 → –"]
+    assert difference_lines(answer(b"{}", b"A: 1"), failed) == ["outcome: ok → timeout", "status: 200 → –"]

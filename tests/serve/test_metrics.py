@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+import exposed
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,40 +22,6 @@ from shadowproxy import metrics
 from shadowproxy.model import Accounting, Outcome, Side
 
 ACCOUNT = Accounting(requests=9, eligible=6, recorded=4, skipped={"method": 3}, dropped={"recorder_full": 2})
-
-
-def proxy(into: metrics.Registry) -> None:
-    observed = metrics.ProxyMetrics(into)
-    observed.watch(lambda: ACCOUNT, lambda: {Side.BASELINE: 2}, lambda: 3, lambda: (4, 500))
-    observed.watch_network(lambda: {Side.BASELINE: (2, 1)}, lambda: {Side.BASELINE: 1}, lambda: {"timeout": 1})
-    observed.observer(Side.CANDIDATE)(Outcome.OK, 0.02)
-    observed.observer(Side.CANDIDATE)(Outcome.TIMEOUT, float("inf"))
-
-
-def mirror(into: metrics.Registry) -> None:
-    shadow = metrics.ShadowReading(breaker="open", transitions={"open": 2, "closed": 1}, held=7, shed={"breaker": 5})
-    reading = metrics.MirrorReading(paused=True, sample=0.0, sides={Side.CANDIDATE: shadow})
-    metrics.MirrorMetrics(into, lambda: reading)
-
-
-def comparator(into: metrics.Registry) -> None:
-    compared = metrics.ComparatorMetrics(into)
-    compared.pairs.inc(5)
-    compared.failure(Side.CANDIDATE, "timeout", 2)
-
-
-def verdict(into: metrics.Registry) -> None:
-    guardrail = metrics.GuardrailReading(
-        guardrail="ranking.rbo", cohort="all", margin=0.1, estimate=None, e_promote=1.0, e_rollback=2.0, pairs=0
-    )
-    reading = metrics.VerdictReading(
-        state="continue", age=0.5, pairs=10, open_pairs=1, changed_at=1700000000.0, stream=metrics.StreamReading(
-            lag=0, pending=0, waiting_bytes=0, kept_bytes=0, lost_entries=0, lost_pairs=0, missing_pairs=0,
-            dead_letters=0,
-        ),
-        guardrails=(guardrail,), labels={field: 1 for field, *_ in metrics.VerdictMetrics.LABELS},
-    )  # fmt: skip
-    metrics.VerdictMetrics(into, lambda: reading)
 
 
 def page(account: Accounting, *durations: float) -> str:
@@ -126,13 +95,27 @@ def test_a_page_that_is_not_whole_is_left_out(broken: str) -> None:
     assert b'worker="1"' not in metrics.render(registry, "")[0]
 
 
-@pytest.mark.parametrize("fill", [proxy, mirror, comparator, verdict])
-def test_promtool_finds_no_fault(fill: Callable[[metrics.Registry], None]) -> None:
-    registry = metrics.registry()
-    fill(registry)
-    body, _ = metrics.render(registry, "")
+@pytest.mark.parametrize("process", exposed.filled())
+def test_promtool_finds_no_fault(process: str) -> None:
+    body, _ = metrics.render(exposed.filled()[process], "")
     done = subprocess.run([program("promtool"), "check", "metrics"], input=body, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("process", exposed.filled())
+def test_there_are_as_many_series_as_is_documented_and_no_more(process: str) -> None:
+    """Every label has every word that it may have: what the page says is the most is reached, and not passed."""
+    found = exposed.filled()[process]
+    told = {
+        family.name: math.prod(count or 1 for count, _ in exposed.factors(family.name))
+        for family in exposed.families(found)
+    }
+    assert {family.name: len(family.samples) for family in exposed.families(found)} == told
+
+
+def test_every_bound_is_of_a_family() -> None:
+    names = {family.name for registry in exposed.filled().values() for family in exposed.families(registry)}
+    assert {f"shadowproxy_{name}" for name in exposed.AT_MOST} <= names
 
 
 def test_promtool_accepts_the_scrape_configuration() -> None:
@@ -147,7 +130,7 @@ def sample(registry: metrics.Registry, name: str, **labels: str) -> float | None
 
 def test_the_account_is_exported_as_it_stands() -> None:
     registry = metrics.registry()
-    proxy(registry)
+    exposed.proxy(registry)
     assert sample(registry, "shadowproxy_requests_total") == 9
     assert sample(registry, "shadowproxy_skipped_total", reason="method") == 3
     assert sample(registry, "shadowproxy_dropped_total", reason="recorder_full") == 2
@@ -170,7 +153,7 @@ def test_what_could_not_be_shaped_or_redacted_is_exported() -> None:
 
 def test_mirroring_is_exported_with_what_its_copies_cost() -> None:
     registry = metrics.registry()
-    mirror(registry)
+    exposed.mirror(registry)
     assert sample(registry, "shadowproxy_mirroring_paused") == 1
     assert sample(registry, "shadowproxy_mirroring_sample_ratio") == 0
     states = {
@@ -212,27 +195,81 @@ def test_what_has_not_happened_yet_is_there_as_nought() -> None:
             assert sample(registry, "shadowproxy_exchanges_total", side=side, outcome=outcome) == 0
 
 
-def test_the_verdict_is_a_state_set_and_missing_estimates_are_absent() -> None:
+def test_the_verdict_is_exported_figure_by_figure() -> None:
     registry = metrics.registry()
-    verdict(registry)
+    exposed.api(registry)
     states = {
         state: sample(registry, "shadowproxy_verdict", shadowproxy_verdict=state)
         for state in ("promote", "rollback", "continue")
     }
     assert states == {"promote": 0, "rollback": 0, "continue": 1}
-    assert sample(registry, "shadowproxy_guardrail_e_rollback", guardrail="ranking.rbo", cohort="all") == 2
-    assert sample(registry, "shadowproxy_guardrail_estimate", guardrail="ranking.rbo", cohort="all") is None
+    expected = {
+        "verdict_readable": 1, "verdict_age_seconds": 0.5, "verdict_changed_timestamp_seconds": 1.7e9,
+        "verdict_pairs": 110, "verdict_open_pairs": 1, "verdict_exhausted": 0, "evidence_rollback": 1.5,
+        "evidence_rollback_threshold": 20, "forecast_pairs": 900, "forecast_seconds": 90, "stream_lag_entries": 1,
+        "stream_pending_entries": 2, "stream_waiting_bytes": 3, "stream_kept_bytes": 4, "stream_lost_entries": 5,
+        "stream_lost_pairs": 6, "stream_missing_pairs": 7, "stream_dead_letters": 8,
+    }  # fmt: skip
+    assert {name: sample(registry, f"shadowproxy_{name}") for name in expected} == expected
+    cell = {"guardrail": "ranking.rbo", "cohort": "all"}
+    figures = {
+        "estimate": 0.05, "interval_low": 0.01, "interval_high": 0.09, "margin": 0.1, "e_promote": 30, "e_rollback": 2,
+        "promote_threshold": 20, "rollback_threshold": 40, "pairs": 100, "undefined_pairs": 3, "needed_pairs": 0,
+        "required": 1,
+    }  # fmt: skip
+    assert {name: sample(registry, f"shadowproxy_guardrail_{name}", **cell) for name in figures} == figures
+    name = "shadowproxy_guardrail_finding"
+    findings = {word: sample(registry, name, **cell, **{name: word}) for word in ("safe", "harmful", "undecided")}
+    assert findings == {"safe": 1, "harmful": 0, "undecided": 0}
+    assert sample(registry, "shadowproxy_guardrail_inflation_ratio", guardrail="ranking.rbo", by="account") == 1.25
+    assert sample(registry, "shadowproxy_check_passed", check="recorded") == 0
+    assert sample(registry, "shadowproxy_check_passed", check="clocks") == 1
+    distances = {"ks": 0.1, "psi": 0.2, "wasserstein": 0.3, "jensen_shannon": 0.4}
+    assert {name: sample(registry, f"shadowproxy_score_{name}", route="recommend") for name in distances} == distances
+    assert sample(registry, "shadowproxy_experiment_info", experiment="default-12ab") == 1
+    assert sample(registry, "shadowproxy_upstream_version_info", side="candidate", version="candidate-1.2") == 1
 
 
-def test_nothing_is_exported_before_the_first_reading() -> None:
+def test_what_is_not_known_is_not_there() -> None:
+    (cell,) = exposed.reading().guardrails
+    unknown = dataclasses.replace(cell, estimate=None, interval_low=None, interval_high=None, needed_pairs=None)
+    latency = metrics.LatencyReading(side="candidate", timing="total", pairs=9, seconds={"0.5": 0.1, "0.99": math.inf})
+    reading = exposed.reading(
+        guardrails=(unknown,),
+        changed_at=None,
+        forecast_pairs=None,
+        forecast_seconds=None,
+        labels=None,
+        latencies=(latency,),
+        distances=(metrics.DistanceReading(route="r", ks=None, psi=math.inf, wasserstein=None, jensen_shannon=0.5),),
+    )
     registry = metrics.registry()
-    metrics.VerdictMetrics(registry, lambda: None)
-    assert b"shadowproxy_" not in metrics.render(registry, "")[0]
+    metrics.VerdictMetrics(registry, lambda: reading)
+    told = {found.name.removeprefix("shadowproxy_") for family in registry.collect() for found in family.samples}
+    gone = ("estimate", "interval_low", "interval_high", "needed_pairs")
+    assert told.isdisjoint({f"guardrail_{name}" for name in gone})
+    assert told.isdisjoint({"verdict_changed_timestamp_seconds", "forecast_pairs", "forecast_seconds"})
+    assert told.isdisjoint({"score_ks", "score_psi", "labels_received"})
+    # A quantile among the failures is there, and infinite: where it was left out, it would seem that nobody had asked.
+    where = {"side": "candidate", "timing": "total"}
+    assert sample(registry, "shadowproxy_latency_seconds", **where, quantile="0.99") == math.inf
+    assert sample(registry, "shadowproxy_latency_seconds", **where, quantile="0.5") == 0.1
+    assert sample(registry, "shadowproxy_latency_seconds_count", **where) == 9
+
+
+def test_before_the_first_reading_there_is_only_whether_it_can_be_read() -> None:
+    registry = metrics.registry()
+    metrics.VerdictMetrics(registry, lambda: None, lambda: False)
+    assert {family.name for family in exposed.families(registry)} == {
+        "shadowproxy_build",
+        "shadowproxy_verdict_readable",
+    }
+    assert sample(registry, "shadowproxy_verdict_readable") == 0
 
 
 def test_openmetrics_on_request() -> None:
     registry = metrics.registry()
-    comparator(registry)
+    exposed.comparator(registry)
     body, content_type = metrics.render(registry, "application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")

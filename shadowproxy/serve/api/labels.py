@@ -12,10 +12,7 @@ from shadowproxy.compare.extraction.readings import LONGEST, true_labels_of, tru
 from shadowproxy.errors import StoreUnavailable
 from shadowproxy.serve.problems import problem
 
-MOST_BYTES = 8 * 1024**2
-"""Largest body of one request."""
-
-_JSON_LINES = frozenset({"application/x-ndjson", "application/jsonl", "application/json-lines"})
+JSON_LINES = ("application/x-ndjson", "application/jsonl", "application/json-lines")
 _LONGEST_ID = 128
 """Of a request id that the proxy takes from a client."""
 
@@ -32,9 +29,6 @@ class LabelApi:
 
     All of them or none: a body with something wrong in it adds nothing. That 503 was answered says nothing about what
     was added; posting it again is always safe, since a label counts once.
-
-    No web page may add labels behind the back of whoever looks at it: see `ControlApi`. Both kinds of content that are
-    taken need, like `application/json`, a leave that is not given.
     """
 
     def __init__(self, store: LabelStore, *, awaited: bool) -> None:
@@ -48,27 +42,13 @@ class LabelApi:
         return [web.post("/api/v1/labels", self._add)]
 
     async def _add(self, request: web.Request) -> web.Response:
-        if request.content_type not in {"application/json", *_JSON_LINES}:
-            return problem(
-                415,
-                "Unsupported Media Type",
-                "send labels as Content-Type: application/json, or application/x-ndjson for one a line",
-            )
-        if "Origin" in request.headers:
-            return problem(403, "Forbidden", "labels can't be added from a web page")
         if not self._awaited:
             return problem(
                 409, "Conflict", "no route of this experiment waits for labels: set `labels`, such as 24h, on a route"
             )
-        body = await _bounded(request)
-        if body is None:
-            return problem(
-                413,
-                "Content Too Large",
-                f"labels of more than {MOST_BYTES} bytes are taken in several requests: split them",
-            )
+        body = await request.read()
         try:
-            labels = [_label(where, value) for where, value in _values(body, lines=request.content_type in _JSON_LINES)]
+            labels = [_label(where, value) for where, value in _values(body, lines=request.content_type in JSON_LINES)]
         except ValueError as error:
             return problem(400, "Bad Request", str(error))
         try:
@@ -76,16 +56,6 @@ class LabelApi:
         except StoreUnavailable as error:
             return problem(503, "Service Unavailable", f"{error}; send the labels again, each counts once")
         return web.json_response({"taken": len(labels)}, status=202)
-
-
-async def _bounded(request: web.Request) -> bytes | None:
-    """The body; None where it is too large."""
-    body = bytearray()
-    async for piece in request.content.iter_any():
-        body += piece
-        if len(body) > MOST_BYTES:
-            return None
-    return bytes(body)
 
 
 def _values(body: bytes, *, lines: bool) -> Iterator[tuple[str, Any]]:

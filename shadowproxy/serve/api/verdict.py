@@ -12,12 +12,11 @@ import msgspec
 from aiohttp import ETag, web
 
 from shadowproxy.errors import PayloadError, StoreUnavailable
-from shadowproxy.metrics import GuardrailReading, VerdictReading
+from shadowproxy.metrics import VerdictReading
 from shadowproxy.serve.answers import answered, encoded
-from shadowproxy.serve.api.guardrails import cells
+from shadowproxy.serve.exported import exported
 from shadowproxy.serve.reader import Reading, VerdictReader
 from shadowproxy.tasks import Pauses
-from shadowproxy.verdict.record import Cell
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +38,8 @@ class VerdictApi:
         self._changed_at: float | None = None
         self._trouble = "no verdict was worked out yet"
         self._body = b""
+        self.on_update: Callable[[], None] = lambda: None
+        """Called whenever the verdict was read, or couldn't be."""
         self.etag = ""
         """Of the last verdict that could be read. One that says the same at another time has the same."""
 
@@ -60,6 +61,10 @@ class VerdictApi:
 
     async def update(self) -> None:
         """Read the verdict once. What goes wrong is kept for `ready`, logged when it changes, and never raised."""
+        await self._update()
+        self.on_update()
+
+    async def _update(self) -> None:
         try:
             reading = await self._reader.read()
         except (StoreUnavailable, PayloadError) as error:
@@ -101,26 +106,14 @@ class VerdictApi:
         """The last verdict in the words of the metrics."""
         if self._reading is None:
             return None
-        verdict = self._reading.verdict
-        return VerdictReading(
-            state=verdict.state.value,
+        return exported(
+            self._reading.verdict,
+            self._reading.stream,
+            alpha_rollback=self._reader.settings.verdict.alpha_rollback,
             age=self._monotonic() - self._read_at,
-            pairs=verdict.pairs,
-            open_pairs=verdict.open_pairs,
             changed_at=self._changed_at,
-            stream=self._reading.stream,
-            guardrails=tuple(_exported(cell) for cell in cells(verdict)),
-            labels=None if verdict.labels is None else msgspec.structs.asdict(verdict.labels),
         )
 
-
-def _exported(cell: Cell) -> GuardrailReading:
-    return GuardrailReading(
-        guardrail=cell.guardrail,
-        cohort=cell.cohort,
-        margin=cell.margin,
-        estimate=cell.estimate,
-        e_promote=cell.e_promote,
-        e_rollback=cell.e_rollback,
-        pairs=cell.pairs,
-    )
+    def readable(self) -> bool:
+        """Whether the last attempt to read the verdict was a success."""
+        return not self._trouble

@@ -24,7 +24,8 @@ BLOCK = 64
 
 _HISTOGRAM = ScoreHistogram()
 _BLOCKS = -(-_HISTOGRAM.width // BLOCK)
-_PREFIX = "scores/"
+PREFIX = "scores/"
+"""Of the names of sums."""
 
 
 class Distributions:
@@ -47,14 +48,14 @@ class Distributions:
                 column = np.searchsorted(there, block) * BLOCK + bins[chosen] % BLOCK
                 counts = grouping.table(pair[chosen], column, len(there) * BLOCK)
                 for found, index in enumerate(there.tolist()):
-                    yield f"{_PREFIX}{name}/{side.value}/{index}", counts[:, found * BLOCK : (found + 1) * BLOCK]
+                    yield f"{PREFIX}{name}/{side.value}/{index}", counts[:, found * BLOCK : (found + 1) * BLOCK]
 
     def rows(self, total: Tally, places: Mapping[str, int]) -> Iterator[Distribution]:
         """All distributions, by route in the configuration's order; `places` are the slots of the cohorts, by name."""
         found: dict[str, dict[str, dict[int, IntArray]]] = defaultdict(lambda: defaultdict(dict))
         for name, sums in total.items():
-            if name.startswith(_PREFIX):
-                route, side, block = name.removeprefix(_PREFIX).rsplit("/", 2)
+            if name.startswith(PREFIX):
+                route, side, block = name.removeprefix(PREFIX).rsplit("/", 2)
                 found[route][side][int(block)] = sums
         for route in self._routes:
             if route in found:
@@ -65,10 +66,16 @@ def baseline_scores(total: Tally, routes: Iterable[str]) -> IntArray:
     """The baseline's scores over all pairs of these routes: how many are in each bin of `ScoreHistogram`, (width,)."""
     counts = np.zeros(_HISTOGRAM.width, np.int64)
     for route in routes:
-        prefix = f"{_PREFIX}{route}/{Side.BASELINE.value}/"
-        blocks = {int(name.removeprefix(prefix)): sums for name, sums in total.items() if name.startswith(prefix)}
-        counts += _counts(blocks, 0)
+        counts += score_counts(total, route, Side.BASELINE, 0)
     return counts
+
+
+def score_counts(total: Tally, route: str, side: Side, slot: int) -> IntArray:
+    """One side's scores in one route and slot: how many are in each bin of `ScoreHistogram`, (width,)."""
+    prefix = f"{PREFIX}{route}/{side.value}/"
+    return _counts(
+        {int(name.removeprefix(prefix)): sums for name, sums in total.items() if name.startswith(prefix)}, slot
+    )
 
 
 def _of_route(

@@ -26,7 +26,8 @@ from shadowproxy.verdict.record import Quantiles, Summary
 ALL_ROUTES = ""
 """The route's name in what is over all of them."""
 
-_TIMINGS = ("ttfb", "total")
+TIMINGS = ("ttfb", "total")
+"""What is timed of an exchange."""
 _LATENCY = LatencyHistogram()
 _EVERY_PATH = frozenset({"/**", "/*"})
 
@@ -58,10 +59,10 @@ class Summaries:
             for route, (chosen, group) in groupings.items():
                 if (applicable & chosen).any():
                     yield f"{_prefix(route)}moments/{name}", Moments(metric.ideal).fold(known, group)
-        for timing, sides in zip(_TIMINGS, (columns.ttfb, columns.total), strict=True):
+        for timing, sides in zip(TIMINGS, (columns.ttfb, columns.total), strict=True):
             for side, seconds in sides.items():
                 for route, (_, group) in groupings.items():
-                    yield f"{_prefix(route)}latency/{side.value}/{timing}", _LATENCY.fold(seconds, group)
+                    yield latency_sums(route, side, timing), _LATENCY.fold(seconds, group)
 
     def summaries(self, total: Tally, places: Mapping[str, int]) -> Iterator[Summary]:
         """By route (all of them first), metric and cohort; `places` are the slots of the cohorts, by name."""
@@ -87,8 +88,8 @@ class Summaries:
         """By route (all of them first), side, timing and cohort; of one route, the cohorts that it has pairs of."""
         for route in (ALL_ROUTES, *self._routes):
             for side in Side:
-                for timing in _TIMINGS:
-                    name = f"{_prefix(route)}latency/{side.value}/{timing}"
+                for timing in TIMINGS:
+                    name = latency_sums(route, side, timing)
                     if name in total:
                         yield from self._quantiles(total, name, places, route=route, side=side, timing=timing)
 
@@ -110,6 +111,11 @@ class Summaries:
                     p90=_finite(p90[slot]),
                     p99=_finite(p99[slot]),
                 )
+
+
+def latency_sums(route: str, side: Side, timing: str) -> str:
+    """The name of the sums of one upstream's latency; of no route, over all of them."""
+    return f"{_prefix(route)}latency/{side.value}/{timing}"
 
 
 def _prefix(route: str) -> str:

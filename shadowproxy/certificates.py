@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shadowproxy.config import ListenerTls, UpstreamTls
+from shadowproxy.config import ListenerTls, ServerTls, UpstreamTls
 from shadowproxy.errors import StartError
 from shadowproxy.tasks import Tasks
 
@@ -117,13 +117,14 @@ class CertificateWatch:
                 await contexts.refresh(force=forced)
 
 
-def listener_contexts(tls: ListenerTls, *, clock: Callable[[], float]) -> Contexts:
-    """Of a listener that has a certificate. Raises StartError with the key's path.
+def listener_contexts(tls: ServerTls, *, clock: Callable[[], float], where: str = "proxy.tls") -> Contexts:
+    """Of a listener that has a certificate. Raises StartError with the key's path, which begins with `where`.
 
     `clock` is Unix time: a certificate outside its validity is served all the same, and warned of.
     """
     certificate, key = Path(tls.certificate or ""), Path(tls.key or tls.certificate or "")
-    files = _files("proxy.tls", certificate=tls.certificate, key=tls.key, client_ca=tls.client_ca)
+    client_ca = tls.client_ca if isinstance(tls, ListenerTls) else None
+    files = _files(where, certificate=tls.certificate, key=tls.key, client_ca=client_ca)
 
     def make() -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -131,10 +132,10 @@ def listener_contexts(tls: ListenerTls, *, clock: Callable[[], float]) -> Contex
         # A client that could renegotiate would have us make a handshake for each of its records.
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(_ALPN)
-        _load_pair(context, "proxy.tls", certificate, key)
-        _warn_of_dates("proxy.tls.certificate", certificate, clock())
-        if tls.client_ca is not None:
-            _load_ca(context, "proxy.tls.client_ca", Path(tls.client_ca))
+        _load_pair(context, where, certificate, key)
+        _warn_of_dates(f"{where}.certificate", certificate, clock())
+        if client_ca is not None:
+            _load_ca(context, f"{where}.client_ca", Path(client_ca))
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
