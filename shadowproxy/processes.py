@@ -387,7 +387,6 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
         log.warning("%s", warning)
     async with open_store(settings) as store:
         api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
-        metrics.VerdictMetrics(registry, api.exported, api.readable)
         admin = api_server(settings, store, api, registry, secure)
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:

@@ -37,7 +37,7 @@ def api_server(
     Raises Undocumented for a route that is not in the table of endpoints.
     """
     serve = settings.serve
-    metrics.VerdictMetrics(registry, verdict.exported)
+    metrics.VerdictMetrics(registry, verdict.exported, verdict.readable)
     exemplars = ExemplarIndex(store, settings)
     events = Events(verdict.current, lambda: verdict.etag, listeners=serve.limits.listeners)
     verdict.on_update = events.look
