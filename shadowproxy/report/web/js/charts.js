@@ -61,14 +61,16 @@ export function draw(box, traces, layout, library) {
   }
   if (box.dataset.drawn !== "plotly") replace(box);
   box.dataset.drawn = "plotly";
+  const seen = JSON.stringify([traces, layout, colour("fg")]);
+  if (box.seen === seen) return;
+  box.seen = seen;
   const whole = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 56, r: 12, t: 8, b: 40 },
     font: { family: FONT, size: 12, color: colour("fg") }, showlegend: true, hovermode: "closest", dragmode: false,
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } },
     hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line"), font: { color: colour("fg"), size: 12 } }, ...layout,
   };
-  // A chart that isn't seen has no size yet.
-  if (box.isConnected) library.react(box, traces, whole, CONFIG);
+  library.react(box, traces, whole, CONFIG);
 }
 
 /** A box for a chart, with words for who can't see it. */

@@ -46,16 +46,19 @@ function update(box, row, bins, library) {
 }
 
 function paint(plot, bins, library) {
+  // An axis of logarithms has no place for what is not above 0.
+  const log = bins.scale === "log" && bins.edges[0] > 0;
   const side = (name, fill) => {
     const all = bins[name].reduce((sum, value) => sum + value, 0) || 1;
-    const density = bins[name].map((value, at) => value / all / (bins.edges[at + 1] - bins.edges[at] || 1));
+    const widths = bins[name].map((_, at) => (log ? Math.log10(bins.edges[at + 1] / bins.edges[at]) : bins.edges[at + 1] - bins.edges[at]));
+    const density = bins[name].map((value, at) => value / all / (widths[at] || 1));
     return { type: "scatter", mode: "lines", name, x: bins.edges, y: [...density, density[density.length - 1] ?? 0],
       line: { color: colour(name), width: 2, shape: "hv", dash: name === "candidate" ? "dash" : "solid" },
       fill: "tozeroy", fillcolor: colour(name, fill), customdata: bins[name].map((value) => percent(value / all)),
       hovertemplate: `${name}: %{customdata} from %{x:.4g}<extra></extra>` };
   };
   draw(plot, [side("baseline", 0.22), side("candidate", 0.1)], {
-    xaxis: axis("score", { nticks: 7 }), yaxis: axis("density", { rangemode: "tozero", nticks: 5 }),
+    xaxis: axis(log ? "score (log)" : "score", { nticks: 7, ...(log ? { type: "log" } : {}) }), yaxis: axis("density", { rangemode: "tozero", nticks: 5 }),
   }, library);
 }
 

@@ -50,8 +50,8 @@ function drawCell(parts, trail, verdict, cell, library) {
   const last = pairs[pairs.length - 1];
   const right = until === null ? last : last + until;
   const traces = [
-    line("safe", "safe", pairs, way("promote"), "solid"),
-    line("harm", "harmful", pairs, way("rollback"), "solid"),
+    line("safe", "safe", pairs, way("promote")),
+    line("harm", "harmful", pairs, way("rollback")),
     level("safe proven", "safe", pairs[0], right, thresholds[0]),
     level("harm proven", "harmful", pairs[0], right, thresholds[1]),
   ];
@@ -79,7 +79,7 @@ function drawWhole(parts, trail, verdict, library) {
   const pairs = trail.points.map((point) => point.pairs);
   const way = trail.points.map((point) => (point.evidence_rollback > 0 ? Math.log10(point.evidence_rollback) : null));
   const needed = trail.rollback_at ?? null;
-  const traces = [line("harm", "harmful", pairs, way, "solid")];
+  const traces = [line("harm", "harmful", pairs, way)];
   if (needed !== null) traces.push(level("rollback", "harmful", pairs[0], pairs[pairs.length - 1], Math.log10(needed)));
   draw(parts.plot, traces, layout(reach(way, needed === null ? 1 : Math.log10(needed)), [pairs[0], pairs[pairs.length - 1]]), library);
   const said = `The weighted mean of all e-values for harm is ${evidence(verdict.evidence_rollback)}`
@@ -89,15 +89,17 @@ function drawWhole(parts, trail, verdict, library) {
   describe(parts.plot, said);
 }
 
-function line(name, shade, x, y, dash) {
-  return { type: "scatter", mode: "lines", name, x, y, line: { color: colour(shade), width: 2, dash: name === "harm" ? "solid" : dash },
-    marker: { size: 4 }, customdata: y.map((value) => (value === null ? "" : evidence(10 ** value))),
-    hovertemplate: `${name} %{customdata}<br>%{x:,} pairs<extra></extra>`, ...(x.length === 1 ? { mode: "markers" } : {}) };
+// As in the forest plot, what is harmful has the diamonds: colour alone would not tell them apart.
+function line(name, shade, x, y) {
+  const symbol = shade === "harmful" ? "diamond" : "circle";
+  return { type: "scatter", mode: "lines+markers", name, x, y, line: { color: colour(shade), width: 2 },
+    marker: { size: 7, symbol, maxdisplayed: 10, color: colour(shade) }, customdata: y.map((value) => (value === null ? "" : evidence(10 ** value))),
+    hovertemplate: `${name} %{customdata}<br>%{x:,} pairs<extra></extra>` };
 }
 
 function level(name, shade, from, to, at) {
   return { type: "scatter", mode: "lines", name, x: [from, to], y: [at, at], hoverinfo: "skip",
-    line: { color: colour(shade, 0.75), width: 1.25, dash: "dash" } };
+    line: { color: colour(shade, 0.75), width: 1.5, dash: shade === "harmful" ? "dashdot" : "dash" } };
 }
 
 function forecast(last, way, to, threshold) {

@@ -20,10 +20,12 @@ export class Sheet {
     this.onChoice = onChoice;
     this.verdict = null;
     this.plotly = undefined;
+    this.drawn = false;
     this.found = {};
     this.cohort = { cohort: "all", route: "" };
     this.selected = null;
     this.old = false;
+    this.round = 0;
   }
 
   section(id) {
@@ -77,7 +79,8 @@ export class Sheet {
     const accounts = this.section("accounts");
     if (accounts !== null) drawAccounting(accounts, this.verdict);
     this.explore({ verdict: this.verdict });
-    this.drawFigures();
+    // Those that are there are drawn anew when their data come: charts cost more than all the rest.
+    if (!this.drawn) this.drawFigures();
   }
 
   drawTop() {
@@ -95,19 +98,38 @@ export class Sheet {
     if (box !== null) drawForest(box, this.verdict, { selected: this.selected, onSelect: (cell) => this.select(cell) });
   }
 
+  /** Draws all figures, each in a task of its own, so that a key or a click never waits for all of them. */
   drawFigures() {
-    const { verdict, plotly, found } = this;
     // Undefined until the bundle came or failed to: an empty box is better than words that vanish.
-    if (plotly === undefined) return;
-    const [evidence, latency, scores] = ["evidence", "latency", "distributions"].map((id) => this.section(id));
-    if (evidence !== null) drawEvidence(evidence, { trail: found.evidence ?? null, verdict, cell: this.cell() }, { plotly });
+    if (this.plotly === undefined) return;
+    this.drawn = true;
+    this.drawEvidence();
+    setTimeout(() => this.drawLatency());
+    setTimeout(() => this.drawScores());
+  }
+
+  drawEvidence() {
+    const box = this.section("evidence");
+    if (box === null || this.plotly === undefined) return;
+    drawEvidence(box, { trail: this.found.evidence ?? null, verdict: this.verdict, cell: this.cell() }, { plotly: this.plotly });
+  }
+
+  drawLatency() {
+    const box = this.section("latency");
+    if (box === null) return;
     const onChoose = (choice) => {
       this.cohort = choice;
-      this.drawFigures();
+      this.drawLatency();
       this.onChoice();
     };
-    if (latency !== null) drawLatency(latency, { latencies: found.latencies ?? null, verdict }, { plotly, choice: this.cohort, onChoose });
-    if (scores !== null) drawDistributions(scores, { distributions: found.distributions ?? null, verdict }, { plotly });
+    const data = { latencies: this.found.latencies ?? null, verdict: this.verdict };
+    drawLatency(box, data, { plotly: this.plotly, choice: this.cohort, onChoose });
+  }
+
+  drawScores() {
+    const box = this.section("distributions");
+    if (box === null) return;
+    drawDistributions(box, { distributions: this.found.distributions ?? null, verdict: this.verdict }, { plotly: this.plotly });
   }
 
   /** The chosen cell, as it is now. */
@@ -119,22 +141,25 @@ export class Sheet {
   select(cell) {
     this.selected = keyOf(cell);
     this.drawForest();
-    this.drawFigures();
+    this.drawEvidence();
     this.explore({ guardrail: cell.guardrail, cohort: cell.cohort });
   }
 
   /** Fetches what stands beside the verdict, and draws it. What can't be had is left as it was. */
   async fetch() {
     const wanted = { history: {}, evidence: {}, distributions: {}, latencies: this.cohort };
+    const round = ++this.round;
     const asked = Object.entries(wanted).map(async ([name, params]) => {
       try {
-        this.found[name] = await this.source.get(name, params);
+        const found = await this.source.get(name, params);
+        // Of another cohort, where somebody chose one in the meantime.
+        if (round === this.round) this.found[name] = found;
       } catch (error) {
         this.found[name] ??= null;
       }
     });
     await Promise.all(asked);
-    if (this.verdict === null) return;
+    if (this.verdict === null || round !== this.round) return;
     const history = this.section("history");
     if (history !== null) drawHistory(history, this.found.history);
     this.drawTop();
