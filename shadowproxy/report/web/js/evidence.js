@@ -11,7 +11,7 @@ const BELOW = -3;
  * Draws the evidence of the chosen cell and of the rollback as a whole.
  * @param {any} element
  * @param {{trail: any, verdict: any, cell: any}} data  `trail` is the answer of `evidence`, `cell` one of the verdict's
- * @param {{plotly?: any}} [options]
+ * @param {{plotly?: any, threshold?: number | null}} [options]  `threshold` is what a rollback takes, where that is known
  */
 export function drawEvidence(element, { trail, verdict, cell }, options = {}) {
   const parts = element["parts"] ?? (element["parts"] = frame(element));
@@ -21,7 +21,7 @@ export function drawEvidence(element, { trail, verdict, cell }, options = {}) {
   if (points.length === 0) return;
   if (cell) drawCell(parts.cell, trail, verdict, cell, options.plotly);
   parts.cell.box.hidden = !cell;
-  drawWhole(parts.whole, trail, verdict, options.plotly);
+  drawWhole(parts.whole, trail, verdict, options);
 }
 
 function frame(element) {
@@ -56,7 +56,8 @@ function drawCell(parts, trail, verdict, cell, library) {
     level("harm proven", "harmful", pairs[0], right, thresholds[1]),
   ];
   if (until !== null) traces.push(forecast(last, way("promote"), right, thresholds[0]));
-  draw(parts.plot, traces, layout(range, [pairs[0], right]), library);
+  // One that was chosen a moment ago is still on its way.
+  if (at >= 0) draw(parts.plot, traces, layout(range, [pairs[0], right]), library);
   const said = `Evidence that it is safe: ${evidence(cell.e_promote)} of ${evidence(cell.promote_at)} needed; `
     + `that it is harmful: ${evidence(cell.e_rollback)} of ${evidence(cell.rollback_at)}.${saidAhead(verdict, until)}`;
   text(parts.said, said);
@@ -75,10 +76,10 @@ function saidAhead(verdict, until) {
   return ` If things go on like this it is proven safe after about ${rough(until)} more pairs${time}.`;
 }
 
-function drawWhole(parts, trail, verdict, library) {
+function drawWhole(parts, trail, verdict, { plotly: library, threshold }) {
   const pairs = trail.points.map((point) => point.pairs);
   const way = trail.points.map((point) => (point.evidence_rollback > 0 ? Math.log10(point.evidence_rollback) : null));
-  const needed = trail.rollback_at ?? null;
+  const needed = trail.rollback_at ?? threshold ?? null;
   const traces = [line("harm", "harmful", pairs, way)];
   if (needed !== null) traces.push(level("rollback", "harmful", pairs[0], pairs[pairs.length - 1], Math.log10(needed)));
   draw(parts.plot, traces, layout(reach(way, needed === null ? 1 : Math.log10(needed)), [pairs[0], pairs[pairs.length - 1]]), library);

@@ -26,6 +26,7 @@ export class Sheet {
     this.selected = null;
     this.old = false;
     this.round = 0;
+    this.threshold = null;
   }
 
   section(id) {
@@ -111,7 +112,7 @@ export class Sheet {
   drawEvidence() {
     const box = this.section("evidence");
     if (box === null || this.plotly === undefined) return;
-    drawEvidence(box, { trail: this.found.evidence ?? null, verdict: this.verdict, cell: this.cell() }, { plotly: this.plotly });
+    drawEvidence(box, { trail: this.found.evidence ?? null, verdict: this.verdict, cell: this.cell() }, { plotly: this.plotly, threshold: this.threshold });
   }
 
   drawLatency() {
@@ -142,12 +143,16 @@ export class Sheet {
     this.selected = keyOf(cell);
     this.drawForest();
     this.drawEvidence();
+    this.onChoice();
     this.explore({ guardrail: cell.guardrail, cohort: cell.cohort });
   }
 
   /** Fetches what stands beside the verdict, and draws it. What can't be had is left as it was. */
   async fetch() {
-    const wanted = { history: {}, evidence: {}, distributions: {}, latencies: this.cohort };
+    const cell = this.verdict === null ? null : this.cell();
+    // Of the chosen cell alone: hundreds of ways of hundreds of points are a megabyte.
+    const evidence = cell === null ? {} : { guardrail: cell.guardrail, cohort: cell.cohort };
+    const wanted = { history: {}, evidence, distributions: {}, latencies: this.cohort };
     const round = ++this.round;
     const asked = Object.entries(wanted).map(async ([name, params]) => {
       try {
@@ -159,11 +164,25 @@ export class Sheet {
       }
     });
     await Promise.all(asked);
+    await this.judged();
     if (this.verdict === null || round !== this.round) return;
     const history = this.section("history");
     if (history !== null) drawHistory(history, this.found.history);
     this.drawTop();
     this.drawFigures();
+  }
+
+  /** Finds out, once, what a rollback takes: that is among what the experiment was frozen with. */
+  async judged() {
+    if (this.threshold !== null || !this.found.evidence || this.verdict === null || !this.source.live) return;
+    this.threshold = undefined;
+    try {
+      const { settings } = await this.source.get(`experiments/${encodeURIComponent(this.verdict.experiment)}`);
+      this.threshold = 1 / settings.verdict.alpha_rollback;
+    } catch {
+      // The chart has one line less.
+      this.threshold = undefined;
+    }
   }
 
   /** Shows the pair explorer, of one cell where that is given. */
