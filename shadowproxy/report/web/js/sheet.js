@@ -38,7 +38,8 @@ export class Sheet {
     this.verdict = verdict;
     for (const one of document.querySelectorAll("[data-needs=verdict]")) set(one, "hidden", false);
     // Before anything came, six sections that say so would only hide what is to be done.
-    for (const one of document.querySelectorAll("[data-needs=requests]")) set(one, "hidden", !begun(this.source, verdict));
+    for (const one of document.querySelectorAll("[data-needs=requests]"))
+      set(one, "hidden", !begun(this.source, verdict));
     const name = this.section("experiment");
     if (name !== null) text(name, plain(verdict.experiment));
     this.versions(verdict.versions);
@@ -112,7 +113,11 @@ export class Sheet {
   drawEvidence() {
     const box = this.section("evidence");
     if (box === null || this.plotly === undefined) return;
-    drawEvidence(box, { trail: this.found.evidence ?? null, verdict: this.verdict, cell: this.cell() }, { plotly: this.plotly, threshold: this.threshold });
+    drawEvidence(
+      box,
+      { trail: this.found.evidence ?? null, verdict: this.verdict, cell: this.cell() },
+      { plotly: this.plotly, threshold: this.threshold },
+    );
   }
 
   drawLatency() {
@@ -130,7 +135,11 @@ export class Sheet {
   drawScores() {
     const box = this.section("distributions");
     if (box === null) return;
-    drawDistributions(box, { distributions: this.found.distributions ?? null, verdict: this.verdict }, { plotly: this.plotly });
+    drawDistributions(
+      box,
+      { distributions: this.found.distributions ?? null, verdict: this.verdict },
+      { plotly: this.plotly },
+    );
   }
 
   /** The chosen cell, as it is now. */
@@ -197,7 +206,9 @@ function first(cells) {
   const harmful = cells.filter((cell) => cell.finding === "harmful");
   if (harmful.length > 0) return ordered(harmful, { id: "harm", down: true })[0];
   const waits = cells.filter((cell) => cell.required && cell.finding === "undecided");
-  return waits.length > 0 ? waits.reduce((one, other) => ((other.needed ?? 0) > (one.needed ?? 0) ? other : one)) : cells[0];
+  return waits.length > 0
+    ? waits.reduce((one, other) => ((other.needed ?? 0) > (one.needed ?? 0) ? other : one))
+    : cells[0];
 }
 
 /** Whether there is anything to be shown beside the verdict. */
@@ -208,8 +219,20 @@ function begun(source, verdict) {
 function howToBegin() {
   return empty(
     "No request has come yet",
-    h("p", null, "Send requests through the proxy instead of to the baseline. It answers them from the baseline, and sends a copy of each to the candidate:"),
+    h(
+      "p",
+      null,
+      "Send requests through the proxy instead of to the baseline. It answers them from the baseline, and sends a copy of each to the candidate:",
+    ),
     h("pre", null, h("code", null, "curl -i http://127.0.0.1:8080/the/path/of/your/service")),
-    h("p", null, "Where it listens is said by ", h("code", null, "proxy.listen"), ". The first pairs are counted a few seconds after they began, and this page shows them by itself. To see it with data now: ", h("code", null, "shadowproxy demo --keep"), "."),
+    h(
+      "p",
+      null,
+      "Where it listens is said by ",
+      h("code", null, "proxy.listen"),
+      ". The first pairs are counted a few seconds after they began, and this page shows them by itself. To see it with data now: ",
+      h("code", null, "shadowproxy demo --keep"),
+      ".",
+    ),
   );
 }

@@ -9,6 +9,7 @@ const source = still(embedded());
 const sheet = new Sheet(source, {});
 const button = document.getElementById("theme");
 if (button !== null) {
+  // Without scripts it would do nothing, and is not shown.
   button.hidden = false;
   themes(button, () => sheet.repaint());
 }
