@@ -104,8 +104,15 @@ class System:
     settings: Settings
     store: Partitions
     worker: Worker
+    stop: asyncio.Event
+    running: asyncio.Task[None]
     written: int = 0
     entries: int = 0
+
+    async def end_api(self) -> None:
+        """From here on nobody answers."""
+        self.stop.set()
+        await self.running
 
     async def count(self, pairs: Iterable[Pair], size: int = 100) -> None:
         """Write pairs, and have them counted."""
@@ -147,9 +154,9 @@ async def system(redis: str, configuration: str = CONFIGURATION) -> AsyncIterato
         await asyncio.wait({told, running}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             await running
-        yield System((await told)["api"], settings, store, worker)
-        stop.set()
-        await running
+        made = System((await told)["api"], settings, store, worker, stop, running)
+        yield made
+        await made.end_api()
     finally:
         await tasks.cancel()
         await store.close()

@@ -167,10 +167,10 @@ async def test_a_pair_shows_times_headers_differences_and_bodies(page: Page, sta
     ]
     bars = await pair.locator(".times").evaluate_all("all => all.map((svg) => [...svg.children].map((one) => Number(one.getAttribute('width'))))")
     assert bars == [[2.5, 2.5], [50, 50], [0, 0]]
-    differ = pair.get_by_role("region", name="Headers that differ")
+    differ = pair.get_by_role("table", name="Headers that differ")
     assert [text.split() for text in await differ.locator("tbody tr").all_inner_texts()] == [["server", "one", "two"]]
     assert await pair.get_by_text("1 header alike").count() == 1
-    diff = pair.get_by_role("region", name="Differences").locator("tbody tr")
+    diff = pair.get_by_role("table", name="What differs, by its path").locator("tbody tr")
     assert (await diff.first.inner_text()).split() == ["$.a[0]", "1", "not", "there"]
     assert long not in await diff.nth(1).inner_text()
     await diff.nth(1).locator("summary").click()
