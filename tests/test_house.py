@@ -52,6 +52,8 @@ OWNERS = {
     "deltalake": {"pairs"},
     "plotly": {"report"},
     "opentelemetry": {"tracing"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
 }
 
 

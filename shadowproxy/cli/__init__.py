@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shadowproxy import __version__
-from shadowproxy.cli import control, demo, exemplars, experiment, inspect, judge, pairs, plan, run, verdict
+from shadowproxy.cli import control, demo, exemplars, experiment, inspect, judge, pairs, plan, report, run, verdict
 from shadowproxy.cli.common import EXIT_UNFINISHED, fail
 from shadowproxy.errors import ShadowproxyError, Unfinished
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Compare a candidate model with the one in service on live traffic, and know when it may be promoted.",
 )
-for commands in (run, verdict, judge, plan, control, experiment, inspect, demo):
+for commands in (run, verdict, report, judge, plan, control, experiment, inspect, demo):
     app.add_typer(commands.app)
 pairs.app.add_typer(exemplars.app)
 app.add_typer(pairs.app, name="pairs")

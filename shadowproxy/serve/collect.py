@@ -1,0 +1,241 @@
+"""What a report is made from, asked of an API like everybody else asks it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from shadowproxy.errors import ApiUnavailable
+from shadowproxy.report.material import (
+    Distributions,
+    Evidence,
+    Frozen,
+    History,
+    Latencies,
+    Made,
+    Material,
+    PairView,
+)
+from shadowproxy.report.words import cells, harmed, size
+from shadowproxy.verdict.record import OVERALL, Finding, Verdict
+
+_T = TypeVar("_T")
+
+_MOST_COHORTS: Final = 10
+"""Harmed cohorts whose curves are in a report."""
+_MOST_CELLS: Final = 20
+"""Harmful cells whose own worst pairs are in a report."""
+_MOST_BODY: Final = 64 * 1024
+"""Characters of a body that are kept."""
+_MOST_BYTES: Final = 8 * 1024**2
+"""Of all pairs together; past it their heads and bodies are left out."""
+_PATIENCE: Final = 30.0
+"""Seconds that an API may make us wait altogether because we ask too often."""
+
+
+class Missing(Exception):  # noqa: N818  (what is so, and nobody's error)
+    """The API has no such thing: an older one doesn't know all endpoints."""
+
+
+class Answers:
+    """Asks one API over one connection."""
+
+    def __init__(self, session: aiohttp.ClientSession, root: str) -> None:
+        self._session = session
+        self._root = f"{root.rstrip('/')}/api/v1"
+        self._patience = _PATIENCE
+
+    async def get(self, what: str, query: Mapping[str, str] | None = None) -> bytes:
+        """An endpoint's answer; `what` is its path, quoted.
+
+        Raises Missing for 404, ApiUnavailable for whatever else is no answer.
+        """
+        where = f"{self._root}/{what}"
+        while True:
+            try:
+                async with self._session.get(URL(where, encoded=True), params=query) as response:
+                    answer, status = await response.read(), response.status
+                    later = response.headers.get("Retry-After", "1")
+            except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                raise ApiUnavailable(
+                    f"{where} does not answer ({str(error) or type(error).__name__}); "
+                    "is `shadowproxy serve` or `run` running, and is --url right?"
+                ) from None
+            if status == 429 and self._patience > 0:
+                pause = min(float(later) if later.isdigit() else 1.0, self._patience)
+                self._patience -= max(pause, 0.1)
+                await asyncio.sleep(pause)
+                continue
+            if status == 404:
+                raise Missing(what)
+            if status != 200:
+                raise ApiUnavailable(f"{where} answers {status}: {answer[:300].decode('utf-8', 'replace')}")
+            return answer
+
+
+@asynccontextmanager
+async def answers(root: str, *, token: str | None = None, patience: float = 10.0) -> AsyncIterator[Answers]:
+    """The API at `root`, each of whose answers may take `patience` seconds."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(patience), headers=headers) as session:
+        yield Answers(session, root)
+
+
+def named(url: str) -> str:
+    """An address as it may stand in a report: without what may be a password.
+
+    >>> named("http://me:secret@api.example:9100/")
+    'http://api.example:9100'
+    """
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+
+
+async def collect(api: Answers, made: Made, *, pairs: int = 3, bodies: bool = True) -> Material:
+    """All that a report shows, with up to `pairs` pairs of each guardrail and of each harmful cell.
+
+    Raises ApiUnavailable where there is no verdict, or an answer can't be read.
+    """
+    gathering = _Gathering(api)
+    verdict = await gathering.part("verdict", Verdict)
+    cohorts = [OVERALL, *harmed(verdict)[:_MOST_COHORTS]]
+    history = await gathering.part("history", History, History())
+    evidence = await gathering.part("evidence", Evidence, Evidence())
+    distributions = await gathering.joined("distributions", cohorts, Distributions, Distributions())
+    latencies = await gathering.joined("latencies", cohorts, Latencies, Latencies())
+    experiment = await gathering.experiment(verdict.experiment)
+    worst = await gathering.worst(verdict, pairs, bodies=bodies) if pairs else {}
+    return Material(
+        verdict=verdict,
+        made=msgspec.structs.replace(made, missing=(*made.missing, *gathering.missing)),
+        history=history,
+        evidence=evidence,
+        distributions=distributions,
+        latencies=latencies,
+        worst=worst,
+        experiment=experiment,
+        data=gathering.data,
+    )
+
+
+class _Gathering:
+    """Asks for one thing after the other, and keeps the answers as they came."""
+
+    def __init__(self, api: Answers) -> None:
+        self._api = api
+        self.data: dict[str, Any] = {}
+        self.missing: list[str] = []
+
+    async def part(self, name: str, kind: type[_T], otherwise: _T | None = None) -> _T:
+        """One answer as a record. Without `otherwise` it must be there."""
+        try:
+            answer = await self._api.get(name)
+        except Missing:
+            if otherwise is None:
+                raise ApiUnavailable(f"there is no {name}: is --url right?") from None
+            return self._without(name, otherwise)
+        self.data[name] = msgspec.Raw(answer)
+        return _read(answer, kind, name)
+
+    async def joined(self, name: str, cohorts: Iterable[str], kind: type[_T], otherwise: _T) -> _T:
+        """The answers on several cohorts as one."""
+        rows: list[msgspec.Raw] = []
+        for cohort in cohorts:
+            try:
+                answer = await self._api.get(name, {"cohort": cohort})
+            except Missing:
+                # Such a cohort may have no curve; `all` has one, or the API has none at all.
+                if cohort == OVERALL:
+                    return self._without(name, otherwise)
+                continue
+            rows += _read(answer, dict[str, list[msgspec.Raw]], name).get(name, [])
+        self.data[name] = {name: rows}
+        return _read(msgspec.json.encode(self.data[name]), kind, name)
+
+    async def experiment(self, name: str) -> Frozen | None:
+        """What the experiment was begun with."""
+        try:
+            return _read(await self._api.get(f"experiments/{quote(name, safe='')}"), Frozen, "the experiment")
+        except Missing:
+            return self._without("experiments", None)
+
+    async def worst(self, verdict: Verdict, most: int, *, bodies: bool) -> dict[str, tuple[PairView, ...]]:
+        """By guardrail its worst pairs: those of harmful cells first, for they are why."""
+        harmful = [cell for cell in cells(verdict) if cell.finding is Finding.HARMFUL and cell.cohort != OVERALL]
+        asked = [(cell.guardrail, cell.cohort) for cell in harmful[:_MOST_CELLS]]
+        asked += [(cell.guardrail, OVERALL) for cell in verdict.guardrails]
+        views: dict[str, dict[str, Any]] = {}
+        spent = 0
+        try:
+            listed = {cohort: await self._listed(cohort, most) for cohort in dict.fromkeys(name for _, name in asked)}
+            for guardrail, cohort in asked:
+                own = views.setdefault(guardrail, {})
+                for exemplar in listed[cohort]:
+                    if exemplar["guardrail"] == guardrail and exemplar["id"] not in own:
+                        own[exemplar["id"]] = view = await self._view(exemplar, bodies=bodies and spent < _MOST_BYTES)
+                        spent += len(msgspec.json.encode(view))
+        except Missing:
+            return self._without("pairs", {})
+        if bodies and spent >= _MOST_BYTES:
+            self.missing.append(f"heads and bodies of some pairs are left out: they are more than {size(_MOST_BYTES)}")
+        kept = {guardrail: list(own.values()) for guardrail, own in views.items() if own}
+        self.data["pairs"] = {"worst": kept}
+        return _read(msgspec.json.encode(kept), dict[str, tuple[PairView, ...]], "pairs")
+
+    async def _listed(self, cohort: str, most: int) -> list[dict[str, Any]]:
+        """Of every guardrail the worst in a cohort; none of a cohort of which no pair was kept."""
+        try:
+            answer = await self._api.get("pairs/worst", {"cohort": cohort, "limit": str(most)})
+        except Missing:
+            return []
+        return _read(answer, dict[str, list[dict[str, Any]]], "pairs")["pairs"]
+
+    async def _view(self, exemplar: Mapping[str, Any], *, bodies: bool) -> dict[str, Any]:
+        """The pair in full, under what it was listed for: asked for by its id alone it is of no guardrail."""
+        place = {name: str(exemplar[name]) for name in ("partition", "entry", "position") if name in exemplar}
+        answer = await self._api.get(f"pairs/{quote(exemplar['id'], safe='')}", place)
+        view = _read(answer, dict[str, Any], "a pair") | {"exemplar": exemplar}
+        return shortened(view) if bodies else bare(view)
+
+    def _without(self, name: str, otherwise: _T) -> _T:
+        self.missing.append(f"there is no {name}: the API is an older one")
+        return otherwise
+
+
+def bare(view: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair's view without anything that heads and bodies hold, as for who may not see them."""
+    without = {"headers": None, "body": None}
+    sides = {name: {**view[name], **without} for name in _PARTS if view.get(name) is not None}
+    nothing: dict[str, Any] = {"ranking": None, "differences": [], "more": 0, "annotations": None, "withheld": True}
+    return {**view, **sides, **nothing}
+
+
+def shortened(view: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair's view whose bodies are no longer than a report bears."""
+    return {**view, **{name: _short(view[name]) for name in _PARTS if view.get(name) is not None}}
+
+
+_PARTS: Final = ("request", "baseline", "candidate", "replica")
+
+
+def _short(part: Mapping[str, Any]) -> dict[str, Any]:
+    body = part.get("body")
+    if body is None or all(len(body.get(form) or "") <= _MOST_BODY for form in ("text", "base64")):
+        return dict(part)
+    cut = {form: None if body.get(form) is None else body[form][:_MOST_BODY] for form in ("text", "base64")}
+    rest = {name: value for name, value in body.items() if name != "json"}
+    return {**part, "body": {**rest, **cut, "truncated": True}}
+
+
+def _read(answer: bytes, kind: type[_T], what: str) -> _T:
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ApiUnavailable(f"{what} is not answered as it should be ({error}); is --url right?") from None
