@@ -410,8 +410,9 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     for warning in exposures(settings.serve):
         log.warning("%s", warning)
     async with open_store(settings) as store:
-        api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
-        admin = api_server(settings, store, api, registry, secure)
+        reader = VerdictReader(store, settings)
+        api = VerdictApi(reader, refresh=settings.serve.refresh)
+        admin = api_server(settings, store, api, reader, registry, secure)
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()

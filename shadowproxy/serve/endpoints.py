@@ -11,10 +11,13 @@ from shadowproxy.pairs.controls import MAX_REASON, ControlChange, ControlStatus
 from shadowproxy.pairs.experiments import History
 from shadowproxy.report.view import PairView
 from shadowproxy.serve.api.curves import Distributions, Latencies
+from shadowproxy.serve.api.evidence import Evidence
+from shadowproxy.serve.api.experiments import Experiments
 from shadowproxy.serve.api.guardrails import Cohorts, Guardrails
 from shadowproxy.serve.api.labels import JSON_LINES, Added, Label
 from shadowproxy.serve.api.pairs import AnswerKind, BoardName, Exemplars, FoundPairs
 from shadowproxy.serve.endpoint import Answer, Body, Endpoint, Parameter
+from shadowproxy.serve.experiments import Report
 from shadowproxy.verdict.record import OVERALL, Finding, Verdict
 
 _Text = Annotated[str, Meta(max_length=256)]
@@ -103,6 +106,30 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         parameters=(_ROUTE, _cohort(OVERALL)),
         answers=(_json(Latencies, "The quantiles."),),
         problems=_UNREAD | _NONE,
+    ),
+    Endpoint(
+        path="/api/v1/evidence",
+        summary="How the e-values went on their way to the thresholds.",
+        parameters=(
+            _GUARDRAIL,
+            _cohort(),
+            Parameter(name="points", kind=Annotated[int, Meta(ge=2, le=2000)], about="How many at the most.", usual=300),
+        ),
+        answers=(_json(Evidence, "The cells, and their evidence by pairs counted."),),
+        problems=_UNREAD | _NONE,
+    ),
+    Endpoint(
+        path="/api/v1/experiments",
+        summary="All experiments of the store.",
+        answers=(_json(Experiments, "The experiments, oldest first."),),
+        problems=_AWAY,
+    ),
+    Endpoint(
+        path="/api/v1/experiments/{id}",
+        summary="One experiment with its settings and its verdict.",
+        parameters=(Parameter(name="id", kind=_Text, about="Its name, as it is listed.", within="path", example="default-0123456789ab"),),
+        answers=(_json(Report, "The experiment."),),
+        problems=_AWAY | {404: "There is no such experiment."},
     ),
     Endpoint(
         path="/api/v1/pairs/worst",

@@ -13,6 +13,8 @@ from shadowproxy.serve.access import Access, caller
 from shadowproxy.serve.admin import AdminServer, Front
 from shadowproxy.serve.api.control import ControlApi
 from shadowproxy.serve.api.curves import CurveApi
+from shadowproxy.serve.api.evidence import EvidenceApi
+from shadowproxy.serve.api.experiments import ExperimentApi
 from shadowproxy.serve.api.guardrails import GuardrailApi
 from shadowproxy.serve.api.labels import LabelApi
 from shadowproxy.serve.api.pairs import PairApi
@@ -23,12 +25,14 @@ from shadowproxy.serve.events import Events
 from shadowproxy.serve.index import ExemplarIndex
 from shadowproxy.serve.openapi import OpenApi
 from shadowproxy.serve.page import Page
+from shadowproxy.serve.reader import VerdictReader
 
 
 def api_server(
     settings: Settings,
     store: Partitions,
     verdict: VerdictApi,
+    reader: VerdictReader,
     registry: metrics.Registry,
     contexts: Contexts | None = None,
 ) -> AdminServer:
@@ -46,6 +50,8 @@ def api_server(
         verdict,
         GuardrailApi(verdict.current, exemplars.guardrails),
         CurveApi(verdict.current),
+        EvidenceApi(verdict.current, reader, exemplars.guardrails),
+        ExperimentApi(store.home.url, settings),
         PairApi(exemplars, Viewer(settings.routes), may_see=lambda request: caller(request).sees),
         ControlApi(store.home),
         LabelApi(store, awaited=settings.longest_wait is not None),
