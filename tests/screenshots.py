@@ -58,7 +58,28 @@ async def worst(page: Page) -> None:
     await page.locator(".pairs tbody small").first.wait_for()
     await page.locator(".pairs .pair-id").first.click()
     await page.locator(".pair .part").first.wait_for()
-    # Nobody has asked for the ring that shows who uses the keyboard where he is.
+    await calm(page)
+
+
+async def moved(page: Page) -> None:
+    """Open a sampled pair whose sides rank differently."""
+    await page.goto(page.url.partition("#")[0] + "#pairs&board=sample")
+    await page.get_by_text("sampled").first.wait_for()
+    await page.locator(".pairs .pair-id").first.click()
+    await page.locator(".pair .part").first.wait_for()
+    for _ in range(40):
+        if await page.locator(".moves line.up").count() >= 4 and await page.locator(".moves line.new").count() >= 1:
+            break
+        before = await page.locator(".pair-dialog h2").inner_text()
+        await page.get_by_role("button", name="Next pair").click()
+        await page.locator(".pair-dialog h2").filter(has_not_text=before).wait_for()
+        await page.locator(".pair:not([aria-busy]) .part").first.wait_for()
+    await calm(page)
+
+
+async def calm(page: Page) -> None:
+    """Without what shows somebody who uses the page where he is."""
+    await page.mouse.move(0, 0)
     await page.evaluate("document.activeElement.blur()")
 
 
@@ -68,7 +89,7 @@ async def draw(url: str) -> None:
         for scheme in ("light", "dark"):
             page = await opened(browser, url, scheme, WIDE)
             await save(page, f"page-{scheme}")
-            await worst(page)
+            await moved(page)
             await save(page, f"pair-{scheme}")
             await page.context.close()
         page = await opened(browser, url, "light", PHONE, 1.5)
@@ -80,7 +101,8 @@ async def draw(url: str) -> None:
 
 async def save(page: Page, name: str) -> None:
     """Few colours take little space, and are all that the page has."""
-    image = Image.open(io.BytesIO(await page.screenshot())).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    drawn = Image.open(io.BytesIO(await page.screenshot())).convert("RGB")
+    image = drawn.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     path = IMAGES / f"{name}.png"
     image.save(path, optimize=True)
     size = path.stat().st_size
