@@ -33,6 +33,7 @@ def api_server(
     store: Partitions,
     reader: VerdictReader,
     verdict: VerdictApi,
+    reader: VerdictReader,
     registry: metrics.Registry,
     contexts: Contexts | None = None,
 ) -> AdminServer:

@@ -34,10 +34,6 @@ def look(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {**shared, **LOOKS["light"], **getattr(request, "param", {})}
 
 
-@pytest.fixture(autouse=True)
-def not_yet(watch: Watch) -> None:
-    watch.allow("404.*v1/evidence")
-
 
 async def seen(page: Page, system: System) -> None:
     """The page with its verdict, its pairs and its charts."""
