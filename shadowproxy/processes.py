@@ -15,6 +15,7 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, get_args
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from shadowproxy.pairs.partitions import Partitions
     from shadowproxy.pairs.recorder import Recorder
     from shadowproxy.proxy.server import ProxyServer
+    from shadowproxy.tracing.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +189,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
 
     tasks = Tasks()
     registry = metrics.registry()
+    outbox = _outbox(settings, registry)
     spool = spool_of(settings.recorder.spool, settings.redis.data_dir, experiment_id(settings))
     # A first start with a store that can't be reached is a mistake in the settings, likely. A start after a proxy that
     # died is not: its clients are waiting, and must not wait for the store.
@@ -201,7 +204,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             unique_name(),
             tasks,
             spool=spool,
-            scrub=redactor,
+            scrub=redactor if outbox is None else outbox.after(redactor),
             at_once=redactor.light,
         )
         observed = metrics.ProxyMetrics(registry)
@@ -237,6 +240,8 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             # For whoever takes the spool over if we are killed; without one nobody will.
             journal = None if spool is None else Journal.of(recorder.producer, ledger)
             recorder.start()
+            if outbox is not None:
+                outbox.start()
             address = await server.start()
             _favour_the_loop()
             tasks.start(watch_lag(observed.lag.observe), name="loop lag")
@@ -247,7 +252,7 @@ async def run_proxy(settings: Settings, stop: asyncio.Event, announce: Announce,
             with on_hangup(settings.tls_files, server.read_certificates):
                 announce({"proxy": f"{scheme}://{address}", "proxy_admin": f"http://{admin_address}"})
                 await stop.wait()
-                await _drain(server, recorder, settings.proxy.grace)
+                await _drain(server, recorder, outbox, settings.proxy.grace)
             if journal is not None:
                 journal.remove()
             # Not before: what drains is still mirrored, or not, as people say.
@@ -301,13 +306,33 @@ async def _until_stop(stop: asyncio.Event, running: set[asyncio.Task[None]], tas
         ended.result()
 
 
-async def _drain(server: ProxyServer, recorder: Recorder, grace: float) -> None:
-    """One grace for both: what the clients leave of it is the recorder's, and hardly ever less than _LAST_WRITE."""
+def _outbox(settings: Settings, registry: metrics.Registry) -> Outbox | None:
+    """What sends spans, where the settings name a collector."""
+    if settings.tracing.endpoint is None:
+        return None
+    # Not before: OpenTelemetry takes half as much memory as all else in this process.
+    from shadowproxy.tracing.outbox import Outbox
+    from shadowproxy.tracing.record import Picker
+    from shadowproxy.tracing.spans import OtlpSender
+
+    picker = Picker(
+        settings.tracing.sample, {side: one.deadline for side, one in settings.upstreams.items()}, time.time
+    )
+    outbox = Outbox(picker, OtlpSender(settings))
+    metrics.TracingMetrics(registry, lambda: outbox.sent, lambda: outbox.dropped)
+    return outbox
+
+
+async def _drain(server: ProxyServer, recorder: Recorder, outbox: Outbox | None, grace: float) -> None:
+    """One grace for all: what the clients leave of it is the recorder's, and hardly ever less than _LAST_WRITE; what
+    that leaves is for the last spans."""
     log.info("draining, for %.0f s at most", grace)
     clock = asyncio.get_running_loop().time
     until = clock() + grace
     await server.drain(grace)
     await recorder.drain(max(min(_LAST_WRITE, grace), until - clock()))
+    if outbox is not None:
+        await asyncio.to_thread(outbox.close, max(0.0, until - clock()))
 
 
 async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:

@@ -20,6 +20,7 @@ from shadowproxy.proxy.breaker import BreakerState
 from shadowproxy.proxy.overrides import OBSTACLES
 from shadowproxy.proxy.redact_json import REASONS
 from shadowproxy.proxy.tls import HANDSHAKE_FAILURES
+from shadowproxy.tracing.outbox import DROPPED as DROPPED_SPANS
 from shadowproxy.verdict.guardrails.batch import KEYS
 from shadowproxy.verdict.guardrails.dependence import BLOCKS
 
@@ -57,6 +58,7 @@ AT_MOST: Final[dict[str, tuple[Factor, ...]]] = {
     "breaker_transitions": (_SHADOWS, (len(BreakerState), "states")),
     "in_flight_bytes": (_SHADOWS,),
     "shed_copies": (_SHADOWS, (len(SHED), "reasons")),
+    "untraced_requests": ((len(DROPPED_SPANS), "reasons"),),
     "compare_duration_seconds": (_LATENCY,),
     "compare_batch_pairs": ((len(BATCH_BUCKETS) + 3, "buckets and sums"),),
     "failed_exchanges": (_SIDES, (len(KINDS), "kinds")),
@@ -176,6 +178,11 @@ def mirror(into: metrics.Registry) -> None:
     )
 
 
+def tracing(into: metrics.Registry) -> None:
+    """One that makes spans."""
+    metrics.TracingMetrics(into, lambda: 3, lambda: dict.fromkeys(DROPPED_SPANS, 1))
+
+
 def comparator(into: metrics.Registry) -> None:
     """A comparator that has counted."""
     compared = metrics.ComparatorMetrics(into, kinds=KINDS, faults=FAULTS)
@@ -194,6 +201,7 @@ def filled() -> dict[str, metrics.Registry]:
     made = {name: metrics.registry() for name in ("proxy", "comparator", "api")}
     proxy(made["proxy"])
     mirror(made["proxy"])
+    tracing(made["proxy"])
     comparator(made["comparator"])
     api(made["api"])
     made["parent of several proxy workers"] = metrics.of_workers(metrics.registry(), {}, configured=1, restarts=0)

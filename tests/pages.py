@@ -20,6 +20,7 @@ from shadowproxy.stats.inflation import VarianceInflation
 from shadowproxy.stats.moments import Moments
 from shadowproxy.stats.quantiles import BLOCK as BINS
 from shadowproxy.stats.quantiles import RatioGrid
+from shadowproxy.tracing.outbox import DROPPED as UNTRACED
 from shadowproxy.verdict.guardrails.batch import SPANS
 from shadowproxy.verdict.guardrails.calibration import THRESHOLDS, FirstPairs
 from shadowproxy.verdict.guardrails.dependence import SEGMENT
@@ -95,6 +96,11 @@ def metrics_page() -> str:
             "shed_copies_total",
             "A copy that was not made; its pair is recorded, and counts as a failure of that side (`shed`).",
             SHED,
+        ),
+        (
+            "untraced_requests_total",
+            "A request that was to have [spans](tracing.md) and has none. Its pair is recorded all the same.",
+            UNTRACED,
         ),
     ):
         lines += ["", f"## Reasons of `shadowproxy_{metric}`", "", meaning, "", "| reason | when |", "| --- | --- |"]

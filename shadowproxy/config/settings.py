@@ -19,6 +19,7 @@ from pydantic import (
 from shadowproxy.config.catalogue import GUARDABLE
 from shadowproxy.config.expressions import Expression
 from shadowproxy.config.fields import Fields
+from shadowproxy.config.headers import HeaderName, HeaderValue
 from shadowproxy.config.judging import Guardrail, Verdict
 from shadowproxy.config.presets import EXTRACTED, PRESETS, with_preset
 from shadowproxy.config.redaction import Redact
@@ -29,6 +30,7 @@ from shadowproxy.config.store_url import parse_store_url
 from shadowproxy.config.units import Address, Count, Duration, HttpUrl, Listen, Name, Probability, Share, Size, Workers
 from shadowproxy.config.validity import Rule, named
 from shadowproxy.errors import Fault
+from shadowproxy.model import Side
 
 
 def _reads_response(expression: str | None) -> bool:
@@ -485,6 +487,29 @@ class Comparator(Section):
     )
 
 
+def _traces(endpoint: str) -> str:
+    return endpoint if urlsplit(endpoint).path else f"{endpoint}/v1/traces"
+
+
+class Tracing(Section):
+    """Spans of mirrored requests, for a collector that speaks OTLP over HTTP (extra `otlp`)."""
+
+    endpoint: Annotated[HttpUrl, AfterValidator(_traces)] | None = Field(
+        None,
+        description="such as http://127.0.0.1:4318, which stands for that with /v1/traces; none: no spans are made",
+    )
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default_factory=dict, repr=False, description="sent with them: `authorization: Bearer ${TOKEN}`"
+    )
+    sample: Share = Field(
+        0.01,
+        description="share of the mirrored requests that get spans, of those without a trace of their own; a client's "
+        "trace goes by its own `sampled` flag",
+    )
+    service_name: str = Field("shadowproxy", min_length=1, description="whose spans they are (service.name)")
+    timeout: Duration = Field(10.0, gt=0, description="for the collector to take them, with all attempts")
+
+
 class Settings(Section):
     """A whole configuration."""
 
@@ -502,6 +527,7 @@ class Settings(Section):
     comparator: Comparator = Comparator()
     verdict: Verdict = Verdict()
     serve: Serve = Serve()
+    tracing: Tracing = Tracing()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")
@@ -525,10 +551,15 @@ class Settings(Section):
         )
 
     @property
+    def upstreams(self) -> Mapping[Side, Upstream]:
+        """Those that there are."""
+        sides = {Side.BASELINE: self.baseline, Side.CANDIDATE: self.candidate, Side.REPLICA: self.replica}
+        return {side: upstream for side, upstream in sides.items() if upstream is not None}
+
+    @property
     def longest_deadline(self) -> float:
         """The longest any exchange of a pair may take, seconds."""
-        sides = (self.baseline, self.candidate, self.replica)
-        return max(side.deadline for side in sides if side is not None)
+        return max(upstream.deadline for upstream in self.upstreams.values())
 
 
 def risks(settings: Settings) -> list[str]:

@@ -8,6 +8,7 @@ from shadowproxy.metrics.comparator import ComparatorMetrics
 from shadowproxy.metrics.exposition import OPENMETRICS, Registry, registry, render
 from shadowproxy.metrics.mirror import MirrorMetrics, MirrorReading, ShadowReading
 from shadowproxy.metrics.proxy import ProxyMetrics, accounting_families
+from shadowproxy.metrics.tracing import TracingMetrics
 from shadowproxy.metrics.verdict import (
     DistanceReading,
     GuardrailReading,
@@ -30,6 +31,7 @@ __all__ = [
     "Registry",
     "ShadowReading",
     "StreamReading",
+    "TracingMetrics",
     "VerdictMetrics",
     "VerdictReading",
     "accounting_families",

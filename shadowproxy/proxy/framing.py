@@ -85,7 +85,7 @@ class RequestHead:
     (the line for the body's length or coding, empty for none) and without `traceparent` (that field's value).
     `received` are the client's own lines. `target` is in origin form. `length` is that of the body, None if it is
     chunked. `upgrade` is the protocol that the client wants to change to, empty for none. `guarded` are the lines that
-    may hold what must not be recorded, None where that is not known.
+    may hold what must not be recorded, None where that is not known. `started` is Unix time; who has a clock sets it.
     """
 
     __slots__ = (
@@ -101,6 +101,7 @@ class RequestHead:
         "minor",
         "received",
         "request_id",
+        "started",
         "target",
         "traceparent",
         "upgrade",
@@ -115,6 +116,7 @@ class RequestHead:
     expects: bool
     upgrade: bytes
     request_id: bytes
+    started: float
     traceparent: bytes
     annotations: bytes
     fields: bytes
@@ -219,6 +221,7 @@ class RequestRules:
             raise RefusalError(400, _BARE_LF)
         first = lines[0]
         request = RequestHead()
+        request.started = 0.0
         authority = self._request_line(request, first)
         request.received = received = head[len(first) :]
         limits = self._limits

@@ -322,7 +322,7 @@ class ClientConnection:
         self._partial = b""
         (front.heads if begun else front.idle).discard(self)
         self._request = request = front.rules.parse(data[:end], self._peer, front.new_id)
-        self._started = front.clock()
+        request.started = self._started = front.clock()
         self._response_begun = False
         self._keep = request.keep_alive and not front.draining
         end += 4

@@ -22,9 +22,10 @@ from shadowproxy.proxy.listener import ClientConnection, Front
 from shadowproxy.proxy.mirror import Mirror, PairRecorder
 from shadowproxy.proxy.redact import guarded_headers
 from shadowproxy.proxy.reserve import listen_error
-from shadowproxy.proxy.trace import RandomSpans
+from shadowproxy.proxy.trace import NewSpan
 from shadowproxy.proxy.upstream import Observe, Pool
 from shadowproxy.tasks import Tasks
+from shadowproxy.tracing.context import derived_span
 
 BACKLOG = 2048
 _ACCEPT_TURNS = 3
@@ -49,7 +50,7 @@ class ProxyServer:
     """Answers clients from the baseline, copies requests to the shadow sides, offers pairs to the recorder.
 
     `clock` gives Unix time, `monotonic` the seconds that durations are measured in, `new_id` ids for requests that come
-    without one, `new_span` span ids (16 hexadecimal digits) for the copies of traced requests. `observer(side)` gives
+    without one, `new_span` span ids for the copies of traced requests. `observer(side)` gives
     what is called once per exchange with that side (see `Observe`); it must be cheap and not raise.
     With `reuse_port` other processes of ours may listen on the same port. `resolve` looks up the hosts of upstreams.
     """
@@ -63,7 +64,7 @@ class ProxyServer:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.perf_counter,
         new_id: Callable[[], str] | None = None,
-        new_span: Callable[[], bytes] | None = None,
+        new_span: NewSpan = derived_span,
         observer: Callable[[Side], Observe] | None = None,
         resolve: Resolve = system_resolver,
         reuse_port: bool = False,
@@ -74,7 +75,7 @@ class ProxyServer:
         self._clock = clock
         self._monotonic = monotonic
         self._new_id = RandomIds() if new_id is None else new_id
-        self._new_span = RandomSpans() if new_span is None else new_span
+        self._new_span = new_span
         self._observer = observer
         self._resolve = resolve
         self._acceptor: Acceptor | None = None

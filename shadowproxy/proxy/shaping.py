@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
 from shadowproxy.config import Upstream
@@ -16,7 +16,7 @@ from shadowproxy.config.shaping import secret_text
 from shadowproxy.proxy.bodies import LAST_CHUNK, chunk
 from shadowproxy.proxy.framing import RequestHead
 from shadowproxy.proxy.overrides import OBSTACLES, OverrideError, Overrides
-from shadowproxy.proxy.trace import copied_trace
+from shadowproxy.proxy.trace import NewSpan, copied_trace
 
 _NOTHING: Final[Mapping[str, int]] = {}
 
@@ -34,18 +34,18 @@ class Shaper(Protocol):
         ...
 
 
-def shaper(upstream: Upstream, prefix: bytes, authority: bytes, *, new_span: Callable[[], bytes] | None) -> Shaper:
-    """The shaper for `upstream`, whose URL has this path `prefix` and `authority`.
+def shaper(upstream: Upstream, prefix: bytes, authority: bytes, side: str, *, new_span: NewSpan | None) -> Shaper:
+    """The shaper for `upstream`, which is `side` and whose URL has this path `prefix` and `authority`.
 
     `new_span` gives span ids to copies; None where the requests are the client's own.
     """
     edits = upstream.host or upstream.rewrite or upstream.headers.edited or upstream.json_fields
     credentials = upstream.credentials
     if edits or credentials.client == "remove" or credentials.authorization is not None:
-        return EditingShaper(upstream, prefix, authority, new_span=new_span)
+        return EditingShaper(upstream, prefix, authority, side, new_span=new_span)
     if new_span is None:
         return PlainShaper(prefix, authority)
-    return CopyShaper(prefix, authority, new_span)
+    return CopyShaper(prefix, authority, side, new_span)
 
 
 class PlainShaper:
@@ -73,11 +73,12 @@ class PlainShaper:
 class CopyShaper:
     """No edits but a span of its own: a shadow side, usually."""
 
-    __slots__ = ("_authority", "_new_span", "_prefix")
+    __slots__ = ("_authority", "_new_span", "_prefix", "_side")
 
-    def __init__(self, prefix: bytes, authority: bytes, new_span: Callable[[], bytes]) -> None:
+    def __init__(self, prefix: bytes, authority: bytes, side: str, new_span: NewSpan) -> None:
         self._prefix = prefix
         self._authority = authority
+        self._side = side
         self._new_span = new_span
 
     @property
@@ -88,7 +89,9 @@ class CopyShaper:
     def __call__(self, request: RequestHead, body: bytes | None, extra: bytes) -> bytes:
         """See `Shaper`."""
         if request.traceparent:
-            fields, trace = copied_trace(request.fields, request.traceparent, self._new_span)
+            fields, trace = copied_trace(
+                request.fields, request.traceparent, request.started, self._side, self._new_span
+            )
             lines = b"".join((fields, request.framing, trace, extra))
             head = _head(request.method, self._prefix, request.target, self._authority, lines)
         else:
@@ -106,11 +109,12 @@ class EditingShaper:
     """
 
     def __init__(
-        self, upstream: Upstream, prefix: bytes, authority: bytes, *, new_span: Callable[[], bytes] | None
+        self, upstream: Upstream, prefix: bytes, authority: bytes, side: str, *, new_span: NewSpan | None
     ) -> None:
         self.unapplied: Counter[str] = Counter(dict.fromkeys(OBSTACLES, 0) if upstream.json_fields else {})
         self._prefix = prefix
         self._authority = authority if upstream.host in (None, "client") else str(upstream.host).encode("ascii")
+        self._side = side
         self._client_host = upstream.host == "client"
         self._rewrites = [compile_rewrite(rule.match, rule.to) for rule in upstream.rewrite]
         self._new_span = new_span
@@ -132,7 +136,7 @@ class EditingShaper:
         if self._new_span is None:
             fields += request.trace
         elif request.traceparent:
-            fields, trace = copied_trace(fields, request.traceparent, self._new_span)
+            fields, trace = copied_trace(fields, request.traceparent, request.started, self._side, self._new_span)
             fields += trace
         if self._cut is not None:
             fields = self._cut.sub(b"", fields)

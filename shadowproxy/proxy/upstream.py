@@ -25,6 +25,7 @@ from shadowproxy.proxy.framing import (
 )
 from shadowproxy.proxy.shaping import shaper
 from shadowproxy.proxy.timers import Deadlines
+from shadowproxy.proxy.trace import NewSpan
 from shadowproxy.proxy.turns import RECEIVE_BUFFER, Turns
 from shadowproxy.tasks import Tasks
 
@@ -590,7 +591,7 @@ class Pool:
         *,
         capture: int,
         guarded: frozenset[bytes] | None,
-        new_span: Callable[[], bytes],
+        new_span: NewSpan,
         loop: asyncio.AbstractEventLoop,
         tasks: Tasks,
         monotonic: Callable[[], float],
@@ -604,7 +605,9 @@ class Pool:
         connector.left = self.leave
         self.authority = connector.authority
         prefix = quote(parts.path, safe="/%:@!$&'()*+,;=~-._").encode("ascii").rstrip(b"/")
-        self.shape = shaper(upstream, prefix, self.authority, new_span=None if side is Side.BASELINE else new_span)
+        self.shape = shaper(
+            upstream, prefix, self.authority, side.value, new_span=None if side is Side.BASELINE else new_span
+        )
         self.deadline = upstream.deadline
         self.capture = capture
         self.rules = ResponseRules(guarded)

@@ -16,7 +16,7 @@ import orjson
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.compare.extraction.answer import Ranking
+from shadowproxy.compare.extraction.answer import Ranking, spelled
 from shadowproxy.compare.reader import RouteReader
 from shadowproxy.compare.routes import Router, request_path
 from shadowproxy.config import Route
@@ -260,7 +260,8 @@ def _places(ranking: Ranking | None) -> Mapping[str, tuple[int, float | None]]:
     if ranking is None:
         return {}
     scores = ranking.scores or [math.nan] * len(ranking.ids)
-    return {name: (rank, _finite(score)) for rank, (name, score) in enumerate(zip(ranking.ids, scores, strict=True), 1)}
+    names = spelled(ranking.ids)
+    return {name: (rank, _finite(score)) for rank, (name, score) in enumerate(zip(names, scores, strict=True), 1)}
 
 
 def _exchange(exchange: Exchange, withhold: bool) -> ExchangeView:

@@ -120,6 +120,8 @@ class VerdictReader:
         Returns since when (Unix seconds, the store's clock) the verdict has the state that it has; None where that is
         not known. Never raises: a store that can't take it must not harm the verdict, and is asked again with the next.
         """
+        if self._looks_on:
+            return None
         verdict = reading.verdict
         moment = Moment(
             what=verdict.state.value,

@@ -148,7 +148,7 @@ async def staged() -> AsyncIterator[Stage]:
             web.get("/assets/{name:.+}", asset),
             web.get("/api/v1/verdict", verdict),
             web.get("/api/v1/pairs", stage.listed),
-            web.get("/api/v1/pairs/{id}", stage.one),
+            web.get("/api/v1/pairs/{id:.+}", stage.one),
         ]
     )
     runner = web.AppRunner(app, access_log=None)

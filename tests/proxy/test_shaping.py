@@ -23,7 +23,8 @@ from shadowproxy.model import Side
 from shadowproxy.proxy.framing import RequestRules
 from shadowproxy.proxy.overrides import OverrideError, Overrides
 from shadowproxy.proxy.shaping import CopyShaper, EditingShaper, PlainShaper, shaper
-from shadowproxy.proxy.trace import RandomSpans, copied_trace
+from shadowproxy.proxy.trace import copied_trace
+from shadowproxy.tracing.context import derived_span
 
 RULES = RequestRules(Limits(), annotation_header="x-shadow-annotations", marker_header="x-shadow-request")
 SPAN = b"b7ad6b7169203331"
@@ -36,7 +37,7 @@ def shape(settings: dict[str, Any], request: bytes, *, copy: bool = True, extra:
     head, _, body = request.partition(b"\r\n\r\n")
     parsed = RULES.parse(head, b"10.0.0.1", lambda: "id")
     upstream_settings = Upstream.model_validate({"url": "http://up:1/base", **settings})
-    made = shaper(upstream_settings, b"/base", b"up:1", new_span=(lambda: SPAN) if copy else None)
+    made = shaper(upstream_settings, b"/base", b"up:1", "candidate", new_span=(lambda *_: SPAN) if copy else None)
     return made(parsed, body, extra)
 
 
@@ -69,11 +70,11 @@ class Sides:
 
 def test_an_upstream_without_edits_takes_the_shortest_way() -> None:
     plain = Upstream(url="http://up:1")
-    assert isinstance(shaper(plain, b"", b"up:1", new_span=None), PlainShaper)
-    assert isinstance(shaper(plain, b"", b"up:1", new_span=lambda: SPAN), CopyShaper)
+    assert isinstance(shaper(plain, b"", b"up:1", "candidate", new_span=None), PlainShaper)
+    assert isinstance(shaper(plain, b"", b"up:1", "candidate", new_span=lambda *_: SPAN), CopyShaper)
     for edit in ({"host": "a"}, {"credentials": "remove"}, {"headers": {"remove": ["a"]}}, {"json_fields": {"a": 1}}):
         edited = Upstream.model_validate({"url": "http://up:1", **edit})
-        assert isinstance(shaper(edited, b"", b"up:1", new_span=None), EditingShaper)
+        assert isinstance(shaper(edited, b"", b"up:1", "candidate", new_span=None), EditingShaper)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +92,9 @@ def test_all_shapers_agree_where_no_edit_applies(request_: bytes) -> None:
     head, _, body = request_.partition(b"\r\n\r\n")
     parsed = RULES.parse(head, b"10.0.0.1", lambda: "id")
     settings = {"url": "http://up:1", "headers": {"remove": ["x-none"]}, "rewrite": [{"match": "^/none", "to": "/x"}]}
-    edited = EditingShaper(Upstream.model_validate(settings), b"/base", b"up:1", new_span=None)
+    edited = EditingShaper(Upstream.model_validate(settings), b"/base", b"up:1", "candidate", new_span=None)
     plain = PlainShaper(b"/base", b"up:1")
-    copy = CopyShaper(b"/base", b"up:1", lambda: SPAN)
+    copy = CopyShaper(b"/base", b"up:1", "candidate", lambda *_: SPAN)
     for whole in (body, None):
         assert (
             plain(parsed, whole, b"\r\nM: 1") == edited(parsed, whole, b"\r\nM: 1") == copy(parsed, whole, b"\r\nM: 1")
@@ -326,14 +327,14 @@ def test_a_body_in_which_nothing_can_be_set_goes_out_as_it_came_and_is_counted(
     head, _, _ = post(body, "/", *headers).partition(b"\r\n\r\n")
     parsed = RULES.parse(head, b"10.0.0.1", lambda: "id")
     settings = Upstream.model_validate({"url": "http://up:1", "json_fields": {"model": "v2"}})
-    made = shaper(settings, b"", b"up:1", new_span=None)
+    made = shaper(settings, b"", b"up:1", "candidate", new_span=None)
     assert made(parsed, body, b"") == PlainShaper(b"", b"up:1")(parsed, body, b"")
     assert told(made.unapplied) == {obstacle: 1}
 
 
 def test_a_request_without_a_body_has_nothing_to_set() -> None:
     settings = Upstream.model_validate({"url": "http://up:1", "json_fields": {"model": "v2"}})
-    made = shaper(settings, b"", b"up:1", new_span=None)
+    made = shaper(settings, b"", b"up:1", "candidate", new_span=None)
     parsed = RULES.parse(get().partition(b"\r\n\r\n")[0], b"10.0.0.1", lambda: "id")
     assert made(parsed, b"", b"") == PlainShaper(b"", b"up:1")(parsed, b"", b"")
     assert told(made.unapplied) == {}
@@ -382,7 +383,7 @@ def test_two_parents_are_none_and_without_one_none_is_made() -> None:
 
 @given(value=st.binary(max_size=60).map(lambda raw: raw.replace(b"\r", b"").replace(b"\n", b"")))
 def test_no_value_of_traceparent_breaks_a_head(value: bytes) -> None:
-    fields, trace = copied_trace(b"\r\nA: 1\r\nTraceState: a=1\r\nB: 2", value, lambda: SPAN)
+    fields, trace = copied_trace(b"\r\nA: 1\r\nTraceState: a=1\r\nB: 2", value, 0.0, "candidate", lambda *_: SPAN)
     if trace:
         assert re.fullmatch(rb"\r\ntraceparent: 00-[0-9a-f]{32}-%b-[0-9a-f]{2}" % SPAN, trace)
     else:
@@ -390,8 +391,9 @@ def test_no_value_of_traceparent_breaks_a_head(value: bytes) -> None:
 
 
 def test_spans_are_distinct_and_of_the_right_form() -> None:
-    new_span = RandomSpans()
-    spans = [new_span() for _ in range(1000)]
+    trace, parent = PARENT[3:35].encode(), PARENT[36:52].encode()
+    moments = [1.7e9 + at * 2.5e-7 for at in range(500)]
+    spans = [derived_span(trace, parent, at, side) for at in moments for side in ("candidate", "replica")]
     assert len(set(spans)) == 1000
     assert all(re.fullmatch(rb"[0-9a-f]{16}", span) for span in spans)
 

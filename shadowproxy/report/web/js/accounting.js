@@ -1,6 +1,6 @@
 // Where every request went, what failed, and what else is counted beside the guardrails.
 
-import { boxed, count, evidence, figure, h, keyed, many, moment, plain, replace, sign, table, wrapping } from "./dom.js";
+import { boxed, count, evidence, figure, h, keyed, many, moment, plain, replace, short, sign, table, wrapping } from "./dom.js";
 
 const SIDES = ["baseline", "candidate", "replica"];
 // Rows of a long table that are shown before somebody asks for the rest.
@@ -47,11 +47,11 @@ function sums(account) {
 function equation([name, whole], parts) {
   const term = (label, value, why) =>
     h("div", { class: "term" }, h("b", null, count(value)), h("span", null, label), why && sum(why) ? h("ul", null, reasons(why)) : null);
-  const signs = (at) => h("span", { class: "op", "aria-hidden": "true" }, at ? "+" : "=");
+  const behind = (at, ...rest) => h("div", { class: "behind" }, h("span", { class: "op" }, at ? "+" : "="), term(...rest));
   return h(
     "div",
     { class: "equation" },
-    h("div", { class: "terms" }, term(name, whole, null), parts.flatMap(([label, value, why], at) => [signs(at), term(label, value, why)])),
+    h("div", { class: "terms" }, term(name, whole, null), parts.map(([label, value, why], at) => behind(at, label, value, why))),
     h("div", { class: "bar", "aria-hidden": "true" }, parts.map(([, value, , kind]) => piece(kind, value, whole))),
   );
 }
@@ -75,7 +75,7 @@ function failures(found) {
   const sides = SIDES.filter((side) => Object.hasOwn(found, side));
   const kinds = [...new Set(sides.flatMap((side) => Object.keys(found[side]).filter((kind) => found[side][kind] > 0)))];
   if (sides.length === 0) return null;
-  if (kinds.length === 0) return card("Failures", h("p", { class: "said" }, `None of the ${sides.join(", the ")}.`));
+  if (kinds.length === 0) return card("Failures", h("p", { class: "said" }, `No failure of the ${sides.join(", nor of the ")}.`));
   const rows = kinds.map((kind) => [plain(kind), ...sides.map((side) => count(found[side][kind] ?? 0))]);
   return card("Failures", boxed(table("Failures by kind and upstream", [["Kind", "text"], ...sides.map((side) => [side, "number"])], rows, { hidden: true }), "Failures"));
 }
@@ -92,7 +92,7 @@ function labels(found) {
 
 function versions(found) {
   const rows = SIDES.flatMap((side) => (found?.[side] ?? []).map((seen) => [
-    h("span", { class: `side ${side}` }, side), wrapping(seen.value || "an empty value"), moment(seen.first), moment(seen.last)]));
+    h("span", { class: `side ${side}` }, side), short(seen.value || "an empty value"), moment(seen.first), moment(seen.last)]));
   if (rows.length === 0) return null;
   const columns = [["Upstream", "text"], ["Version", "text"], ["First seen", "text"], ["Last seen", "text"]];
   return card("Versions", boxed(table("Versions that have answered", columns, rows, { hidden: true }), "Versions"));
@@ -105,7 +105,7 @@ function dependence(found) {
     if (known === undefined || one.inflation > known.inflation) worst.set(one.guardrail, one);
   }
   const rows = [...worst.values()].sort((one, other) => other.inflation - one.inflation).map((one) => [
-    wrapping(one.guardrail), plain(one.by), `× ${figure(one.inflation)} ± ${figure(2 * one.error)}`]);
+    wrapping(one.guardrail), plain(one.by), `× ${figure(one.inflation)} ± ${(2 * one.error).toPrecision(2)}`]);
   if (rows.length === 0) return null;
   const columns = [["Guardrail", "text"], ["By", "text"], ["Variance of its mean", "number"]];
   return h("section", { class: "card" }, h("h3", null, "Dependence between pairs"),

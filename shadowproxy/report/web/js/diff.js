@@ -1,6 +1,6 @@
 // Where two answers differ: headers by name, values by path; and bodies as they are.
 
-import { boxed, count, h, many, plain, replace } from "./dom.js";
+import { boxed, count, figure, h, many, plain, replace } from "./dom.js";
 
 const FOLDED = 240;
 const AT_ONCE = 20_000;
@@ -16,7 +16,7 @@ export function lines(text) {
 export function bytes(size) {
   if (size < 1000) return `${count(size)} B`;
   for (const [unit, one] of [["KB", 1e3], ["MB", 1e6]]) {
-    if (size < 999.5 * Number(one) || unit === "MB") return `${(size / Number(one)).toPrecision(3).replace(/\.?0+$/u, "")} ${unit}`;
+    if (size < 999.5 * Number(one) || unit === "MB") return `${figure(size / Number(one))} ${unit}`;
   }
   return "";
 }
@@ -37,7 +37,7 @@ export function value(said) {
 export function preformatted(said) {
   const shown = h("pre", { tabindex: 0, role: "region", "aria-label": "Text" });
   let at = 0;
-  const more = h("button", { type: "button", class: "more", on: { click: () => next() } });
+  const more = h("button", { type: "button", class: "quiet more", on: { click: () => next() } });
   const box = h("div", { class: "body" }, shown, more);
   function next() {
     shown.append(lines(said.slice(at, at + AT_ONCE)));
@@ -54,7 +54,7 @@ export function preformatted(said) {
 /**
  * The values that differ, by path.
  * @param {Element} element
- * @param {{where: string, baseline: string | null, candidate: string | null}[]} differences
+ * @param {{where: string, baseline: string | null, candidate: string | null, remark?: string}[]} differences
  * @param {{more?: boolean | number}} [options]
  */
 export function drawDiff(element, differences, { more = false } = {}) {
@@ -66,7 +66,7 @@ export function drawDiff(element, differences, { more = false } = {}) {
     h(
       "tr",
       null,
-      h("th", { scope: "row", class: "text where" }, h("code", null, plain(one.where).slice(0, 500))),
+      h("th", { scope: "row", class: "text where" }, h("code", null, plain(one.where).slice(0, 500)), one.remark && h("small", null, plain(one.remark))),
       h("td", { class: "text of-baseline" }, value(one.baseline)),
       h("td", { class: "text of-candidate" }, value(one.candidate)),
     ),
@@ -89,7 +89,8 @@ export function drawDiff(element, differences, { more = false } = {}) {
  * @param {{side: string, headers: [string, string][] | null}[]} sides
  */
 export function drawHeaders(element, sides) {
-  const known = sides.filter(({ headers }) => Array.isArray(headers));
+  // Who gave no answer would make every header of the others differ.
+  const known = sides.filter(({ headers }) => headers?.length > 0);
   const names = [...new Set(known.flatMap(({ headers }) => headers.map(([name]) => name.toLowerCase())))].sort();
   const rows = names.map((name) => ({ name, values: known.map(({ headers }) => valuesOf(headers, name)) }));
   const differ = rows.filter(({ values }) => new Set(values).size > 1);
@@ -141,9 +142,10 @@ export function titled(side) {
  */
 export function drawnBody(body) {
   if (body === null || body === undefined) return h("p", { class: "muted" }, "Withheld: see below who may see bodies.");
-  const cut = body.truncated
-    ? h("p", { class: "cut" }, `Only its beginning was recorded; the whole body has ${bytes(body.bytes)}.`)
-    : null;
+  const cut = [
+    body.truncated && h("p", { class: "cut" }, `Only its beginning is here; the whole body has ${bytes(body.bytes)}.`),
+    body.coding && h("p", { class: "muted" }, `${body.fault ? `Not decoded (${plain(body.fault)})` : "Decoded"}: ${plain(body.coding)}`),
+  ];
   if (body.bytes === 0) return h("p", { class: "muted" }, "Empty.");
   if ("json" in body && body.json !== undefined && body.json !== null) {
     return [cut, preformatted(JSON.stringify(body.json, null, 2))];

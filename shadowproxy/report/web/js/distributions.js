@@ -1,7 +1,7 @@
 // The scores of both sides, laid over each other, and how far they are apart.
 
 import { axis, chart, colour, describe, draw } from "./charts.js";
-import { count, empty, figure, h, keyed, percent, plain, replace, text, wrapping } from "./dom.js";
+import { count, empty, figure, h, keyed, percent, replace, short, text, wrapping } from "./dom.js";
 
 /**
  * Draws a figure for each route that has scores.
@@ -42,7 +42,7 @@ function update(box, row, bins, library) {
   const { baseline, candidate } = row;
   const told = `${count(baseline.items)} scores of the baseline (half below ${figure(baseline.p50)}) and ${count(candidate.items)} of the candidate (half below ${figure(candidate.p50)}), in pairs that both sides answered.`;
   text(caption.lastElementChild, told);
-  describe(plot, `Scores, ${plain(row.route)}. ${told} ${words.map(([name, value, said]) => `${name} ${value}: ${said}`).join("; ")}`);
+  describe(plot, `Scores, ${short(row.route)}. ${told} ${words.map(([name, value, said]) => `${name} ${value}: ${said}`).join("; ")}`);
 }
 
 function paint(plot, bins, library) {

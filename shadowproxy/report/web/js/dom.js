@@ -84,9 +84,9 @@ export function keyed(parent, items, key, create, update) {
   for (const [name, item] of wanted) {
     let element = known.get(name);
     if (element === undefined) known.set(name, (element = create(item)));
-    update(element, item);
     if (element === place) place = place.nextElementSibling;
     else parent.insertBefore(element, place);
+    update(element, item);
   }
   // What was moved lost the focus.
   if (focused !== null && document.activeElement !== focused && parent.contains(focused)) {
@@ -202,9 +202,15 @@ export function moment(seconds, { date = true } = {}) {
   return h("time", { datetime: at.toISOString(), title: at.toISOString() }, date ? `${day} ${clock}` : clock);
 }
 
-/** The names of guardrails as people read them: parts that may wrap. */
+/** A name that is no longer than people read. */
+export function short(name, most = 120) {
+  const said = plain(name);
+  return said.length > most ? `${said.slice(0, most)}…` : said;
+}
+
+/** A name as people read it: its parts may wrap, and what is too long is cut. */
 export function wrapping(name) {
-  return plain(name)
+  return short(name)
     .split(/(?<=[._=/-])/u)
     .flatMap((part, at) => (at ? [h("wbr"), part] : [part]));
 }
@@ -229,9 +235,24 @@ export function sign(kind) {
   );
 }
 
+// What scrolls must be had by the keyboard; what doesn't must not be in its way.
+const boxes = new ResizeObserver((entries) => {
+  for (const entry of entries) {
+    const box = entry.target.closest(".scroll");
+    if (box === null) continue;
+    const scrolls = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
+    set(box, "tabindex", scrolls ? 0 : null);
+    set(box, "role", scrolls ? "region" : null);
+    set(box, "aria-label", scrolls ? /** @type {HTMLElement} */ (box).dataset.label : null);
+  }
+});
+
 /** A table in a box of its own, which scrolls by itself where it is too wide. `label` names it for who can't see it. */
-export function boxed(table, label) {
-  return h("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": label }, table);
+export function boxed(table, label, more = "") {
+  const box = h("div", { class: `scroll ${more}`.trim(), data: { label } }, table);
+  boxes.observe(box);
+  boxes.observe(table);
+  return box;
 }
 
 /** What stands where there is nothing yet. */

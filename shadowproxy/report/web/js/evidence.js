@@ -1,7 +1,7 @@
 // How the e-values went over time, and what they have still to go.
 
 import { axis, chart, colour, describe, draw } from "./charts.js";
-import { count, empty, evidence, h, lasting, plain, replace, rough, superscript, text, wrapping } from "./dom.js";
+import { count, empty, evidence, h, lasting, replace, rough, short, superscript, text, wrapping } from "./dom.js";
 
 // Decades beyond a threshold that are shown, and below 1: what is proven goes on to 10^30.
 const ABOVE = 2;
@@ -60,7 +60,7 @@ function drawCell(parts, trail, verdict, cell, library) {
   const said = `Evidence that it is safe: ${evidence(cell.e_promote)} of ${evidence(cell.promote_at)} needed; `
     + `that it is harmful: ${evidence(cell.e_rollback)} of ${evidence(cell.rollback_at)}.${saidAhead(verdict, until)}`;
   text(parts.said, said);
-  describe(parts.plot, `${plain(cell.guardrail)}, ${plain(cell.cohort)}. ${said}`);
+  describe(parts.plot, `${short(cell.guardrail)}, ${short(cell.cohort)}. ${said}`);
 }
 
 /** Pairs that it still takes to prove a cell, where that is said and not done. */

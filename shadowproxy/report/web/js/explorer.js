@@ -18,14 +18,19 @@ export function listed(chosen) {
   return `#pairs${said.size ? `&${said}` : ""}`;
 }
 
-/** The address of one pair, for a link. */
-export function opened(id) {
-  return `#pair=${encodeURIComponent(id)}`;
+/** The address of one pair, for a link. Clients choose ids, and may choose one twice: where it was counted sets it apart. */
+export function opened({ id, partition, entry, position }) {
+  return `#pair=${encodeURIComponent(id)}&at=${partition}:${entry}:${position}`;
+}
+
+function placed(at) {
+  const [, partition, entry, position] = /^(\d+):(\d+-\d+):(\d+)$/u.exec(at ?? "") ?? [];
+  return partition === undefined ? {} : { partition, entry, position };
 }
 
 function readHash() {
   const said = new URLSearchParams(location.hash.slice(1));
-  return { pair: said.get("pair"), list: said.has("pairs") ? said : null };
+  return { pair: said.get("pair"), at: said.get("at"), list: said.has("pairs") ? said : null };
 }
 
 /**
@@ -51,6 +56,7 @@ class Explorer {
     this.read = null;
     this.asked = 0;
     this.pairs = 0;
+    this.shown = null;
     this.build(element);
     addEventListener("hashchange", () => this.follow());
     this.started = false;
@@ -75,15 +81,15 @@ class Explorer {
       live && h("div", { class: "field" }, h("label", { for: "pairs-text" }, "Id or text"), search),
     ];
     this.status = h("p", { class: "pairs-status", role: "status" });
-    this.anew = h("button", { type: "button", hidden: true, on: { click: () => this.fetch() } }, "Read anew");
+    this.anew = h("button", { type: "button", class: "quiet", hidden: true, on: { click: () => this.fetch() } }, "Read anew");
     this.rows = h("tbody");
     this.caption = h("caption", { class: "unseen" }, "Pairs");
-    const heads = [["Pair", "text"], ["Began", "text"], ["Loss", "number"], ["Route", "text"], ["Baseline", "text"], ["Candidate", "text"]];
+    const heads = [["Pair", "text"], ["Guardrail", "text"], ["Loss", "number"], ["Began", "text"], ["Route", "text"], ["Baseline", "text"], ["Candidate", "text"]];
     const head = h("tr", null, heads.map(([name, kind]) => h("th", { scope: "col", class: kind }, name)));
     this.table = h("table", { class: "pairs" }, this.caption, h("thead", null, head), this.rows);
-    this.box = h("div", { class: "scroll", role: "region", tabindex: 0, "aria-label": "Pairs" }, this.table);
+    this.box = h("div", { class: "scroll tall", role: "region", tabindex: 0, "aria-label": "Pairs" }, this.table);
     this.none = h("div");
-    const step = (label, by) => h("button", { type: "button", on: { click: () => this.turn(by) } }, label);
+    const step = (label, by) => h("button", { type: "button", class: "quiet", on: { click: () => this.turn(by) } }, label);
     [this.back, this.on] = [step("Previous", -PAGE), step("Next", PAGE)];
     this.place = h("span");
     this.pager = h("nav", { class: "pager", "aria-label": "Pages of pairs" }, this.back, this.place, this.on);
@@ -97,9 +103,9 @@ class Explorer {
   buildDialog() {
     this.title = h("h2", { id: "pair-title", tabindex: -1 });
     this.content = h("div", { class: "pair" });
-    const step = (label, by) => h("button", { type: "button", on: { click: () => this.walk(by) } }, label);
+    const step = (label, by) => h("button", { type: "button", class: "quiet", on: { click: () => this.walk(by) } }, label);
     [this.before, this.after] = [step("Previous pair", -1), step("Next pair", 1)];
-    const close = h("button", { type: "button", class: "close", on: { click: () => this.dialog.close() } }, "Close");
+    const close = h("button", { type: "button", class: "quiet close", on: { click: () => this.dialog.close() } }, "Close");
     this.dialog = h(
       "dialog",
       { class: "pair-dialog", "aria-labelledby": "pair-title" },
@@ -117,6 +123,8 @@ class Explorer {
     this.offer("guardrail", verdict.guardrails.map(({ guardrail }) => guardrail), "every one");
     this.offer("cohort", Object.keys(verdict.cohorts), "all pairs");
     this.offer("route", [...new Set(routes)].sort(), "any");
+    // A list that was read before the first verdict is as new as that.
+    if (this.pairs === 0 && this.read !== null && this.read.total > 0) this.read.pairs = verdict.pairs;
     this.pairs = verdict.pairs;
     // An empty list has no reader who would lose his place.
     if (this.read !== null && this.read.total === 0 && this.read.pairs !== this.pairs) this.fetch();
@@ -150,13 +158,13 @@ class Explorer {
 
   /** Show what the address says. */
   follow() {
-    const { pair, list } = readHash();
+    const { pair, at, list } = readHash();
     if (list !== null) {
       this.take(Object.fromEntries(LIST_KEYS.map((key) => [key, list.get(key) ?? ""])));
       if (!this.dialog.open) this.table.closest("section")?.scrollIntoView({ block: "start" });
     }
     if (this.read === null || list !== null) this.fetch();
-    if (pair !== null) this.open(pair);
+    if (pair !== null) this.open(pair, placed(at));
     else if (this.dialog.open) this.dialog.close();
   }
 
@@ -221,7 +229,6 @@ class Explorer {
       return seen.get(one);
     };
     keyed(this.rows, this.found, key, (one) => this.row(one), () => {});
-    set(this.table, "data-board", this.chosen.board);
     const first = this.offset + 1;
     text(this.place, this.total === 0 ? "" : `${count(first)} to ${count(this.offset + this.found.length)} of ${count(this.total)}`);
     this.back.disabled = this.offset === 0;
@@ -250,22 +257,23 @@ class Explorer {
 
   row(one) {
     const open = (event) => {
-      if (event.target.closest("a") === null && getSelection()?.isCollapsed !== false) location.hash = opened(one.id);
+      if (event.target.closest("a") === null && getSelection()?.isCollapsed !== false) location.hash = opened(one);
     };
     return h(
       "tr",
       { on: { click: open } },
-      h("th", { scope: "row", class: "text" }, h("a", { href: opened(one.id), class: "pair-id" }, named(one.id)), where(one)),
-      h("td", { class: "text" }, moment(one.started)),
+      h("th", { scope: "row", class: "text" }, h("a", { href: opened(one), class: "pair-id" }, named(one.id))),
+      h("td", { class: "text" }, where(one)),
       h("td", { class: "number" }, figure(one.loss)),
+      h("td", { class: "text" }, moment(one.started)),
       h("td", { class: "text" }, one.route ? plain(one.route).slice(0, 100) : "–"),
       h("td", { class: "text" }, ended(one.baseline)),
       h("td", { class: "text" }, ended(one.candidate)),
     );
   }
 
-  async open(id) {
-    this.shown = id;
+  async open(id, place) {
+    const asked = (this.shown = { id, ...place });
     text(this.title, `Pair ${named(id)}`);
     if (!this.dialog.open) {
       this.from = document.activeElement;
@@ -277,39 +285,47 @@ class Explorer {
     if (this.content.childElementCount === 0) replace(this.content, h("p", { class: "muted" }, "Reading the pair…"));
     let view;
     try {
-      view = await this.source.get(`pairs/${encodeURIComponent(id)}`);
+      view = await this.source.get(`pairs/${encodeURIComponent(id)}`, place);
       if (!view?.exemplar) throw new Error(`there is no pair ${id}`);
     } catch (error) {
-      if (this.shown !== id) return;
+      if (this.shown !== asked) return;
       replace(this.content, empty("This pair can't be shown.", h("p", null, plain(error.message).slice(0, 500))));
       set(this.content, "aria-busy", null);
       return;
     }
-    if (this.shown !== id) return;
+    if (this.shown !== asked) return;
     drawPair(this.content, view, { live: this.source.live });
     this.dialog.scrollTop = 0;
     set(this.content, "aria-busy", null);
   }
 
   steps() {
-    const at = this.found.findIndex(({ id }) => id === this.shown);
-    this.before.disabled = at <= 0;
+    const at = this.where();
+    this.before.disabled = at < 0 || this.next(at, -1) === undefined;
     this.after.disabled = at < 0 || this.next(at, 1) === undefined;
+  }
+
+  where() {
+    return this.shown === null ? -1 : this.found.findIndex((one) => this.isShown(one));
+  }
+
+  isShown({ id, entry, position }) {
+    return id === this.shown.id && [undefined, entry].includes(this.shown.entry) && [undefined, String(position)].includes(this.shown.position);
   }
 
   next(at, by) {
     // The same pair may stand there twice, for two guardrails.
     let to = at + by;
-    while (this.found[to] !== undefined && this.found[to].id === this.shown) to += by;
+    while (this.found[to] !== undefined && this.isShown(this.found[to])) to += by;
     return this.found[to];
   }
 
   walk(by) {
-    const at = this.found.findIndex(({ id }) => id === this.shown);
+    const at = this.where();
     const to = at < 0 ? undefined : this.next(at, by);
     if (to === undefined) return;
-    history.replaceState(history.state, "", opened(to.id));
-    this.open(to.id);
+    history.replaceState(history.state, "", opened(to));
+    this.open(to.id, placed(`${to.partition}:${to.entry}:${to.position}`));
   }
 
   closed() {
@@ -326,8 +342,9 @@ function named(id) {
 }
 
 function where(one) {
-  const parts = [one.guardrail, one.cohort && one.cohort !== "all" ? one.cohort : null].filter(Boolean);
-  return parts.length > 0 && h("small", null, parts.map((name) => plain(name).slice(0, 100)).join(" · "));
+  if (!one.guardrail) return "sampled";
+  const cohort = one.cohort && one.cohort !== "all" ? h("small", null, " in ", plain(one.cohort).slice(0, 100)) : null;
+  return [plain(one.guardrail).slice(0, 100), cohort];
 }
 
 function ended(one) {

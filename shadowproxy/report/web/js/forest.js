@@ -1,6 +1,6 @@
 // The forest plot: a row for every guardrail in every cohort, with its interval against its margin.
 
-import { amount, count, evidence, h, keyed, many, percent, plain, replace, s, set, sign, text, unitOf, wrapping } from "./dom.js";
+import { amount, boxed, count, evidence, h, keyed, many, percent, replace, s, set, short, sign, text, unitOf, wrapping } from "./dom.js";
 import { allCells } from "./verdict.js";
 
 // Losses are drawn in units of their margin, so that rows compare: 0 is no difference, 1 the margin.
@@ -9,6 +9,8 @@ const HIGH = 3;
 const WIDTH = 250;
 const HEIGHT = 22;
 const SEVERITY = { harmful: 0, undecided: 1, safe: 2 };
+const LEAD = "The candidate's mean loss against the baseline, with its interval, in units of the margin that is tolerated: left of it is safe. "
+  + "Choose a row for its evidence and its worst pairs.";
 const FINDINGS = ["harmful", "undecided", "safe"];
 
 /**
@@ -56,12 +58,12 @@ class Forest {
     this.heads = new Map();
     this.body = h("tbody");
     this.shown = h("p", { class: "count" });
-    this.none = h("p", { class: "none", hidden: true }, "No row fits what is looked for.");
+    this.none = h("p", { class: "none", hidden: true });
     this.findings = h("div", { class: "segments", role: "group", "aria-label": "Finding" });
     this.cohorts = h("select", { id: "forest-cohort", on: { change: () => this.look({ cohort: this.cohorts.value }) } });
     this.search = h("input", { id: "forest-text", type: "search", autocomplete: "off", spellcheck: "false",
       placeholder: "Guardrail or cohort", on: { input: () => this.look({ text: this.search.value }) } });
-    replace(element, this.controls(), this.table(), this.none);
+    replace(element, h("p", { class: "lead" }, LEAD), this.controls(), this.table(), this.none);
     this.mark();
   }
 
@@ -77,19 +79,9 @@ class Forest {
   }
 
   table() {
-    const caption = "Every guardrail in every cohort: the mean loss of the candidate (more is worse) with its interval, "
-      + "against the margin that is tolerated. A row's button shows its evidence and its worst pairs below.";
-    return h(
-      "div",
-      { class: "scroll", role: "region", tabindex: 0, "aria-label": "Guardrails, by cohort" },
-      h(
-        "table",
-        { class: "forest" },
-        h("caption", null, caption),
-        h("thead", null, h("tr", null, COLUMNS.map((column) => this.head(column)))),
-        this.body,
-      ),
-    );
+    const caption = "Every guardrail in every cohort, sortable by the buttons in the heads of the columns";
+    const heads = h("thead", null, h("tr", null, COLUMNS.map((column) => this.head(column))));
+    return boxed(h("table", { class: "forest" }, h("caption", { class: "unseen" }, caption), heads, this.body), "Guardrails by cohort", "tall");
   }
 
   head(column) {
@@ -130,7 +122,7 @@ class Forest {
   /** The cohorts and findings that can be looked for. */
   offer() {
     const cohorts = [...new Set(this.cells.map((cell) => cell.cohort))];
-    const choices = [["", `Every cohort (${cohorts.length})`], ...cohorts.map((name) => [name, name === "all" ? "all pairs" : plain(name)])];
+    const choices = [["", `Every cohort (${cohorts.length})`], ...cohorts.map((name) => [name, name === "all" ? "all pairs" : short(name)])];
     const listed = JSON.stringify(choices);
     if (this.offered !== listed) {
       this.offered = listed;
@@ -152,6 +144,7 @@ class Forest {
     const rows = ordered(this.cells.filter((cell) => fits(cell, this.filter)), this.sorted);
     keyed(this.body, rows, keyOf, (cell) => this.row(cell), (row, cell) => this.update(row, cell));
     text(this.shown, rows.length === this.cells.length ? many(rows.length, "row") : `${count(rows.length)} of ${many(this.cells.length, "row")}`);
+    text(this.none, this.cells.length ? "No row fits what is looked for." : "No guardrail has data yet.");
     this.none.hidden = rows.length > 0;
     for (const button of this.findings.children) {
       set(button, "aria-pressed", String(button.dataset.finding === this.filter.finding));
@@ -167,7 +160,7 @@ class Forest {
       cohort: h("td", { class: "c-cohort" }, cell.cohort === "all" ? h("b", null, "all pairs") : wrapping(cell.cohort)),
       finding: h("td", { class: "c-finding" }, h("span", { class: "finding" })),
       interval: h("td", { class: "c-interval" }, picture()),
-      ...Object.fromEntries(["estimate", "margin", "pairs", "safe", "harm"].map((id) => [id, h("td", { class: `number c-${id}` })])),
+      ...Object.fromEntries(["estimate", "margin", "pairs", "safe", "harm"].map((id) => [id, h("td", { class: `number c-${id}`, data: { label: COLUMNS.find((one) => one.id === id)?.head } })])),
     };
     row.append(...COLUMNS.map((column) => cells[column.id]));
     row.parts = { ...cells, button };
@@ -192,13 +185,16 @@ class Forest {
 
 function figures(parts, cell) {
   const finding = parts.finding.firstElementChild;
-  set(finding, "class", `finding ${cell.finding}`);
-  replace(finding, sign(cell.finding), h("span", null, cell.finding));
+  if (finding.dataset.finding !== cell.finding) {
+    finding.dataset.finding = cell.finding;
+    set(finding, "class", `finding ${cell.finding}`);
+    replace(finding, sign(cell.finding), h("span", null, cell.finding));
+  }
   const unit = unitOf(cell.unit);
   text(parts.estimate, amount(cell.estimate, cell.unit, { signed: true }));
   set(parts.estimate, "title", cell.interval === null ? unit
     : `${amount(cell.interval[0], cell.unit, { signed: true })} to ${amount(cell.interval[1], cell.unit, { signed: true })}, ${unit}`);
-  replace(parts.margin, amount(cell.margin, cell.unit), h("small", null, ` ${unit.replace(/^% /, "")}`));
+  if (parts.margin.childElementCount === 0) replace(parts.margin, amount(cell.margin, cell.unit), h("small", null, ` ${unit.replace(/^% /, "")}`));
   text(parts.pairs, count(cell.pairs));
   const tried = cell.pairs + cell.undefined;
   set(parts.pairs, "title", cell.undefined ? `${count(cell.undefined)} more have no value (${percent(cell.undefined / tried)})` : null);
@@ -207,7 +203,11 @@ function figures(parts, cell) {
 }
 
 function proof(element, e, threshold) {
-  replace(element, h("span", { class: e >= threshold ? "reached" : null }, evidence(e)), h("small", null, ` / ${evidence(threshold)}`));
+  if (element.childElementCount === 0) element.append(h("span"), h("small"));
+  const [said, needed] = element.children;
+  set(said, "class", e >= threshold ? "reached" : null);
+  text(said, evidence(e));
+  text(needed, ` / ${evidence(threshold)}`);
 }
 
 // The picture of one row. All its parts are there from the start: an update only moves them.
@@ -247,9 +247,9 @@ function end(at, way) {
   return `M${place(at)} ${middle - 4}V${middle + 4}`;
 }
 
-/** The estimate: by shape too what the finding is. Outside of the frame it stands at its edge. */
+/** The estimate: by shape too what the finding is. Outside of the frame it stands beside the arrow at its edge. */
 function mark(at, finding) {
-  const x = Math.min(Math.max(place(at), 6), WIDTH - 6);
+  const x = at < LOW || at > HIGH ? (at < LOW ? 15 : WIDTH - 15) : Math.min(Math.max(place(at), 6), WIDTH - 6);
   const y = HEIGHT / 2;
   if (finding === "harmful") return `M${x} ${y - 6}L${x + 6} ${y}L${x} ${y + 6}L${x - 6} ${y}Z`;
   return `M${x - 4.5} ${y}a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0Z`;

@@ -1,7 +1,7 @@
 // Latency: the quantile curves of each upstream over each other, and the quantiles that matter.
 
 import { axis, chart, colour, describe, draw } from "./charts.js";
-import { boxed, count, duration, empty, h, percent, plain, replace, table, text } from "./dom.js";
+import { boxed, count, duration, empty, h, percent, replace, short, table, text } from "./dom.js";
 
 const SIDES = ["baseline", "candidate", "replica"];
 const DASHES = { baseline: "solid", candidate: "dash", replica: "dot" };
@@ -23,8 +23,8 @@ export function drawLatency(element, data, options = {}) {
   parts.none.hidden = measured.length > 0;
   parts.all.hidden = measured.length === 0;
   if (measured.length === 0) return;
-  offer(parts.cohort, [...new Set(measured.map((row) => row.cohort))], choice.cohort, (name) => (name === "all" ? "all pairs" : plain(name)));
-  offer(parts.route, [...new Set(measured.map((row) => row.route))], choice.route, (name) => (name === "" ? "all routes" : plain(name)));
+  offer(parts.cohort, [...new Set(measured.map((row) => row.cohort))], choice.cohort, (name) => (name === "all" ? "all pairs" : short(name)));
+  offer(parts.route, [...new Set(measured.map((row) => row.route))], choice.route, (name) => (name === "" ? "all routes" : short(name)));
   parts.route.parentElement.hidden = parts.route.options.length < 2;
   parts.choose = () => options.onChoose?.({ cohort: parts.cohort.value, route: parts.route.value });
   const chosen = (row) => row.cohort === choice.cohort && row.route === choice.route && row.timing === parts.timing.value;

@@ -50,7 +50,7 @@ function warn(kind, detail, since) {
   const bar = element("warning");
   bar.hidden = kind === null || sheet.verdict === null;
   if (kind === null || since === null) return;
-  replace(bar, sign("warning"), h("p", null, h("b", null, WARNINGS[kind]), " ", h("span", null, plain(detail))));
+  replace(bar, sign("warning"), h("p", null, h("b", null, WARNINGS[kind]), " ", h("span", null, kind === "unreachable" ? "" : plain(detail))));
 }
 
 function instead(kind, detail) {
@@ -58,9 +58,10 @@ function instead(kind, detail) {
   if (kind === "unauthorised") {
     drawNoVerdict(box, "This page may not read the API", h("p", null, plain(detail)), h("p", null, "A token that may read is among ", h("code", null, "serve.tokens"), "; ask who runs this shadowproxy."));
   } else if (kind === "trouble") {
-    drawNoVerdict(box, "There is no verdict at the moment", h("p", { class: "detail" }, plain(detail)), h("p", null, "The page goes on by itself as soon as there is one."));
+    drawNoVerdict(box, "There is no verdict at the moment", h("p", null, plain(detail)), h("p", null, "The page goes on by itself as soon as there is one."));
   } else {
-    drawNoVerdict(box, "The API can't be reached", h("p", { class: "detail" }, plain(detail)), h("p", null, "Is ", h("code", null, "shadowproxy serve"), " (or ", h("code", null, "shadowproxy run"), ") running? The page keeps trying."));
+    const why = detail === "the API can't be reached" ? null : h("p", null, plain(detail));
+    drawNoVerdict(box, "The API can't be reached", why, h("p", null, "Is ", h("code", null, "shadowproxy serve"), " (or ", h("code", null, "shadowproxy run"), ") running? The page keeps trying."));
   }
 }
 

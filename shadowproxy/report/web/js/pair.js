@@ -1,7 +1,7 @@
 // One pair: what was asked, what each side answered, and where the answers differ.
 
 import { drawDiff, drawHeaders, drawnBody, bytes, preformatted, titled } from "./diff.js";
-import { boxed, duration, figure, h, moment, plain, replace, s } from "./dom.js";
+import { boxed, duration, figure, fill, h, moment, plain, replace, s } from "./dom.js";
 import { drawRanking } from "./ranking.js";
 
 const SIDES = ["baseline", "candidate", "replica"];
@@ -15,7 +15,7 @@ export function drawPair(element, view, { live = true } = {}) {
   const sides = SIDES.filter((side) => view[side]).map((side) => ({ side, ...view[side] }));
   replace(
     element,
-    facts(view.exemplar),
+    facts(view),
     notes(view, live),
     part("Outcomes and times", outcomes(sides)),
     view.ranking && part("Ranking", into(drawRanking, view.ranking)),
@@ -23,7 +23,7 @@ export function drawPair(element, view, { live = true } = {}) {
     !view.withheld && part("What differs", into(drawDiff, view.differences ?? [], { more: view.more })),
     !view.withheld && part("Headers of the answers", into(drawHeaders, sides)),
     !view.withheld && part("Bodies", sides.map((one, at) => folded(`${titled(one.side)}'s body`, one.body, at))),
-    part("Request", request(view.request, view.withheld)),
+    part("Request", request(view)),
   );
 }
 
@@ -37,22 +37,24 @@ function into(draw, data, options) {
   return box;
 }
 
-function facts(exemplar) {
+function facts({ exemplar, standings = [] }) {
   const rows = [
     ["Began", moment(exemplar.started)],
     ["Request", h("code", null, plain(`${exemplar.method} ${exemplar.target}`).slice(0, 500))],
     ["Route", exemplar.route ? plain(exemplar.route) : "none matches"],
     exemplar.cohorts.length > 0 && ["Cohorts", exemplar.cohorts.map((name) => h("span", { class: "chip" }, plain(name).slice(0, 200)))],
-    exemplar.guardrail && [
-      "Among the worst of",
-      [plain(exemplar.guardrail), `, loss ${figure(exemplar.loss)}`, exemplar.value === null ? "" : `, value ${figure(exemplar.value)}`],
-    ],
+    standings.length > 0 && ["Among the worst of", h("ul", { class: "standings" }, standings.map((one) => h("li", null, standing(one))))],
   ];
   return h(
     "dl",
     { class: "facts" },
     rows.filter(Boolean).map(([name, said]) => h("div", null, h("dt", null, name), h("dd", null, said))),
   );
+}
+
+function standing(one) {
+  const where = one.cohort === "all" ? "over all pairs" : `in ${plain(one.cohort).slice(0, 200)}`;
+  return `${plain(one.guardrail)} ${where}: no. ${one.rank}, loss ${figure(one.loss)}`;
 }
 
 function notes(view, live) {
@@ -130,11 +132,11 @@ function folded(title, body, at) {
   const known = body ? `, ${bytes(body.bytes)}` : "";
   const box = h("details", { class: "folded", data: { at } }, h("summary", null, `${title}${known}`));
   // Laid out only for who wants to see it.
-  box.addEventListener("toggle", () => box.childElementCount > 1 || box.append(...[drawnBody(body)].flat().filter(Boolean)), { once: true });
+  box.addEventListener("toggle", () => box.childElementCount > 1 || fill(box, [drawnBody(body)]), { once: true });
   return box;
 }
 
-function request(request, withheld) {
+function request({ request, withheld, annotations }) {
   const line = h("p", { class: "line" }, h("code", null, plain(`${request.method} ${request.target}`).slice(0, 2000)));
   if (withheld) return [line, h("p", { class: "muted" }, "Headers and body are withheld.")];
   const headers = (request.headers ?? []).map(([name, said]) => `${plain(name)}: ${plain(said)}`).join("\n");
@@ -142,5 +144,6 @@ function request(request, withheld) {
     line,
     headers && h("details", { class: "folded" }, h("summary", null, "Headers"), preformatted(headers)),
     folded("Body", request.body, "request"),
+    annotations && h("details", { class: "folded" }, h("summary", null, "Annotations"), preformatted(annotations)),
   ];
 }

@@ -62,7 +62,7 @@ function summary(items) {
 /**
  * @param {Element} element
  * @param {{items: {id: string, baseline: number | null, candidate: number | null,
- *   baseline_score: number | null, candidate_score: number | null}[]}} ranking
+ *   baseline_score: number | null, candidate_score: number | null}[], more?: number}} ranking
  */
 export function drawRanking(element, ranking) {
   const items = ranking.items;
@@ -91,7 +91,7 @@ export function drawRanking(element, ranking) {
   follow(box, parts);
   replace(
     element,
-    h("p", { class: "ranking-said" }, summary(items)),
+    h("p", { class: "ranking-said" }, summary(items), ranking.more > 0 && ` ${many(ranking.more, "more item")} not shown.`),
     h("div", { class: "ranking-scroll" }, head(), box),
     h("details", null, h("summary", null, "All moves and scores as a table"), scores(items)),
   );

@@ -34,6 +34,8 @@ export class Sheet {
   show(verdict) {
     this.verdict = verdict;
     for (const one of document.querySelectorAll("[data-needs=verdict]")) set(one, "hidden", false);
+    // Before anything came, six sections that say so would only hide what is to be done.
+    for (const one of document.querySelectorAll("[data-needs=requests]")) set(one, "hidden", !begun(this.source, verdict));
     const name = this.section("experiment");
     if (name !== null) text(name, plain(verdict.experiment));
     this.versions(verdict.versions);
@@ -74,6 +76,7 @@ export class Sheet {
     this.drawForest();
     const accounts = this.section("accounts");
     if (accounts !== null) drawAccounting(accounts, this.verdict);
+    this.explore({ verdict: this.verdict });
     this.drawFigures();
   }
 
@@ -82,7 +85,7 @@ export class Sheet {
     if (box !== null) drawVerdict(box, this.verdict, { history: this.found.history, past: this.old });
     const start = this.section("start");
     if (start !== null) {
-      start.hidden = !this.source.live || this.verdict.pairs > 0 || this.verdict.accounting.requests > 0;
+      start.hidden = begun(this.source, this.verdict);
       if (!start.hidden && start.childElementCount === 0) replace(start, howToBegin());
     }
   }
@@ -145,23 +148,24 @@ export class Sheet {
   }
 }
 
-/** What somebody wants to see first: what is worst. */
+/** What somebody wants to see first: what is worst, or what a promote waits for. */
 function first(cells) {
-  return ordered(cells, { id: "harm", down: true }).sort((one, other) => rank(one) - rank(other))[0];
+  const harmful = cells.filter((cell) => cell.finding === "harmful");
+  if (harmful.length > 0) return ordered(harmful, { id: "harm", down: true })[0];
+  const waits = cells.filter((cell) => cell.required && cell.finding === "undecided");
+  return waits.length > 0 ? waits.reduce((one, other) => ((other.needed ?? 0) > (one.needed ?? 0) ? other : one)) : cells[0];
 }
 
-function rank(cell) {
-  return { harmful: 0, undecided: 1 }[cell.finding] ?? 2;
+/** Whether there is anything to be shown beside the verdict. */
+function begun(source, verdict) {
+  return !source.live || verdict.pairs > 0 || verdict.accounting.requests > 0;
 }
 
 function howToBegin() {
-  const command = "shadowproxy replay requests.jsonl --to http://127.0.0.1:8080";
-  return [
-    empty(
-      "No request has come yet",
-      h("p", null, "Send clients through the proxy (", h("code", null, "proxy.listen"), "): it answers them from the baseline and copies each request to the candidate. Or replay requests that were recorded:"),
-      h("pre", null, h("code", null, command)),
-      h("p", null, "The first verdict comes when the first pairs are counted, a few seconds after they began."),
-    ),
-  ];
+  return empty(
+    "No request has come yet",
+    h("p", null, "Send requests through the proxy instead of to the baseline. It answers them from the baseline, and sends a copy of each to the candidate:"),
+    h("pre", null, h("code", null, "curl -i http://127.0.0.1:8080/the/path/of/your/service")),
+    h("p", null, "Where it listens is said by ", h("code", null, "proxy.listen"), ". The first pairs are counted a few seconds after they began, and this page shows them by itself. To see it with data now: ", h("code", null, "shadowproxy demo --keep"), "."),
+  );
 }
