@@ -30,7 +30,7 @@ _ENTRY: Final = "still"
 _OWN_STYLE: Final = re.compile(
     r'if\(!document\.getElementById\("([0-9a-f]{40,})"\)\)\{var \w+=document\.createElement\("style"\)'
 )
-"""Styles that the charts' library writes into a page, of maps that aren't drawn: it leaves off where this id is taken."""
+"""Styles of maps that the charts' library writes into a page, and leaves off where this id is taken."""
 
 
 class Script(NamedTuple):
