@@ -114,7 +114,8 @@ def _shown(value: Any) -> Any:
     """What an expression puts out: every text harmless to its reader (no control, no bidi), not only to the parser."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return "\n".join(map(words.plain, value.replace("\r\n", "\n").replace("\t", "    ").split("\n")))
-    return value
+    # A place in a picture: 125 for 125.0.
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def embedded(data: Mapping[str, Any]) -> Markup:

@@ -104,7 +104,13 @@ def latencies() -> Latencies:
     return Latencies(
         latencies=tuple(
             LatencyCurve(
-                side=side, timing=timing, route="", cohort="all", pairs=1234, probabilities=PROBABILITIES, seconds=seconds
+                side=side,
+                timing=timing,
+                route="",
+                cohort="all",
+                pairs=1234,
+                probabilities=PROBABILITIES,
+                seconds=seconds,
             )
             for timing in ("ttfb", "total")
             for side, seconds in (

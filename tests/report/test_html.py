@@ -16,7 +16,7 @@ from shadowproxy.report.html import embedded, report_page
 from shadowproxy.report.material import Made, Material
 
 WORST = (
-    f'{HOSTILE}</script><img src=x onerror=alert(1)>"><svg onload=alert(1)> \' &lt; \u202egnp.exe\u200b \u2028 '
+    f"{HOSTILE}</script><img src=x onerror=alert(1)>\"><svg onload=alert(1)> ' &lt; \u202egnp.exe\u200b \u2028 "
     "{{ 7*7 }} {% raw %} __proto__ javascript:alert(1) ]]> <!-- --"
 )
 
@@ -73,7 +73,7 @@ def test_all_figures_are_there_without_any_script() -> None:
     text = page(material()).text
     for figure in (
         "rollback", "The candidate must not go out", "is beyond its margin of 0.04", "+0.134", "−0.0164", "0.04 NDCG",
-        "1,234", "4,321 / 20", "23,456 / 11,520", "4.10 ms", "4.20 ms", "10.3 ms", "∞", "0.123", "0.235",
+        "1,234", "4,321 / 20", "23,456 / 11,520", "4.10 ms", "4.20 ms", "10.3 ms", "∞", "0.123", "0.234",
         "1,300 requests = 5 skipped", "timeout", "http_5xx", "98.8% of 1,295 eligible requests", "Fields that differ",
         "on 1,200 pairs, evidence of harm 500", "7 pairs forgotten", "verdict.alpha_promote 0.05", "shadowproxy 1.2.3",
         "Begun 1600000000 s UTC", "from 3 to 1", "new; b is gone", "from 1 to 3", "last byte never",
