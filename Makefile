@@ -10,6 +10,7 @@
 #   make fuzz            search for inputs that break the proxy or what reads the store, FUZZ_SECONDS for each
 #   make lint            ruff and mypy --strict
 #   make docs            write the schema and the pages of docs/ that are made from the code
+#   make dashboards      write Grafana's dashboards from deploy/grafana/generator
 #   make figures         simulate and draw what docs/statistics.md shows, some minutes; then the pages
 #   make clean           remove what the above made
 
@@ -32,7 +33,7 @@ COMPILED := $(CACHE)/compiled
 STAMP := $(CACHE)/stamps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-compiled wheel bench soak chaos fuzz lint docs figures clean
+.PHONY: demo test test-compiled wheel bench soak chaos fuzz lint docs dashboards figures clean
 
 demo: $(STAMP)/installed-demo $(STAMP)/data
 	@# Its exit code is the verdict's. A rollback (1) is an outcome, and no error of make's; to stay undecided (3) is one.
@@ -76,6 +77,9 @@ docs: $(STAMP)/installed-dev
 	$(BIN)/shadowproxy check-config --schema > config/shadowproxy.schema.json
 	$(BIN)/python tests/pages.py
 
+dashboards: $(STAMP)/installed-dashboards
+	PYTHONPATH=deploy/grafana $(BIN)/python -m generator
+
 figures: $(STAMP)/installed-figures
 	PYTHONPATH=tests $(BIN)/python -m figures
 	$(BIN)/python tests/pages.py
@@ -106,6 +110,10 @@ $(STAMP)/installed-fuzz: pyproject.toml | $(BIN)/python
 
 $(STAMP)/installed-figures: $(STAMP)/installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[figures]'
+	@mkdir -p $(STAMP) && touch $@
+
+$(STAMP)/installed-dashboards: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dashboards]'
 	@mkdir -p $(STAMP) && touch $@
 
 $(BIN)/python:

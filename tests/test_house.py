@@ -51,9 +51,9 @@ OWNERS = {
     "pyarrow": {"pairs"},
     "deltalake": {"pairs"},
     "plotly": {"report"},
+    "opentelemetry": {"tracing"},
     "jinja2": {"report"},
     "markupsafe": {"report"},
-    "opentelemetry": {"tracing"},
 }
 
 
