@@ -402,6 +402,8 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     from shadowproxy.serve.admin import AdminServer
     from shadowproxy.serve.api.control import ControlApi
     from shadowproxy.serve.api.curves import CurveApi
+    from shadowproxy.serve.api.evidence import EvidenceApi
+    from shadowproxy.serve.api.experiments import ExperimentApi
     from shadowproxy.serve.api.guardrails import GuardrailApi
     from shadowproxy.serve.api.labels import LabelApi
     from shadowproxy.serve.api.pairs import PairApi
@@ -413,14 +415,17 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     tasks = Tasks()
     registry = metrics.registry()
     async with open_store(settings) as store:
-        api = VerdictApi(VerdictReader(store, settings), refresh=settings.serve.refresh)
+        reader = VerdictReader(store, settings)
+        api = VerdictApi(reader, refresh=settings.serve.refresh)
         metrics.VerdictMetrics(registry, api.exported, api.readable)
         labels = LabelApi(store, awaited=settings.longest_wait is not None)
         exemplars = ExemplarIndex(store, settings)
         groups = (
             api,
-            GuardrailApi(api.current, exemplars.guardrails),
+            GuardrailApi(api.current, exemplars.guardrails, exemplars.worst),
             CurveApi(api.current),
+            EvidenceApi(api.current, reader, exemplars.guardrails),
+            ExperimentApi(store.home.url, settings),
             PairApi(exemplars, Viewer(settings.routes)),
             ControlApi(store.home),
             labels,
