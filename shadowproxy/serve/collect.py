@@ -32,6 +32,8 @@ _MOST_COHORTS: Final = 10
 """Harmed cohorts whose curves are in a report."""
 _MOST_CELLS: Final = 20
 """Harmful cells whose own worst pairs are in a report."""
+_POINTS: Final = 120
+"""Of each way of an e-value: of 480 cells these are two megabytes already."""
 _MOST_BODY: Final = 64 * 1024
 """Characters of a body that are kept."""
 _MOST_BYTES: Final = 8 * 1024**2
@@ -107,7 +109,7 @@ async def collect(api: Answers, made: Made, *, pairs: int = 3, bodies: bool = Tr
     verdict = await gathering.part("verdict", Verdict)
     cohorts = [OVERALL, *harmed(verdict)[:_MOST_COHORTS]]
     history = await gathering.part("history", History, History())
-    evidence = await gathering.part("evidence", Evidence, Evidence())
+    evidence = await gathering.part("evidence", Evidence, Evidence(), {"points": str(_POINTS)})
     distributions = await gathering.joined("distributions", cohorts, Distributions, Distributions())
     latencies = await gathering.joined("latencies", cohorts, Latencies, Latencies())
     experiment = await gathering.experiment(verdict.experiment)
@@ -133,10 +135,12 @@ class _Gathering:
         self.data: dict[str, Any] = {}
         self.missing: list[str] = []
 
-    async def part(self, name: str, kind: type[_T], otherwise: _T | None = None) -> _T:
+    async def part(
+        self, name: str, kind: type[_T], otherwise: _T | None = None, query: Mapping[str, str] | None = None
+    ) -> _T:
         """One answer as a record. Without `otherwise` it must be there."""
         try:
-            answer = await self._api.get(name)
+            answer = await self._api.get(name, query)
         except Missing:
             if otherwise is None:
                 raise ApiUnavailable(f"there is no {name}: is --url right?") from None

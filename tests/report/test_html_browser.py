@@ -177,8 +177,9 @@ async def test_figures_are_rounded_as_the_page_rounds_them(page: Page) -> None:
     said = await page.evaluate(
         f"""(values) => {{ {script}
         const {{ amount, count, duration, evidence, figure, percent, rough, unitOf }} = module_dom;
-        return values.map((value) => [figure(value), figure(value, {{ signed: true }}), percent(value), count(Math.round(value)),
-          amount(value, "share of pairs", {{ signed: true }}), amount(value, "doublings"), evidence(Math.abs(value)),
+        const signed = {{ signed: true }};
+        return values.map((value) => [figure(value), figure(value, signed), percent(value), count(Math.round(value)),
+          amount(value, "share of pairs", signed), amount(value, "doublings"), evidence(Math.abs(value)),
           duration(Math.abs(value)), rough(Math.abs(value)), unitOf("share of pairs")]); }}""",
         values,
     )
