@@ -22,6 +22,7 @@ from generator.parts import (
     figure,
     lines,
     linked,
+    listing,
     matrix,
     or_zero,
     pairs,
@@ -203,33 +204,30 @@ def _evidence() -> list[timeseries.Panel]:
 
 
 def _guardrail() -> list[timeseries.Panel]:
+    margin = _overall("margin")
+    named = {"interval_high": "interval, high end", "interval_low": "interval, low end", "estimate": "estimate"}
     interval = lines(
-        "Estimate and interval against the margin, all pairs",
-        "Mean loss of the candidate in the metric's own unit; larger is worse. The band is where it lies, with an "
-        "error rate that holds however often one looks. Wholly below the red margin: safe. Wholly above: harm.",
-        [
-            Query(_overall("interval_high"), "interval, high end"),
-            Query(_overall("interval_low"), "interval, low end"),
-            Query(_overall("estimate"), "estimate"),
-            Query(_overall("margin"), "margin"),
-        ],
+        "Estimate and interval ÷ margin, all pairs",
+        "How much of what is tolerated is used up: 1, the red line, is the margin, below 0 the candidate is better. "
+        "The band is where it lies, with an error rate that holds however often one looks: wholly below 1 it is safe, "
+        "wholly above 1 there is harm. Drawn from −3 to 5: with few pairs it is far wider.",
+        [Query(f"clamp({_overall(name)} / {margin}, -3, 5)", legend) for name, legend in named.items()],
         units.NoUnit,
         HALF,
         least=None,
+        limit=1,
     )
-    colored(interval, {"interval": BLUE, "estimate": BLUE, "margin": RED})
+    colored(interval, {"interval": BLUE, "estimate": BLUE})
     interval.override_by_name(
         "interval, high end",
         [prop("custom.fillBelowTo", "interval, low end"), prop("custom.fillOpacity", 20), prop("custom.lineWidth", 0)],
     )
     interval.override_by_name("interval, low end", [prop("custom.lineWidth", 0), prop("custom.fillOpacity", 0)])
     interval.override_by_name("estimate", [prop("custom.lineWidth", 2), prop("custom.fillOpacity", 0)])
-    dashed = {"fill": "dash", "dash": [10, 6]}
-    interval.override_by_name("margin", [prop("custom.lineStyle", dashed), prop("custom.fillOpacity", 0)])
     return [
         interval,
         lines(
-            "Estimate ÷ margin, by cohort",
+            "Estimate ÷ margin, over time and by cohort",
             "How much of what is tolerated is used up in each cohort: above 1, the red line, the estimate is beyond "
             "the margin. Cohorts that are far apart: an average hides someone's harm.",
             [Query(f"{_cells('estimate')} / {_cells('margin')}", "{{cohort}}")],
@@ -237,8 +235,33 @@ def _guardrail() -> list[timeseries.Panel]:
             HALF,
             least=None,
             limit=1,
-        ),
+        ).data_links(pairs(*OF_SERIES)),
     ]
+
+
+def _figures() -> table.Panel:
+    names = {
+        "estimate": "estimate",
+        "interval from": "interval_low",
+        "to": "interval_high",
+        "margin": "margin",
+        "pairs": "pairs",
+        "without a value": "undefined_pairs",
+        "pairs still needed": "needed_pairs",
+    }
+    counts = ("pairs", "without a value", "pairs still needed")
+    columns = {
+        name: (_cells(figure), units.Short if name in counts else units.NoUnit) for name, figure in names.items()
+    }
+    return listing(
+        "All figures",
+        "Mean loss of the candidate, in the unit of each guardrail's metric (docs/comparisons.md); larger is worse. "
+        "The interval holds at every look; the margin is what is tolerated. Pairs that are still needed: 0 where it is "
+        "proven, none where more pairs would not help or no promote needs it.",
+        columns,
+        ("guardrail", "cohort"),
+        Box(24, 9),
+    )
 
 
 def _checks() -> list[timeseries.Panel | statetimeline.Panel]:
@@ -363,7 +386,7 @@ def overview() -> dashboard.Dashboard:
         made.with_variable(variable(label, label.capitalize(), why, known, label))
     for row, panels in (
         ("Verdict", _verdict()),
-        ("For whom, and what", _whom()),
+        ("For whom, and what", [*_whom(), _figures()]),
         ("Evidence against its threshold", _evidence()),
         ("Accounting: what the verdict rests on", _checks()),
         ("Reported beside it", [*_reported(), *_compared()]),

@@ -104,9 +104,9 @@ def _fates() -> list[timeseries.Panel]:
         Box(24, 8),
         stacked=True,
     )
-    skipped = f"sum by (reason) ({PROXY.rate('shadowproxy_skipped_total')})"
-    dropped = f"sum by (reason) ({PROXY.rate('shadowproxy_dropped_total')})"
-    shed = f"sum by (side, reason) ({PROXY.rate('shadowproxy_shed_copies_total')})"
+    skipped = PROXY.happened("shadowproxy_skipped_total", "reason")
+    dropped = PROXY.happened("shadowproxy_dropped_total", "reason")
+    shed = PROXY.happened("shadowproxy_shed_copies_total", "side, reason")
     return [
         colored(fates, {"recorded": GREEN, "dropped": RED, "skipped": GREY}),
         lines(
@@ -148,14 +148,14 @@ def _breaker() -> statetimeline.Panel:
 
 
 def _upstreams() -> list[timeseries.Panel]:
-    ended = PROXY.rate("shadowproxy_exchanges_total", 'outcome!="ok"')
+    failed = PROXY.happened("shadowproxy_exchanges_total", "side, outcome", 'outcome!="ok"')
     known, healthy = (PROXY.of(f"shadowproxy_upstream_{name}") for name in ("addresses", "healthy_addresses"))
-    lookups = f"sum by (side) ({PROXY.rate('shadowproxy_upstream_failed_lookups_total')})"
+    lookups = PROXY.happened("shadowproxy_upstream_failed_lookups_total", "side")
     return [
         lines(
             "Failed exchanges, by upstream",
             "Exchanges that brought no whole answer, by how they ended. The baseline's failures are what clients saw.",
-            [Query(f"sum by (side, outcome) ({ended})", "{{side}} {{outcome}}")],
+            [Query(or_zero(failed, side="none", outcome=""), "{{side}} {{outcome}}")],
             units.OpsPerSecond,
             HALF,
         ),
@@ -236,9 +236,9 @@ def _recorder() -> list[timeseries.Panel]:
 
 
 def _edits() -> list[timeseries.Panel]:
-    unset = f"sum by (side, obstacle) ({PROXY.rate('shadowproxy_json_fields_unapplied_total')})"
-    unread = f"sum by (reason) ({PROXY.rate('shadowproxy_redaction_left_out_total')})"
-    handshakes = f"sum by (reason) ({PROXY.rate('shadowproxy_failed_handshakes_total')})"
+    unset = PROXY.happened("shadowproxy_json_fields_unapplied_total", "side, obstacle")
+    unread = PROXY.happened("shadowproxy_redaction_left_out_total", "reason")
+    handshakes = PROXY.happened("shadowproxy_failed_handshakes_total", "reason")
     return [
         lines(
             "JSON fields that could not be set",
