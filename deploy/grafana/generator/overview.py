@@ -39,7 +39,7 @@ STATES = {0: Value("CONTINUE", BLUE), 1: Value("PROMOTE", GREEN), 2: Value("ROLL
 FINDING = {"undecided": 0, "safe": 1, "harmful": 2}
 FINDINGS = {0: Value("undecided", GREY), 1: Value("safe", GREEN), 2: Value("harmful", RED)}
 
-THIRD, HALF, HALF_LOW, WIDE = Box(8, 8), Box(12, 8), Box(12, 4), Box(24, 4)
+THIRD, HALF, THIRD_LOW, WIDE = Box(8, 8), Box(12, 8), Box(8, 4), Box(24, 4)
 OVERALL = 'cohort="all"'
 CHOSEN = ('guardrail=~"$guardrail"', 'cohort=~"$cohort"')
 
@@ -134,7 +134,7 @@ def _verdict() -> list[stat.Panel | statetimeline.Panel]:
             "Verdict over time",
             "What the verdict was. Promote and continue may take turns while evidence is thin; a rollback stands until "
             "the experiment is reset. A gap: nobody worked it out.",
-            Query(state, "verdict"),
+            [Query(state, "verdict")],
             STATES,
             WIDE,
         ),
@@ -172,7 +172,7 @@ def _whom() -> list[table.Panel | statetimeline.Panel]:
         timeline(
             "What is proven, over time",
             "The same over time, a row for each guardrail and cohort that are chosen above.",
-            Query(finding, "{{guardrail}} · {{cohort}}"),
+            [Query(finding, "{{guardrail}} · {{cohort}}")],
             FINDINGS,
             Box(24, 9),
             rows=20,
@@ -248,11 +248,11 @@ def _figures() -> table.Panel:
         "pairs": "pairs",
         "without a value": "undefined_pairs",
         "pairs still needed": "needed_pairs",
+        "a promote needs it": "required",
     }
-    counts = ("pairs", "without a value", "pairs still needed")
-    columns = {
-        name: (_cells(figure), units.Short if name in counts else units.NoUnit) for name, figure in names.items()
-    }
+    other: dict[str, str] = {"a promote needs it": units.BoolYesNo}
+    other |= dict.fromkeys(("pairs", "without a value", "pairs still needed"), units.Short)
+    columns = {name: (_cells(figure), other.get(name, units.NoUnit)) for name, figure in names.items()}
     return listing(
         "All figures",
         "Mean loss of the candidate, in the unit of each guardrail's metric (docs/comparisons.md); larger is worse. "
@@ -282,8 +282,13 @@ def _checks() -> list[timeseries.Panel | statetimeline.Panel]:
         timeline(
             "Conditions on the data",
             "What has to hold, beside the guardrails, before anything is promoted: enough pairs for long enough, none "
-            "lost, no bias. The live page says of each what is wanting.",
-            Query(f"min by (check) ({API.of('shadowproxy_check_passed')})", "{{check}}"),
+            "lost, no bias; whether the verdict could be worked out just now; and whether its horizon, after which it "
+            "stays undecided, is still to come. The live page says what is wanting.",
+            [
+                Query(f"min by (check) ({API.of('shadowproxy_check_passed')})", "{{check}}"),
+                Query(f"min({API.of('shadowproxy_verdict_readable')})", "verdict can be read"),
+                Query(f"1 - max({API.of('shadowproxy_verdict_exhausted')})", "before verdict.horizon"),
+            ],
             {0: Value("not met", AMBER), 1: Value("met", GREEN)},
             HALF,
         ),
@@ -357,7 +362,7 @@ def _compared() -> list[stat.Panel]:
             "The experiment that is shown. A change of what must not change, such as a margin, starts a new one.",
             Query(f"max by (experiment) ({API.of('shadowproxy_experiment_info')})", "{{experiment}}"),
             units.NoUnit,
-            HALF_LOW,
+            THIRD_LOW,
             named=True,
         ),
         figure(
@@ -365,8 +370,16 @@ def _compared() -> list[stat.Panel]:
             "The version that answered last, of each upstream, as the header of verdict.version_header has it.",
             Query(f"max by (side, version) ({API.of('shadowproxy_upstream_version_info')})", "{{side}} {{version}}"),
             units.NoUnit,
-            HALF_LOW,
+            THIRD_LOW,
             missing="verdict.version_header is not set",
+            named=True,
+        ),
+        figure(
+            "shadowproxy",
+            "The version of shadowproxy that works out the verdict.",
+            Query(f"max by (version) ({API.of('shadowproxy_build_info')})", "{{version}}"),
+            units.NoUnit,
+            THIRD_LOW,
             named=True,
         ),
     ]

@@ -233,10 +233,12 @@ OF_SERIES = ("__field.labels.guardrail", "__field.labels.cohort")
 
 
 def timeline(
-    title: str, why: str, query: Query, values: Mapping[int, Value], box: Box, *, rows: int = 0
+    title: str, why: str, queries: Sequence[Query], values: Mapping[int, Value], box: Box, *, rows: int = 0
 ) -> statetimeline.Panel:
     """States over time, a row each; with `rows` so many at a time."""
-    panel = _described(statetimeline.Panel(), title, why, units.NoUnit, box).with_target(target(query, "A"))
+    panel = _described(statetimeline.Panel(), title, why, units.NoUnit, box)
+    for ref, query in zip("ABCDEFGHIJKL", queries, strict=False):
+        panel.with_target(target(query, ref))
     panel.mappings(mapping(values)).thresholds(steps(GREY))
     panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
     panel.show_value(common.VisibilityMode.AUTO).merge_values(True).row_height(0.85).fill_opacity(80).line_width(0)
