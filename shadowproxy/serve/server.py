@@ -33,7 +33,6 @@ def api_server(
     store: Partitions,
     reader: VerdictReader,
     verdict: VerdictApi,
-    reader: VerdictReader,
     registry: metrics.Registry,
     contexts: Contexts | None = None,
 ) -> AdminServer:
