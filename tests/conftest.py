@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["servers", "browser", "prometheus"]
+pytest_plugins = ["servers", "prometheus", "browser"]
 
 # Without clocks: a busy machine is no reason to fail. CI judges a change by the same examples each time; new ones are
 # looked for wherever else the tests run.
