@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 
 import exposed
+import msgspec
 from programs import program
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -19,7 +20,7 @@ from shadowproxy.comparator.worker import Worker
 from shadowproxy.compare.comparer import Comparer
 from shadowproxy.compare.versions import VersionReader
 from shadowproxy.config import loads
-from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request
+from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request, VersionSeen
 from shadowproxy.pairs.codec import encode
 from shadowproxy.pairs.embedded import EmbeddedServer
 from shadowproxy.pairs.partitions import Partitions
@@ -99,7 +100,10 @@ async def test_hostile_words_neither_break_a_page_nor_make_it_grow(valkey: Embed
         worker.stop()
         await worker.run()
         reading = await VerdictReader(Partitions(store), SETTINGS).read()
-    verdict = reading.verdict
+    seen = VersionSeen(value="\x1b[31m\n\x85" + "v" * 500, first=2000.0, last=3000.0)
+    assert reading.verdict.versions["candidate"]
+    versions = {"candidate": (*reading.verdict.versions["candidate"], seen)}
+    verdict = msgspec.structs.replace(reading.verdict, versions=versions)
     assert verdict.pairs == len(sent)
     assert sum(verdict.failures["candidate"].values()) == 40
     told = exported(verdict, reading.stream, alpha_rollback=0.05, age=0.0, changed_at=None)
@@ -108,6 +112,7 @@ async def test_hostile_words_neither_break_a_page_nor_make_it_grow(valkey: Embed
     assert series(list(of_comparator.collect())) == before
     for registry in (of_comparator, of_api):
         readable_and_bounded(registry)
+    assert told.versions["candidate"] == ("?[31m??" + "v" * 500)[:128]
     # As many cohorts as may be, the rest pooled: the bound is reached, so that it is one.
     cohorts = {row.cohort for row in told.guardrails}
     assert len(cohorts) == COHORTS + 2
