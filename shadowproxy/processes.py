@@ -318,7 +318,7 @@ def _outbox(settings: Settings, registry: metrics.Registry) -> Outbox | None:
     picker = Picker(
         settings.tracing.sample, {side: one.deadline for side, one in settings.upstreams.items()}, time.time
     )
-    outbox = Outbox(picker, OtlpSender(settings))
+    outbox = Outbox(picker, OtlpSender(settings), rate=settings.tracing.rate, clock=time.monotonic)
     metrics.TracingMetrics(registry, lambda: outbox.sent, lambda: outbox.dropped)
     return outbox
 

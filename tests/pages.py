@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from agent import mapping
 from exposed import at_most, families, filled
 from figures import tables
 
@@ -418,6 +419,13 @@ PAGES = {
     "statistics.md": statistics_page,
 }
 
+DATADOG = {
+    "openmetrics.d/conf.yaml": lambda: mapping.configuration(filled()),
+    "pod.yaml": mapping.pod,
+}
+
 if __name__ == "__main__":
     for name, page in PAGES.items():
         (DOCS / name).write_text(page())
+    for name, page in DATADOG.items():
+        (mapping.DEPLOYED / name).write_text(page())

@@ -45,9 +45,8 @@ HEADERS: Final[Mapping[str, str]] = {
 """On every answer."""
 _NOTHING: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_POLICY: Final = (
-    # The hash is that of the empty text: Plotly makes an empty <style>, and fills it by script.
-    "default-src 'none'; script-src 'self'; style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='; "
-    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy of the page: what it is made of comes from here, and nothing in the markup is a script."""
 
@@ -129,7 +128,9 @@ class Access:
         """Adds the security headers, when the head of an answer is about to be sent (`on_response_prepare`)."""
         response.headers.update(HEADERS)
         page = response.content_type == "text/html"
-        response.headers["Content-Security-Policy"] = PAGE_POLICY if page else _NOTHING
+        # A browser that kept the page takes over the headers of "not modified", and would have no policy but this.
+        if response.status != HTTPStatus.NOT_MODIFIED:
+            response.headers["Content-Security-Policy"] = PAGE_POLICY if page else _NOTHING
         # What was shown to one who may see it stays in no cache of a proxy between.
         response.headers.setdefault("Cache-Control", "no-store")
         if len(self._tokens):
