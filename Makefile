@@ -7,7 +7,7 @@
 #   make bench           measure the proxy beside its peers; one: make bench BENCH=proxy-cpu
 #   make soak            measure isolation, memory, fairness and outages of the store at length, and then kill and freeze
 #                        processes by a seed, about 40 minutes; that alone: make chaos CHAOS_ARGS="--rounds 50 --seed 7"
-#   make fuzz            search for inputs that break the proxy or what reads the store, FUZZ_SECONDS for each
+#   make fuzz            search for inputs that break the proxy, what reads the store, or the API, FUZZ_SECONDS for each
 #   make lint            ruff and mypy --strict
 #   make docs            write the schema and the pages of docs/ that are made from the code
 #   make dashboards      write Grafana's dashboards from deploy/grafana/generator
@@ -67,6 +67,8 @@ fuzz: $(STAMP)/installed-fuzz
 	for what in listener upstream stored; do \
 		$(BIN)/python tests/conformance/fuzzing.py $$what -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 || exit 1; \
 	done
+	SHADOWPROXY_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/serve/test_openapi.py -k schemathesis \
+		--timeout $$(($(FUZZ_SECONDS) + 300)) $(PYTEST_ARGS)
 
 lint: $(STAMP)/installed-dev
 	$(BIN)/ruff check .

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 from agent import mapping
 from exposed import at_most, families, filled
@@ -14,6 +17,8 @@ from shadowproxy.config.catalogue import TABLES, Direction
 from shadowproxy.config.catalogue import Metric as Comparison
 from shadowproxy.pairs.ledger import DROPPED, SHED, SKIPPED
 from shadowproxy.pairs.tables import PAIR_COLUMNS, SIDE_COLUMNS
+from shadowproxy.serve.endpoints import ENDPOINTS
+from shadowproxy.serve.openapi import document
 from shadowproxy.stats.betting import MeanGrid
 from shadowproxy.stats.blocks import Schedule
 from shadowproxy.stats.histogram import LatencyHistogram, ScoreHistogram
@@ -360,7 +365,53 @@ def statistics_page() -> str:
     return tables.filled((DOCS / "statistics.md").read_text())
 
 
+def openapi_page() -> str:
+    """docs/openapi.json: what GET /api/v1/openapi.json answers, for clients that are generated from it."""
+    return json.dumps(document(ENDPOINTS), indent=1, ensure_ascii=False) + "\n"
+
+
+def api_page() -> str:
+    """docs/api.md: written by hand, but for the table of endpoints."""
+    begin, end = "<!-- endpoints -->", "<!-- /endpoints -->"
+    before, _, rest = (DOCS / "api.md").read_text().partition(begin)
+    lines = []
+    for one in ENDPOINTS:
+        if one.documented:
+            lines += ["", f"### `{one.method} {one.path}`", "", one.summary, *([one.about] if one.about else []), ""]
+            lines.append(f"Needs: {'a token that may control' if one.needs == 'control' else one.needs}.")
+            if one.parameters:
+                lines += ["", "| parameter | type | unless given | meaning |", "| --- | --- | --- | --- |"]
+                lines += [
+                    f"| `{name}`{' (path)' if said.within == 'path' else ''} | {_kind(said.kind)} "
+                    f"| {'–' if said.usual is None else f'`{said.usual}`'} | {said.about} |"
+                    for said in one.parameters
+                    for name in [said.name]
+                ]
+            if one.body is not None:
+                lines += [
+                    "",
+                    f"Body ({', '.join(f'`{kind}`' for kind in one.body.kinds)}): {one.body.about} For example:",
+                ]
+                lines += ["", "```json", json.dumps(one.body.example), "```"]
+            answers = [f"{answer.status}: {answer.about}" for answer in one.answers]
+            answers += [f"{status}: {when}" for status, when in sorted(one.problems.items())]
+            lines += ["", *(f"- {answer}" for answer in answers)]
+    return "\n".join([f"{before}{begin}", *lines, "", end + rest.partition(end)[2]])
+
+
+def _kind(kind: Any) -> str:
+    said = msgspec.json.schema(kind)
+    said = said | next(iter(said.pop("$defs", {}).values()), {})
+    if "enum" in said:
+        return ", ".join(f"`{one}`" for one in said["enum"])
+    if "minimum" in said:
+        return f"{said['minimum']} to {said['maximum']}"
+    return f"text of up to {said['maxLength']} characters"
+
+
 PAGES = {
+    "api.md": api_page,
+    "openapi.json": openapi_page,
     "metrics.md": metrics_page,
     "comparisons.md": comparisons_page,
     "pairs.md": pairs_page,

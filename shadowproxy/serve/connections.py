@@ -75,9 +75,7 @@ class _Watched(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._inner.pause_writing()
-        if self._transport is not None:
-            loop = asyncio.get_running_loop()
-            self._cut = loop.call_later(self._among.stalled, self._transport.abort)
+        self._look_again()
 
     def resume_writing(self) -> None:
         self._stop_timer()
@@ -89,6 +87,20 @@ class _Watched(asyncio.Protocol):
             self._heard = False
             self._among.closed()
             self._inner.connection_lost(exc)
+
+    def _look_again(self) -> None:
+        if self._transport is not None:
+            waiting = self._transport.get_write_buffer_size()
+            self._cut = asyncio.get_running_loop().call_later(self._among.stalled, self._judge, waiting)
+
+    def _judge(self, before: int) -> None:
+        """Cut off who has taken nothing since `before` bytes waited; slow is not still."""
+        if self._transport is None:
+            return
+        if self._transport.get_write_buffer_size() < before:
+            self._look_again()
+        else:
+            self._transport.abort()
 
     def _stop_timer(self) -> None:
         if self._cut is not None:

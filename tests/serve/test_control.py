@@ -105,7 +105,7 @@ async def test_a_script_of_a_page_whose_name_leads_here_is_refused(url: str, sto
         aiohttp.ClientSession() as session,
         session.post(f"{url}/api/v1/control", json={"paused": True}, headers=headers) as response,
     ):
-        assert response.status == 403
+        assert response.status == 421
     assert await store.read_controls() is None
 
 

@@ -140,7 +140,7 @@ async def test_what_is_too_large_is_refused(url: str, store: Partitions) -> None
 
     for body in (io.BytesIO(b" " * MOST_BYTES + GOOD), pieces()):
         status, found = await send(url, body)
-        assert (status, found["title"]) == (413, "Content Too Large")
+        assert (status, found["title"]) == (413, "Request Entity Too Large")
     assert await send(url, io.BytesIO(b" " * (MOST_BYTES - len(GOOD)) + GOOD)) == (202, {"taken": 1})
     assert len((await stored(store))[0]) == 1
 
