@@ -135,6 +135,11 @@ def test_what_is_deployed_is_made_of_the_metrics_of_today() -> None:
         assert (mapping.DEPLOYED / name).read_text() == written(), "write it anew: make docs"
 
 
+def rounded(submission: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The verdict is worked out anew all the time, and sums of the same numbers differ in their last digits."""
+    return tuple(float(f"{part:.9g}") if isinstance(part, float) else part for part in submission)
+
+
 @pytest.fixture(scope="module")
 def told(python: str, observed: Observed) -> Any:
     """What the check submits of running processes, by process."""
