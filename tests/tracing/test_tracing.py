@@ -264,7 +264,7 @@ async def test_a_candidate_that_fails_has_a_span_that_says_so(
     # No longer than its deadline, and than it can have taken.
     assert 0 <= seconds(under["candidate"]) <= min(0.3, waited)
     if outcome == "timeout":
-        assert seconds(under["candidate"]) == pytest.approx(0.3)
+        assert seconds(under["candidate"]) == pytest.approx(0.3, rel=0.1)
     # The client was answered by the baseline: nothing failed for it.
     assert top.status.code == Status.STATUS_CODE_UNSET
     assert seconds(top) == seconds(under["baseline"])
