@@ -310,7 +310,7 @@ def _outbox(settings: Settings, registry: metrics.Registry) -> Outbox | None:
     """What sends spans, where the settings name a collector."""
     if settings.tracing.endpoint is None:
         return None
-    # Not before: OpenTelemetry takes half as much memory as all else in this process.
+    # Not before: who names no collector need not have OpenTelemetry installed.
     from shadowproxy.tracing.outbox import Outbox
     from shadowproxy.tracing.record import Picker
     from shadowproxy.tracing.spans import OtlpSender

@@ -73,6 +73,7 @@ class Outbox:
         self._enough = threading.Event()
         self._closing = threading.Event()
         self._failing = False
+        self._given_up = False
         self._under_way = 0
         # A daemon: a collector that hangs must not hold the process beyond its grace.
         self._thread = threading.Thread(target=self._run, name="tracing", daemon=True)
@@ -130,6 +131,7 @@ class Outbox:
         self._enough.set()
         self._thread.join(grace)
         if self._thread.is_alive():
+            self._given_up = True
             left = self.waiting
             self._queue.clear()
             self._send.give_up()
@@ -160,6 +162,9 @@ class Outbox:
         except Exception as error:  # noqa: BLE001  (whatever a span does to what encodes it, the next are sent)
             wrong = f"{type(error).__name__}: {error}"
         self._under_way = 0
+        if self._given_up:
+            # Counted already.
+            return
         if wrong:
             self.dropped[FAILED] += len(batch)
             if not self._failing:

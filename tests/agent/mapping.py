@@ -29,7 +29,6 @@ PROCESS: Final = {
 
 OPTIONS: Final[Mapping[str, Any]] = {
     "namespace": "shadowproxy",
-    "raw_metric_prefix": PREFIX,
     "histogram_buckets_as_distributions": True,
     "collect_counters_with_distributions": True,
     "rename_labels": {
@@ -61,10 +60,10 @@ HEAD: Final = """\
 # Version 2 of the Agent's OpenMetrics check for the three processes of `shadowproxy run` at their default addresses:
 # copy it to conf.d/openmetrics.d/conf.yaml of the Agent. docs/datadog.md says what comes of it.
 #
-# Made from the code (make docs). Every metric of shadowproxy is here, by its name less `shadowproxy_`; of counters the
-# Agent takes off `_total` and submits NAME.count. Each has its type from the page, but for state sets and what only
-# informs: the check knows neither, and would pass them over where a page says what they are, so they are asked for as
-# gauges.
+# Made from the code (make docs). Every metric of shadowproxy is here, by its name less `shadowproxy_` (written out:
+# with `raw_metric_prefix` the check loses the quantiles of summaries); of counters the Agent takes off `_total` and
+# submits NAME.count. Each has its type from the page, but for state sets and what only informs: the check knows
+# neither, and would pass them over where a page says what they are, so they are asked for as gauges.
 init_config:
 instances:
 """
@@ -83,8 +82,8 @@ def _instance(process: str, of: Mapping[str, str]) -> str:
     lines += [f"    {name}: {_written(value)}" for name, value in OPTIONS.items()]
     lines.append("    metrics:")
     for name, kind in of.items():
-        told = f"{name}: {{name: {name}, type: gauge}}" if kind in ("stateset", "info") else name
-        lines.append(f"      - {told}")
+        told = f"{{name: {name}, type: gauge}}" if kind in ("stateset", "info") else name
+        lines.append(f"      - {PREFIX}{name}: {told}")
     lines += [f"      - {raw}: {name}" for raw, name in PROCESS.items()]
     return "\n".join(lines)
 
@@ -99,7 +98,8 @@ POD: Final = """\
 # A pod whose sidecar the Agent finds by itself: the annotations for the proxy. Made from the code (make docs); the same
 # metrics of shadowproxy as in openmetrics.d/conf.yaml, said shorter. What the process takes (CPU, memory) the Agent
 # knows of the container. It comes from outside of the pod, so the proxy's admin address must be reachable:
-# `proxy: {admin: "0.0.0.0:9101"}`, and a NetworkPolicy that lets in the Agent alone.
+# `proxy: {admin: "0.0.0.0:9101"}`, and a NetworkPolicy that lets in the Agent alone. For the API, whose page has a
+# summary, take the list from conf.yaml: see there.
 apiVersion: v1
 kind: Pod
 metadata:
@@ -124,6 +124,7 @@ def pod() -> str:
         "openmetrics_endpoint": "http://%%host%%:9101/metrics",
         "tags": ["process:proxy"],
         **OPTIONS,
+        "raw_metric_prefix": PREFIX,
         "exclude_metrics": ["^process_", *(f"{end}$" for end in LEFT_OUT)],
         "metrics": [".+"],
     }
