@@ -34,7 +34,6 @@ _BODY_WITHIN: Final = 15.0
 """Seconds in which a whole body must be here."""
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 """Who sends one of these speaks for somebody else, who may be anywhere."""
-_CALLER: Final = "shadowproxy.caller"
 
 HEADERS: Final[Mapping[str, str]] = {
     "X-Content-Type-Options": "nosniff",
@@ -68,12 +67,13 @@ class Caller:
 
 
 NOBODY: Final = Caller()
+_CALLER: Final = web.RequestKey("caller", Caller)
 
 
 def caller(request: web.Request) -> Caller:
     """Who sent this request; where nobody asked (another server than the API), one who may nothing."""
-    found = request.get(_CALLER, NOBODY)
-    return found if isinstance(found, Caller) else NOBODY
+    found: Caller = request.get(_CALLER, NOBODY)
+    return found
 
 
 class Access:

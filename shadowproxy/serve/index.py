@@ -72,6 +72,7 @@ class ExemplarIndex:
         self._partitions: Mapping[int, int] = {}
         self._slots: Mapping[str, int] = {}
         self._known: dict[int, _Known] = {}
+        self._damaged: set[int] = set()
 
     async def cohorts(self) -> list[str]:
         """Those that there may be exemplars of."""
@@ -84,6 +85,19 @@ class ExemplarIndex:
             await self._keep_up()
             # Nothing waits from here on, so that one request sees one state.
             return list(self._chosen(wanted))
+
+    async def worst(self) -> dict[tuple[str, str], str]:
+        """By guardrail and cohort, the request id of the pair with the greatest loss."""
+        async with self._lock:
+            await self._keep_up()
+            slots = {**self._slots, OVERALL: 0, OTHER: self._other}
+            first = {
+                (name, cohort): self._known.get(found[0].key)
+                for name in self.guardrails
+                for cohort, slot in slots.items()
+                if (found := self._on(name, slot))
+            }
+        return {place: known.exemplar.id for place, known in first.items() if known is not None}
 
     async def sample(self, limit: int) -> list[Exemplar]:
         """Up to `limit` pairs, each pair that was counted being as likely as any other; in the order of time."""
@@ -127,12 +141,15 @@ class ExemplarIndex:
             self._stored = stored
         there = self._boards.sizes.keys()
         self._known = {key: known for key, known in self._known.items() if key in there}
-        new = [key for key in there if key not in self._known]
+        self._damaged &= there
+        new = [key for key in there if key not in self._known and key not in self._damaged]
         for store in self._store.stores:
             own = [key for key in new if self._partitions[key] == store.partition]
             for first in range(0, len(own), _AT_ONCE):
                 records = await store.exemplars.records(own[first : first + _AT_ONCE])
-                self._known |= await asyncio.to_thread(_known, records, store.partition)
+                known = await asyncio.to_thread(_known, records, store.partition)
+                self._known |= known
+                self._damaged |= records.keys() - known.keys()
 
     def _chosen(self, wanted: Wanted) -> Iterator[Exemplar]:
         seen: set[int] = set()
