@@ -146,7 +146,14 @@ def test_promtool_finds_no_fault_in_the_pages_of_running_processes(observed: Obs
             if family.name.startswith("shadowproxy_")
         }
     # There while something is so, where there are several workers, or where requests are traced.
-    sometimes = {"forecast_pairs", "forecast_seconds", "workers", "worker_restarts", "traced_requests", "untraced_requests"}
+    sometimes = {
+        "forecast_pairs",
+        "forecast_seconds",
+        "workers",
+        "worker_restarts",
+        "traced_requests",
+        "untraced_requests",
+    }
     assert documented - shown <= {f"shadowproxy_{name}" for name in sometimes}
     assert shown <= documented
 
