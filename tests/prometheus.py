@@ -36,8 +36,8 @@ from shadowproxy.config import Settings, loads
 
 DEPLOYED = Path(__file__).parent.parent / "deploy" / "prometheus"
 PATIENCE = 40.0
-INTERVAL = "500ms"
-WAVES, WAVE, CLIENTS = 3, 120, 4
+INTERVAL = "1s"
+WAVES, WAVE, CLIENTS = 2, 180, 4
 """Requests come in waves, each of which is scraped before the next begins: so there is something for `rate` to find."""
 
 
@@ -227,9 +227,9 @@ def settings(folder: Path, baseline: str, candidate: str) -> Settings:
     return loads(
         f"""
 experiment: observed
-baseline: {{url: "{baseline}", deadline: 1s}}
-candidate: {{url: "{candidate}", deadline: 1s}}
-replica: {{url: "{baseline}", deadline: 1s}}
+baseline: {{url: "{baseline}", deadline: 3s}}
+candidate: {{url: "{candidate}", deadline: 3s}}
+replica: {{url: "{baseline}", deadline: 3s}}
 proxy: {{listen: "127.0.0.1:0", admin: "127.0.0.1:0"}}
 recorder: {{batch: 20, linger: 50ms}}
 redis: {{data_dir: "{folder}/data"}}

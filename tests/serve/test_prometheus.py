@@ -169,7 +169,7 @@ def test_the_rules_run_and_the_alert_for_a_harmful_candidate_says_for_whom(obser
         firing = {one["labels"]["alertname"]: one for one in observed.prometheus.get("alerts")["alerts"]}
         return str(firing["ShadowproxyCandidateHarmful"]["annotations"]["description"])
 
-    # Rules are evaluated at their own pace, half a second at the most behind what was scraped.
+    # Rules are evaluated at their own pace, a second at the most behind what was scraped.
     wait_for(lambda: all(f"{cell['guardrail']} in {cell['cohort']};" in said() for cell in harmful), said)
     assert "region=us" not in said()
     for rule in rules:
