@@ -219,6 +219,14 @@ def test_panels_are_explained_and_none_is_deprecated(name: str) -> None:
     assert len(set(identifiers)) == len(identifiers)
 
 
+def test_settings_that_descriptions_name_are_there() -> None:
+    shown = (FOLDER.parent.parent / "config" / "shadowproxy.yaml").read_text()
+    said = " ".join(panel["description"] for dashboard in DASHBOARDS.values() for panel in panels(dashboard))
+    keys = set(re.findall(r"(?<!/)\b(?:proxy|recorder|redis|verdict|serve|comparator)(?:\.[a-z_]+)+", said))
+    assert "recorder.spool.max_bytes" in keys
+    assert {key for key in keys if not re.search(rf"\b{key.rpartition('.')[2]}:", shown)} == set()
+
+
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_panels_do_not_overlap(name: str) -> None:
     places = [panel["gridPos"] for panel in panels(DASHBOARDS[name], rows=True)]

@@ -282,8 +282,9 @@ def _checks() -> list[timeseries.Panel | statetimeline.Panel]:
         timeline(
             "Conditions on the data",
             "What has to hold, beside the guardrails, before anything is promoted: enough pairs for long enough, none "
-            "lost, no bias; whether the verdict could be worked out just now; and whether its horizon, after which it "
-            "stays undecided, is still to come. The live page says what is wanting.",
+            "lost, no bias. Besides: whether the verdict could be worked out just now, and whether verdict.horizon, "
+            "the pairs after which an undecided experiment is called exhausted, is still to come. The live page says "
+            "what is wanting.",
             [
                 Query(f"min by (check) ({API.of('shadowproxy_check_passed')})", "{{check}}"),
                 Query(f"min({API.of('shadowproxy_verdict_readable')})", "verdict can be read"),

@@ -229,6 +229,9 @@ def pairs(guardrail: str, cohort: str) -> list[Builder[model.DashboardLink]]:
     return linked("Worst pairs, on the live page", f"{LIVE}#pairs&{chosen}")
 
 
+_LABEL_VALUES = 1
+"""Grafana's number for this kind of query, by which its editor opens on it."""
+
 OF_SERIES = ("__field.labels.guardrail", "__field.labels.cohort")
 
 
@@ -332,17 +335,17 @@ def variable(
     """The values that a label has in a metric, anew whenever the time range changes; several at a time, or all."""
     query = f"label_values({metric}, {of_label})"
     made = dashboard.QueryVariable(name).label(label).description(why).datasource(SOURCE)
-    made.query({"query": query, "refId": name})
+    made.query({"qryType": _LABEL_VALUES, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"})
     made.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(model.VariableSort.NATURAL_ASC)
     if not multi:
         return made
-    everything = model.VariableOption(selected=True, text="All", value="$__all")
+    everything = model.VariableOption(selected=True, text=["All"], value=["$__all"])
     return made.multi(True).include_all(True).current(everything)
 
 
 def start(uid: str, title: str, why: str, *processes: Process) -> dashboard.Dashboard:
     """An empty dashboard with what all have: where data come from, and links to the others and to the live page."""
-    made = dashboard.Dashboard(title).uid(uid).description(why).tags([TAG]).timezone("browser").readonly()
+    made = dashboard.Dashboard(title).uid(uid).description(why).tags([TAG]).timezone("browser").editable()
     made.time("now-1h", "now").refresh("30s").tooltip(model.DashboardCursorSync.CROSSHAIR)
     made.link(
         dashboard.DashboardLink("shadowproxy")
