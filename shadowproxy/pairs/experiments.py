@@ -44,7 +44,7 @@ _RESET_KEYS: Final = (
     "pairs", "totals", "index", "kept", "dead", "dead:sizes", "states", "versions", "accounts", "accounts:bases",
     "slots", "latch", "seen", "controls", "verdicts", "labels", "labels:totals", "unlabelled", "unlabelled:expiry",
     "early", "early:expiry", "labelled", "exemplars", "exemplars:pairs", "origin", "calibration",
-    "firsts", "firsts:starts",
+    "firsts", "firsts:starts", "trail",
 )  # fmt: skip
 
 

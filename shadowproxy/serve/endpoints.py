@@ -11,10 +11,13 @@ from shadowproxy.pairs.controls import MAX_REASON, ControlChange, ControlStatus
 from shadowproxy.pairs.experiments import History
 from shadowproxy.report.view import PairView
 from shadowproxy.serve.api.curves import Distributions, Latencies
+from shadowproxy.serve.api.evidence import Evidence
+from shadowproxy.serve.api.experiments import Experiments
 from shadowproxy.serve.api.guardrails import Cohorts, Guardrails
 from shadowproxy.serve.api.labels import JSON_LINES, Added, Label
 from shadowproxy.serve.api.pairs import AnswerKind, BoardName, Exemplars, FoundPairs
 from shadowproxy.serve.endpoint import Answer, Body, Endpoint, Parameter
+from shadowproxy.serve.experiments import Report
 from shadowproxy.verdict.record import OVERALL, Finding, Verdict
 
 _Text = Annotated[str, Meta(max_length=256)]
@@ -103,6 +106,32 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         parameters=(_ROUTE, _cohort(OVERALL)),
         answers=(_json(Latencies, "The quantiles."),),
         problems=_UNREAD | _NONE,
+    ),
+    Endpoint(
+        path="/api/v1/evidence",
+        summary="How the e-values went on their way to the thresholds.",
+        parameters=(
+            _GUARDRAIL,
+            _cohort(),
+            Parameter(
+                name="points", kind=Annotated[int, Meta(ge=2, le=2000)], about="How many at the most.", usual=300
+            ),
+        ),
+        answers=(_json(Evidence, "The cells, and the points oldest first; the last is now."),),
+        problems=_UNREAD | _NONE,
+    ),
+    Endpoint(
+        path="/api/v1/experiments",
+        summary="Every experiment in the store.",
+        answers=(_json(Experiments, "The experiments."),),
+        problems=_AWAY,
+    ),
+    Endpoint(
+        path="/api/v1/experiments/{id}",
+        summary="One experiment with all that is known of it.",
+        parameters=(Parameter(name="id", within="path", kind=_Text, about="Its id.", example="default-1a2b3c4d"),),
+        answers=(_json(Report, "The experiment, with its verdict worked out anew."),),
+        problems=_AWAY | {404: "There is no such experiment."},
     ),
     Endpoint(
         path="/api/v1/pairs/worst",

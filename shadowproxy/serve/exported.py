@@ -7,8 +7,7 @@ import math
 import msgspec
 
 from shadowproxy.metrics import DistanceReading, GuardrailReading, LatencyReading, StreamReading, VerdictReading
-from shadowproxy.serve.api.guardrails import cells
-from shadowproxy.verdict.record import OVERALL, Cell, Quantiles, Verdict
+from shadowproxy.verdict.record import OVERALL, Cell, Quantiles, Verdict, cells
 
 _LONGEST = 128
 

@@ -86,6 +86,19 @@ class ExemplarIndex:
             # Nothing waits from here on, so that one request sees one state.
             return list(self._chosen(wanted))
 
+    async def worst(self) -> dict[tuple[str, str], str]:
+        """By guardrail and cohort, the request id of the pair with the greatest loss."""
+        async with self._lock:
+            await self._keep_up()
+            slots = {**self._slots, OVERALL: 0, OTHER: self._other}
+            first = {
+                (name, cohort): self._known.get(found[0].key)
+                for name in self.guardrails
+                for cohort, slot in slots.items()
+                if (found := self._on(name, slot))
+            }
+        return {place: known.exemplar.id for place, known in first.items() if known is not None}
+
     async def sample(self, limit: int) -> list[Exemplar]:
         """Up to `limit` pairs, each pair that was counted being as likely as any other; in the order of time."""
         async with self._lock:

@@ -14,6 +14,8 @@ from shadowproxy.config import Settings
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.report.view import Viewer
 from shadowproxy.serve.api.curves import CurveApi
+from shadowproxy.serve.api.evidence import EvidenceApi
+from shadowproxy.serve.api.experiments import ExperimentApi
 from shadowproxy.serve.api.pairs import PairApi
 from shadowproxy.serve.api.verdict import VerdictApi
 from shadowproxy.serve.collect import Answers
@@ -29,12 +31,20 @@ async def looked_into(store: Partitions, settings: Settings, *, patience: float 
     The endpoints are asked through a socket in a folder that nobody else may enter, so that there is one way in which
     figures come to be, and nothing of the pairs is to be had from outside meanwhile.
     """
-    verdict = VerdictApi(VerdictReader(store, settings, looks_on=True), refresh=settings.serve.refresh)
+    reader = VerdictReader(store, settings, looks_on=True)
+    verdict = VerdictApi(reader, refresh=settings.serve.refresh)
     await verdict.update()
     app = web.Application(middlewares=[problems])
     # Nobody else gets to this socket: whoever may read the store may see what is in it.
-    pairs = PairApi(ExemplarIndex(store, settings), Viewer(settings.routes), may_see=lambda _request: True)
-    for group in (verdict, CurveApi(verdict.current), pairs):
+    index = ExemplarIndex(store, settings)
+    groups = (
+        verdict,
+        CurveApi(verdict.current),
+        EvidenceApi(verdict.current, reader, index.guardrails),
+        ExperimentApi(store.home.url, settings),
+        PairApi(index, Viewer(settings.routes), may_see=lambda _request: True),
+    )
+    for group in groups:
         app.add_routes(group.routes)
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()

@@ -20,10 +20,12 @@ from shadowproxy.pairs.experiments import History, Moment, history, remember, ve
 from shadowproxy.pairs.labels import CountedLabels
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.pairs.store import Snapshot
+from shadowproxy.pairs.trail import Point, due, keep, trail
 from shadowproxy.stats.state import State
+from shadowproxy.verdict.decide import CAP
 from shadowproxy.verdict.guardrails.calibration import calibrations_of
 from shadowproxy.verdict.plan import Plan
-from shadowproxy.verdict.record import Facts, Labels, Verdict
+from shadowproxy.verdict.record import Facts, Labels, Verdict, cells
 from shadowproxy.verdict.record import State as Decision
 from shadowproxy.verdict.reported.curves import Curves
 
@@ -53,6 +55,8 @@ class Reading:
     """Unix time of the snapshot, by the store's clock."""
     curves: Curves
     """Of the same closed buckets."""
+    resets: int = 0
+    """How often the experiment had been reset."""
 
 
 class VerdictReader:
@@ -80,6 +84,10 @@ class VerdictReader:
         self._clock = clock
         self._looks_on = looks_on
         self._unremembered = ""
+        self._trailed = 0
+        self._trail: list[Point] = []
+        self._trail_resets = -1
+        self._trail_lock = asyncio.Lock()
 
     @property
     def settings(self) -> Settings:
@@ -112,14 +120,16 @@ class VerdictReader:
                 ),
                 resets=snapshot.resets,
             )
-        return Reading(verdict, _stream(snapshot), snapshot.time, curves)
+        return Reading(verdict, _stream(snapshot), snapshot.time, curves, snapshot.resets)
 
     async def remember(self, reading: Reading) -> float | None:
-        """Add the verdict to the experiment's history where its state has changed.
+        """Add the verdict to the experiment's history where its state has changed, and to its trail where it is due.
 
         Returns since when (Unix seconds, the store's clock) the verdict has the state that it has; None where that is
         not known. Never raises: a store that can't take it must not harm the verdict, and is asked again with the next.
         """
+        if self._looks_on:
+            return None
         verdict = reading.verdict
         moment = Moment(
             what=verdict.state.value,
@@ -130,6 +140,7 @@ class VerdictReader:
         )
         try:
             last = await remember(self._store.home, moment, reading.read_at)
+            await self._leave_trail(reading)
         except (StoreUnavailable, PayloadError) as error:
             if str(error) != self._unremembered:
                 log.warning("the history of the verdict can't be kept: %s", error)
@@ -138,6 +149,27 @@ class VerdictReader:
         self._unremembered = ""
         # The last one is of another kind where somebody else's reading was the later one.
         return last.at if last is not None and last.kind == moment.kind else None
+
+    async def _leave_trail(self, reading: Reading) -> None:
+        pairs = reading.verdict.pairs
+        # Fewer than before: it was reset.
+        if pairs and (pairs < self._trailed or due(self._trailed, pairs)):
+            self._trailed = await keep(self._store.home, point_of(reading), resets=reading.resets)
+
+    async def evidence(self, reading: Reading) -> list[Point]:
+        """How the evidence went, oldest first, up to this reading.
+
+        Raises StoreUnavailable, and PayloadError where it can't be read.
+        """
+        async with self._trail_lock:
+            if reading.resets != self._trail_resets:
+                self._trail, self._trail_resets = [], reading.resets
+            for point in await trail(self._store.home, after=self._trail[-1].pairs if self._trail else 0):
+                same = self._trail and self._trail[-1].cells == point.cells
+                # Their names are most of a point, and hardly ever new.
+                self._trail.append(msgspec.structs.replace(point, cells=self._trail[-1].cells) if same else point)
+        now = point_of(reading)
+        return [*(point for point in self._trail if point.pairs < now.pairs), now]
 
     async def history(self) -> History:
         """How the verdict changed, newest first. Raises StoreUnavailable, and PayloadError where it can't be read."""
@@ -231,6 +263,25 @@ class VerdictReader:
 
     def _unusable(self, workers: Sequence[str], error: Exception) -> str:
         return f"what {', '.join(workers)} counted for {self._experiment} can't be used: {error}; {_REMEDY}"
+
+
+def point_of(reading: Reading) -> Point:
+    """Where the evidence stands."""
+    verdict = reading.verdict
+    found = list(cells(verdict))
+    return Point(
+        at=reading.read_at,
+        pairs=verdict.pairs,
+        evidence=verdict.evidence_rollback,
+        cells=tuple((cell.guardrail, cell.cohort) for cell in found),
+        promote=tuple(_thousandths(cell.e_promote) for cell in found),
+        rollback=tuple(_thousandths(cell.e_rollback) for cell in found),
+    )
+
+
+def _thousandths(e: float) -> int:
+    """Of the decimal logarithm; an e-value that has run down to nothing is 1e-300."""
+    return round(1000 * math.log10(max(e, 1 / CAP)))
 
 
 def _labels(counted: CountedLabels) -> Labels:

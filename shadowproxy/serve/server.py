@@ -13,6 +13,8 @@ from shadowproxy.serve.access import Access, caller
 from shadowproxy.serve.admin import AdminServer, Front
 from shadowproxy.serve.api.control import ControlApi
 from shadowproxy.serve.api.curves import CurveApi
+from shadowproxy.serve.api.evidence import EvidenceApi
+from shadowproxy.serve.api.experiments import ExperimentApi
 from shadowproxy.serve.api.guardrails import GuardrailApi
 from shadowproxy.serve.api.labels import LabelApi
 from shadowproxy.serve.api.pairs import PairApi
@@ -23,16 +25,18 @@ from shadowproxy.serve.events import Events
 from shadowproxy.serve.index import ExemplarIndex
 from shadowproxy.serve.openapi import OpenApi
 from shadowproxy.serve.page import Page
+from shadowproxy.serve.reader import VerdictReader
 
 
 def api_server(
     settings: Settings,
     store: Partitions,
+    reader: VerdictReader,
     verdict: VerdictApi,
     registry: metrics.Registry,
     contexts: Contexts | None = None,
 ) -> AdminServer:
-    """The server, not started. Whoever has it keeps `verdict` fresh; `contexts` are those of TLS.
+    """The server, not started. Whoever has it keeps `verdict` fresh, which has `reader`; `contexts` are those of TLS.
 
     Raises Undocumented for a route that is not in the table of endpoints.
     """
@@ -44,8 +48,10 @@ def api_server(
     access = Access(serve, {one.key: one for one in ENDPOINTS}, clock=time.time, monotonic=time.monotonic)
     groups = (
         verdict,
-        GuardrailApi(verdict.current, exemplars.guardrails),
+        GuardrailApi(verdict.current, exemplars.guardrails, exemplars.worst),
         CurveApi(verdict.current),
+        EvidenceApi(verdict.current, reader, exemplars.guardrails),
+        ExperimentApi(store.home.url, settings),
         PairApi(exemplars, Viewer(settings.routes), may_see=lambda request: caller(request).sees),
         ControlApi(store.home),
         LabelApi(store, awaited=settings.longest_wait is not None),

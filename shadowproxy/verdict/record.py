@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -286,3 +286,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Of the guardrails on means; empty of those of which nothing can be said yet."""
     distributions: tuple[Distribution, ...] = ()
     """By route and cohort, `all` first; nothing of routes without scores."""
+
+
+def cells(verdict: Verdict) -> Iterator[Cell]:
+    """All cells of a verdict, overall first."""
+    yield from verdict.guardrails
+    for cohort in verdict.cohorts.values():
+        yield from cohort.guardrails

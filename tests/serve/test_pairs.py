@@ -14,8 +14,11 @@ from serve.test_guardrails import served
 from shadowproxy.model import Exchange, Outcome, Pair
 from shadowproxy.pairs.embedded import EmbeddedServer
 from shadowproxy.report.view import Viewer
+from shadowproxy.serve.api.guardrails import GuardrailApi
 from shadowproxy.serve.api.pairs import PairApi
+from shadowproxy.serve.api.verdict import VerdictApi
 from shadowproxy.serve.index import ExemplarIndex, Wanted
+from shadowproxy.serve.reader import VerdictReader
 from shadowproxy.verdict.exemplars import Board, Limits
 
 HOSTILE = "<img src=x onerror=alert(1)>/..%2F"
@@ -166,6 +169,23 @@ async def test_the_index_keeps_up_and_reads_no_record_twice(bench: Bench, monkey
     kept = [one.exemplar for one in await bench.reader.worst(FAIL)]
     assert after == kept != [one for one in before if one.guardrail == FAIL]
     assert index._known.keys() == index._boards.sizes.keys()
+
+
+async def test_the_worst_of_each_cell_is_named(bench: Bench) -> None:
+    await bench.write(traffic(60))
+    await bench.count_all()
+    worst = await ExemplarIndex(bench.store, SETTINGS).worst()
+    assert {cohort for _, cohort in worst} == set(await bench.reader.cohorts())
+    for (guardrail, cohort), id_ in worst.items():
+        assert [id_] == [one.exemplar.id for one in await bench.reader.worst(guardrail, cohort, 1)]
+
+    index = ExemplarIndex(bench.store, SETTINGS)
+    api = VerdictApi(VerdictReader(bench.store, SETTINGS), refresh=60.0)
+    await api.update()
+    async with served(GuardrailApi(api.current, index.guardrails, index.worst)) as get:
+        cells = (await get("guardrails"))["guardrails"]
+        assert len(cells) == 8
+        assert [cell["worst"] for cell in cells] == [worst[cell["guardrail"], cell["cohort"]] for cell in cells]
 
 
 async def test_a_record_that_is_gone_or_damaged_harms_no_other(bench: Bench) -> None:

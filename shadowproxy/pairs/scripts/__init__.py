@@ -21,7 +21,7 @@ Every script may be sent twice (a reply can be lost after the step was done); th
 from shadowproxy.pairs.scripts.common import MAX_PAIRS, ordinal_of
 from shadowproxy.pairs.scripts.controls import CONTROL, CONTROL_STATUS, REPORT
 from shadowproxy.pairs.scripts.entries import APPEND, CLAIM, MAKE_GROUP, OWN_PENDING, PUBLISH, STANDING, WATERMARK
-from shadowproxy.pairs.scripts.experiments import CALIBRATE, ORIGIN, REMEMBER, RESET, SEEN
+from shadowproxy.pairs.scripts.experiments import CALIBRATE, ORIGIN, REMEMBER, RESET, SEEN, TRAIL
 from shadowproxy.pairs.scripts.firsts import DUE_FIRSTS, FIND_FIRSTS, SETTLE
 from shadowproxy.pairs.scripts.labels import ADD_LABELS, EXPIRE_LABELS, FIND_UNLABELLED, JOIN, MAKE_LABEL_GROUP
 from shadowproxy.pairs.scripts.states import ABSORB, ACCOUNTS, COMMIT, LATCH, LOAD, SILENT, SLOTS, SNAPSHOT
@@ -58,6 +58,7 @@ __all__ = [
     "SLOTS",
     "SNAPSHOT",
     "STANDING",
+    "TRAIL",
     "WATERMARK",
     "ordinal_of",
 ]

@@ -23,6 +23,23 @@ local id = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], '*', 'k', ARGV[1], 'r'
 return {1, id, ARGV[1], ARGV[2]}
 """
 
+TRAIL: Final = """#!lua flags=allow-oom
+-- KEYS: trail, totals;  ARGV: resets that the point was worked out under, its pairs, point, most that are kept,
+--       percent of the last one's pairs that the next has to have
+-- Appends the point if it is due and rests on what is counted now. Returns how many pairs the last one then rests on.
+if (redis.call('HGET', KEYS[2], 'resets') or '0') ~= ARGV[1] then
+    return 0
+end
+local found = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local last = found and tonumber(string.match(found[1], '^(%d+)')) or 0
+local pairs_now = tonumber(ARGV[2])
+if pairs_now <= last or pairs_now * 100 < last * tonumber(ARGV[5]) then
+    return last
+end
+redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], ARGV[2] .. '-0', 'r', ARGV[3])
+return pairs_now
+"""
+
 SEEN: Final = """#!lua flags=allow-oom
 -- KEYS: seen;  ARGV: most values of a side, (side, value, first ms, last ms)…
 -- A field is 'side value', or 'side' for all values past the most; it holds 'first last'. Both only ever widen, so that
@@ -83,7 +100,7 @@ RESET: Final = (
     + """
 -- KEYS: pairs, totals, index, kept, dead, dead sizes, states, versions, accounts, bases, slots, latch, seen, controls,
 --       history, labels, their totals, unlabelled, its expiry, early, its expiry, labelled, exemplars,
---       their pairs, origin, calibration, firsts, their starts
+--       their pairs, origin, calibration, firsts, their starts, trail
 -- ARGV: group, number of this reset, whether this is home, kind and record for the history, most records
 -- Forgets what was counted. What stays: the clock and the ordinal, since ids must not go back; the sequences, by which
 -- a repetition is known; the accounts, which proxies carry on, with what they say now as the base to count from.
@@ -107,7 +124,7 @@ for at = 3, 8 do
 end
 redis.call('DEL', KEYS[10], KEYS[11], KEYS[12], KEYS[13])
 -- The label stream goes with its group, which is made anew, and so does what workers hold of it: they are told so.
-for at = 16, 28 do
+for at = 16, 29 do
     redis.call('DEL', KEYS[at])
 end
 local known = redis.call('HMGET', totals, 'entries', 'pairs')

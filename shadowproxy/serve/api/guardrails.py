@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 from aiohttp import web
 
 from shadowproxy.serve.answers import answered, known, one_of
 from shadowproxy.serve.reader import Reading
-from shadowproxy.verdict.record import OVERALL, Cell, Finding, Verdict
+from shadowproxy.verdict.record import OVERALL, Cell, Finding, cells
+
+
+class GuardrailCell(Cell, frozen=True, kw_only=True):
+    """A cell of the verdict, and the pair to look at first."""
+
+    worst: str | None = None
+    """Request id of the pair with the greatest loss; None where no pair that did harm is kept."""
 
 
 class Guardrails(msgspec.Struct, frozen=True, kw_only=True):
     """Cells of the verdict."""
 
-    guardrails: tuple[Cell, ...]
+    guardrails: tuple[GuardrailCell, ...]
     """Overall first, then cohort by cohort; within each in the order of the configuration."""
 
 
@@ -36,13 +43,19 @@ class Cohorts(msgspec.Struct, frozen=True, kw_only=True):
     """`all` first."""
 
 
+Worst = Callable[[], Awaitable[Mapping[tuple[str, str], str]]]
+"""By guardrail and cohort, the request id of the worst pair. Raises StoreUnavailable."""
+
+
 class GuardrailApi:
     """GET /api/v1/guardrails takes `guardrail`, `cohort` and `finding`; what isn't given chooses all."""
 
-    def __init__(self, current: Callable[[], Reading], guardrails: Sequence[str]) -> None:
-        """`current` gives the verdict that holds, or raises StoreUnavailable; `guardrails` are the configured ones."""
+    def __init__(self, current: Callable[[], Reading], guardrails: Sequence[str], worst: Worst | None = None) -> None:
+        """`current` gives the verdict that holds, or raises StoreUnavailable; `guardrails` are the configured ones;
+        `worst` says which pairs are the worst."""
         self._current = current
         self._names = guardrails
+        self._worst = worst
 
     @property
     def routes(self) -> list[web.RouteDef]:
@@ -57,10 +70,11 @@ class GuardrailApi:
             known("guardrail", guardrail, self._names)
         if cohort is not None:
             known("cohort", cohort, [OVERALL, *verdict.cohorts])
+        worst = {} if self._worst is None else await self._worst()
         return answered(
             Guardrails(
                 guardrails=tuple(
-                    cell
+                    GuardrailCell(**msgspec.structs.asdict(cell), worst=worst.get((cell.guardrail, cell.cohort)))
                     for cell in cells(verdict)
                     if guardrail in (None, cell.guardrail)
                     and cohort in (None, cell.cohort)
@@ -74,13 +88,6 @@ class GuardrailApi:
         rows = [_findings(OVERALL, verdict.pairs, verdict.guardrails)]
         rows += (_findings(name, report.pairs, report.guardrails) for name, report in verdict.cohorts.items())
         return answered(Cohorts(cohorts=tuple(rows)))
-
-
-def cells(verdict: Verdict) -> Iterator[Cell]:
-    """All cells of a verdict, overall first."""
-    yield from verdict.guardrails
-    for cohort in verdict.cohorts.values():
-        yield from cohort.guardrails
 
 
 def _findings(cohort: str, pairs: int, found: Sequence[Cell]) -> CohortFindings:
