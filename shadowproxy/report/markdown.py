@@ -70,9 +70,7 @@ def _bounded(parts: Iterable[str]) -> str:
         else:
             kept.append(part)
     if out:
-        kept.append(
-            f"*{shown.many(out, 'part')} left out, for a summary takes no more; the HTML report has it all.*"
-        )
+        kept.append(f"*{shown.many(out, 'part')} left out, for a summary takes no more; the HTML report has it all.*")
     return "\n\n".join(kept) + "\n"
 
 
