@@ -99,10 +99,10 @@ async def test_it_opens_from_a_file_draws_its_charts_and_asks_for_nothing(page: 
     assert await page.locator("#verdict .verdict-state").inner_text() == "Rollback"
     await page.get_by_role("button", name="Theme").click()
     assert await page.locator("html").get_attribute("data-theme") == "light"
-    await page.locator("#pairs a").first.click()
-    await page.locator("#pairs .pair .part").first.wait_for()
     await page.locator("#forest thead button").filter(has_text="Pairs").click()
     assert await page.locator("#forest tbody tr .c-pairs").first.inner_text() == "1,234"
+    await page.locator("#pairs a").first.click()
+    await page.locator("#pairs .pair .part").first.wait_for()
 
 
 async def test_without_the_library_its_pictures_stay(page: Page, tmp_path: Path) -> None:
