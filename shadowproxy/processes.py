@@ -23,7 +23,7 @@ import orjson
 
 from shadowproxy import metrics
 from shadowproxy.children import Stop, on_hangup
-from shadowproxy.config import Settings, experiment_id, frozen
+from shadowproxy.config import Settings, experiment_id, exposures, frozen
 from shadowproxy.errors import StoreUnavailable
 from shadowproxy.model import Side
 from shadowproxy.tasks import Pauses, Tasks, watch_lag
@@ -318,7 +318,7 @@ def _outbox(settings: Settings, registry: metrics.Registry) -> Outbox | None:
     picker = Picker(
         settings.tracing.sample, {side: one.deadline for side, one in settings.upstreams.items()}, time.time
     )
-    outbox = Outbox(picker, OtlpSender(settings))
+    outbox = Outbox(picker, OtlpSender(settings), rate=settings.tracing.rate, clock=time.monotonic)
     metrics.TracingMetrics(registry, lambda: outbox.sent, lambda: outbox.dropped)
     return outbox
 
@@ -397,48 +397,31 @@ async def run_comparator(settings: Settings, stop: asyncio.Event, announce: Anno
 
 
 async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -> None:
-    """The API: verdict, metrics, probes."""
-    from shadowproxy.report.view import Viewer
-    from shadowproxy.serve.admin import AdminServer
-    from shadowproxy.serve.api.control import ControlApi
-    from shadowproxy.serve.api.curves import CurveApi
-    from shadowproxy.serve.api.evidence import EvidenceApi
-    from shadowproxy.serve.api.experiments import ExperimentApi
-    from shadowproxy.serve.api.guardrails import GuardrailApi
-    from shadowproxy.serve.api.labels import LabelApi
-    from shadowproxy.serve.api.pairs import PairApi
+    """The API and the page: verdict, metrics, probes."""
+    from shadowproxy.certificates import CertificateWatch, listener_contexts
     from shadowproxy.serve.api.verdict import VerdictApi
-    from shadowproxy.serve.index import ExemplarIndex
-    from shadowproxy.serve.page import Page
     from shadowproxy.serve.reader import VerdictReader
+    from shadowproxy.serve.server import api_server
 
     tasks = Tasks()
     registry = metrics.registry()
+    tls = settings.serve.tls
+    secure = None if tls.certificate is None else listener_contexts(tls, clock=time.time, where="serve.tls")
+    for warning in exposures(settings.serve):
+        log.warning("%s", warning)
     async with open_store(settings) as store:
         reader = VerdictReader(store, settings)
         api = VerdictApi(reader, refresh=settings.serve.refresh)
-        metrics.VerdictMetrics(registry, api.exported, api.readable)
-        labels = LabelApi(store, awaited=settings.longest_wait is not None)
-        exemplars = ExemplarIndex(store, settings)
-        groups = (
-            api,
-            GuardrailApi(api.current, exemplars.guardrails, exemplars.worst),
-            CurveApi(api.current),
-            EvidenceApi(api.current, reader, exemplars.guardrails),
-            ExperimentApi(store.home.url, settings),
-            PairApi(exemplars, Viewer(settings.routes)),
-            ControlApi(store.home),
-            labels,
-            Page(),
-        )
-        routes = [route for group in groups for route in group.routes]
-        admin = AdminServer("api", registry, api.ready, routes)
+        admin = api_server(settings, store, reader, api, registry, secure)
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()
             running = tasks.start(api.run(), name="verdict")
-            announce({"api": f"http://{address}"})
-            await _until_stop(stop, {running}, tasks)
+            watch = CertificateWatch([] if secure is None else [secure], tasks)
+            watch.start()
+            with on_hangup(secure is not None, watch.look_now):
+                announce({"api": f"{'http' if secure is None else 'https'}://{address}"})
+                await _until_stop(stop, {running}, tasks)
         finally:
             await tasks.cancel()
             await admin.stop()

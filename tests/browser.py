@@ -136,7 +136,9 @@ async def faults(page: Page, rules: Sequence[str] = ()) -> list[str]:
     from axe_playwright_python.async_playwright import Axe
 
     # With its own copy of axe-core, run as a tool of the browser and not as a script of the page: its policy stands.
-    results = await Axe().run(page, options={"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})})
+    results = await Axe().run(
+        page, options={"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    )
     return [
         f"{violation['impact']} {violation['id']}: {node['target']} {node.get('failureSummary', '')} {node['html'][:200]}"
         for violation in results.response["violations"]

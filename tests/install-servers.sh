@@ -6,6 +6,16 @@ set -euo pipefail
 target=$(mkdir -p "$1" && cd "$1" && pwd)
 mkdir -p "$target/bin"
 
+# A browser is linked with too much to be unpacked by hand. It is installed where that can be done.
+if ! command -v chromium >/dev/null; then
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        { apt-get update --quiet --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --quiet --quiet --yes --no-install-recommends chromium; } \
+            >/dev/null 2>&1 || echo "install-servers: could not install chromium; what needs it will say so" >&2
+    else
+        echo "install-servers: chromium is not on the PATH, and only root can install it; what needs it will say so" >&2
+    fi
+fi
+
 declare -A package=([redis-server]=redis-tools [promtool]=prometheus [prometheus]=prometheus [nginx]=nginx [wrk]=wrk [h2load]=nghttp2-client [curl]=curl)
 # What a program needs beside its package: the libraries it is linked with. Their names change from release to release;
 # those that a release doesn't know are passed over.

@@ -34,7 +34,6 @@ _BODY_WITHIN: Final = 15.0
 """Seconds in which a whole body must be here."""
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 """Who sends one of these speaks for somebody else, who may be anywhere."""
-_CALLER: Final = "shadowproxy.caller"
 
 HEADERS: Final[Mapping[str, str]] = {
     "X-Content-Type-Options": "nosniff",
@@ -68,12 +67,13 @@ class Caller:
 
 
 NOBODY: Final = Caller()
+_CALLER: Final = web.RequestKey("caller", Caller)
 
 
 def caller(request: web.Request) -> Caller:
     """Who sent this request; where nobody asked (another server than the API), one who may nothing."""
-    found = request.get(_CALLER, NOBODY)
-    return found if isinstance(found, Caller) else NOBODY
+    found: Caller = request.get(_CALLER, NOBODY)
+    return found
 
 
 class Access:
@@ -129,7 +129,9 @@ class Access:
         """Adds the security headers, when the head of an answer is about to be sent (`on_response_prepare`)."""
         response.headers.update(HEADERS)
         page = response.content_type == "text/html"
-        response.headers["Content-Security-Policy"] = PAGE_POLICY if page else _NOTHING
+        # A browser that kept the page takes over the headers of "not modified", and would have no policy but this.
+        if response.status != HTTPStatus.NOT_MODIFIED:
+            response.headers["Content-Security-Policy"] = PAGE_POLICY if page else _NOTHING
         # What was shown to one who may see it stays in no cache of a proxy between.
         response.headers.setdefault("Cache-Control", "no-store")
         if len(self._tokens):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from shadowproxy import metrics
 from shadowproxy.certificates import Contexts
@@ -47,6 +49,17 @@ _IDLE = 60.0
 _HANDSHAKE = 10.0
 
 
+class _Malformed(logging.Filter):
+    """Leaves out of the log what is no HTTP: whoever can connect could fill it with that."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is logged."""
+        return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+_MALFORMED = _Malformed()
+
+
 class AdminServer:
     """Serves probes and metrics of one process, and the routes it is given beside them."""
 
@@ -74,8 +87,10 @@ class AdminServer:
         app.on_response_prepare.extend(front.prepare)
         app.on_shutdown.append(self._end)
         self._app = app
+        heard = logging.getLogger(f"{__name__}.http")
+        heard.addFilter(_MALFORMED)
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=2.0, keepalive_timeout=_IDLE
+            app, access_log=None, handle_signals=False, shutdown_timeout=2.0, keepalive_timeout=_IDLE, logger=heard
         )
         self._server: asyncio.Server | None = None
 

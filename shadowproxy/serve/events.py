@@ -37,7 +37,7 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Events:
-    """GET streams the events `verdict` (see `Changed`) and `trouble` (a problem as elsewhere), the present first."""
+    """GET streams the events `verdict` (see `Changed`) and `trouble` (a problem), the present one first."""
 
     def __init__(
         self,

@@ -13,8 +13,7 @@ from servers import unique
 from shadowproxy import metrics
 from shadowproxy.comparator.worker import Worker
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.config import Settings, loads
-from shadowproxy.config import experiment_id
+from shadowproxy.config import Settings, experiment_id, loads
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request
 from shadowproxy.pairs.codec import encode
 from shadowproxy.pairs.partitions import Partitions, Watermarks
@@ -88,8 +87,7 @@ def healthy(first: int, count: int) -> list[Pair]:
 def broken(first: int, count: int) -> list[Pair]:
     """The candidate turns the list around in one region, with new items in it, and in one pair has nothing in common with the baseline."""
     made = [
-        pair(at, REGIONS[at % 3], TURNED if REGIONS[at % 3] == BROKEN else MOVED)
-        for at in range(first, first + count)
+        pair(at, REGIONS[at % 3], TURNED if REGIONS[at % 3] == BROKEN else MOVED) for at in range(first, first + count)
     ]
     planted = next(at for at, one in enumerate(made) if json.loads(one.request.body)["region"] == BROKEN)
     made[planted] = pair(first + planted, BROKEN, ("x", "y", "z", "h"), id_=WORST)
@@ -104,8 +102,15 @@ class System:
     settings: Settings
     store: Partitions
     worker: Worker
+    stop: asyncio.Event
+    running: asyncio.Task[None]
     written: int = 0
     entries: int = 0
+
+    async def end_api(self) -> None:
+        """From here on nobody answers."""
+        self.stop.set()
+        await self.running
 
     async def count(self, pairs: Iterable[Pair], size: int = 100) -> None:
         """Write pairs, and have them counted."""
@@ -147,9 +152,9 @@ async def system(redis: str, configuration: str = CONFIGURATION) -> AsyncIterato
         await asyncio.wait({told, running}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             await running
-        yield System((await told)["api"], settings, store, worker)
-        stop.set()
-        await running
+        made = System((await told)["api"], settings, store, worker, stop, running)
+        yield made
+        await made.end_api()
     finally:
         await tasks.cancel()
         await store.close()

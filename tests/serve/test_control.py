@@ -7,16 +7,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+from api import guarded
 from redis.asyncio import Redis
 from servers import unique
 
-from shadowproxy import metrics
 from shadowproxy.config import Address, experiment_id, loads
 from shadowproxy.errors import ApiUnavailable
 from shadowproxy.pairs import EmbeddedServer, Store
 from shadowproxy.pairs.controls import ControlChange
 from shadowproxy.pairs.partitions import Partitions
-from shadowproxy.serve.admin import AdminServer
 from shadowproxy.serve.api.control import ControlApi
 from shadowproxy.serve.client import change_control, fetch_control
 from shadowproxy.serve.reader import VerdictReader
@@ -34,7 +33,7 @@ async def ready() -> Mapping[str, str]:
 
 @pytest.fixture
 async def url(store: Store) -> AsyncIterator[str]:
-    server = AdminServer("api", metrics.registry(), ready, ControlApi(store).routes)
+    server = guarded(ControlApi(store).routes)
     yield f"http://{await server.start(Address('127.0.0.1', 0), '$.serve.listen')}"
     await server.stop()
 
@@ -112,7 +111,7 @@ async def test_a_script_of_a_page_whose_name_leads_here_is_refused(url: str, sto
 
 async def test_without_its_store_it_is_unavailable(own_valkey: EmbeddedServer) -> None:
     async with await Store.open(own_valkey.url, "gone", max_entries=10) as store:
-        server = AdminServer("api", metrics.registry(), ready, ControlApi(store).routes)
+        server = guarded(ControlApi(store).routes)
         url = f"http://{await server.start(Address('127.0.0.1', 0), '$.serve.listen')}"
         own_valkey.stop()
         with pytest.raises(ApiUnavailable, match="503"):

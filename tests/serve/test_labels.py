@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from api import guarded
 from redis.asyncio import Redis
 from servers import unique
 
-from shadowproxy import metrics
-from shadowproxy.config import Address
+from shadowproxy.config import Address, Serve
 from shadowproxy.pairs import EmbeddedServer
 from shadowproxy.pairs.partitions import Partitions
 from shadowproxy.serve.admin import AdminServer
-from shadowproxy.serve.api.labels import MOST_BYTES, LabelApi
+from shadowproxy.serve.api.labels import LabelApi
 
 JSON, LINES = "application/json", "application/x-ndjson"
+
+
+MOST_BYTES = Serve().limits.body
 
 
 @pytest.fixture
@@ -30,12 +33,8 @@ async def store(valkey: EmbeddedServer) -> AsyncIterator[Partitions]:
         yield partitions
 
 
-async def ready() -> Mapping[str, str]:
-    return {}
-
-
 async def serve(store: Partitions, *, awaited: bool = True) -> tuple[AdminServer, str]:
-    server = AdminServer("api", metrics.registry(), ready, LabelApi(store, awaited=awaited).routes)
+    server = guarded(LabelApi(store, awaited=awaited).routes)
     return server, f"http://{await server.start(Address('127.0.0.1', 0), '$.serve.listen')}"
 
 

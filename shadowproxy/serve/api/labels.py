@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+import msgspec
 import orjson
 from aiohttp import web
 
@@ -15,6 +16,27 @@ from shadowproxy.serve.problems import problem
 JSON_LINES = ("application/x-ndjson", "application/jsonl", "application/json-lines")
 _LONGEST_ID = 128
 """Of a request id that the proxy takes from a client."""
+
+
+_GAIN = {"type": "number", "exclusiveMinimum": 0}
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a right answer to one request would have held."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_ID)]
+    """The request's, as in X-Request-Id."""
+    truth: (
+        Annotated[list[Any], msgspec.Meta(extra_json_schema={"contains": {"type": ["string", "integer", "boolean"]}})]
+        | Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"not": {"additionalProperties": {"not": _GAIN}}})]
+    )
+    """Ids or labels; or an object id: gain, with at least one gain above 0."""
+
+
+class Added(msgspec.Struct, frozen=True, kw_only=True):
+    """Labels that were stored."""
+
+    taken: int
 
 
 class LabelStore(Protocol):
@@ -55,7 +77,9 @@ class LabelApi:
             await self._store.add_labels(labels)
         except StoreUnavailable as error:
             return problem(503, "Service Unavailable", f"{error}; send the labels again, each counts once")
-        return web.json_response({"taken": len(labels)}, status=202)
+        return web.Response(
+            body=msgspec.json.encode(Added(taken=len(labels))), status=202, content_type="application/json"
+        )
 
 
 def _values(body: bytes, *, lines: bool) -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,8 @@ const LOOK = 5;
 const STALE = 16;
 // Between looks where the API can't be reached, the least and the most.
 const [SOON, LATE] = [1, 15];
+// After a refusal to be told of changes, until that is asked for again.
+const LISTEN = 20;
 
 /**
  * Keeps the verdict fresh. `onVerdict(verdict)` is called with each that is new, `onState({kind, detail, since})` when
@@ -31,6 +33,7 @@ export class Live {
     this.timer = 0;
     this.looking = false;
     this.events = null;
+    this.listenAt = 0;
   }
 
   start() {
@@ -55,7 +58,15 @@ export class Live {
     this.events.addEventListener("verdict", () => this.look());
     this.events.addEventListener("trouble", (event) => this.failed(new SourceError(503, detailOf(event.data))));
     // The browser tries again by itself, unless it was refused: then a look says why.
-    this.events.addEventListener("error", () => this.look());
+    this.events.addEventListener("error", () => this.lost());
+  }
+
+  lost() {
+    // Refused for good, as where too many listen: until it is tried again, looks have to do.
+    if (this.events.readyState === EventSource.CLOSED) {
+      this.events = null;
+      this.listenAt = this.now() + 1000 * LISTEN;
+    } else this.look();
   }
 
   /** Asks for the verdict, unless that is under way. Never raises. */
@@ -74,7 +85,7 @@ export class Live {
     }
     this.looking = false;
     const good = this.state.kind === "live";
-    if (good && this.events !== null && this.events.readyState === EventSource.CLOSED) this.listen();
+    if (good && this.events === null && this.source.live && this.now() >= this.listenAt) this.listen();
     this.pause = good ? SOON : Math.min(2 * this.pause, LATE);
     this.timer = setTimeout(() => this.look(), this.again ? 0 : 1000 * (good ? LOOK : this.pause));
   }
@@ -88,6 +99,8 @@ export class Live {
   }
 
   failed(error) {
+    // Asked too often, by all that look from here: no reason to doubt what was read a moment ago.
+    if (error.status === 429) return;
     const kinds = { 401: "unauthorised", 403: "unauthorised", 0: "unreachable" };
     this.become({ kind: kinds[error.status] ?? "trouble", detail: error.message });
   }

@@ -43,12 +43,12 @@ function facts({ exemplar, standings = [] }) {
     ["Request", h("code", null, plain(`${exemplar.method} ${exemplar.target}`).slice(0, 500))],
     ["Route", exemplar.route ? plain(exemplar.route) : "none matches"],
     exemplar.cohorts.length > 0 && ["Cohorts", exemplar.cohorts.map((name) => h("span", { class: "chip" }, plain(name).slice(0, 200)))],
-    standings.length > 0 && ["Among the worst of", h("ul", { class: "standings" }, standings.map((one) => h("li", null, standing(one))))],
+    standings.length > 0 && ["Among the worst of", h("ul", { class: "standings" }, standings.map((one) => h("li", null, standing(one)))), "wide"],
   ];
   return h(
     "dl",
-    { class: "facts" },
-    rows.filter(Boolean).map(([name, said]) => h("div", null, h("dt", null, name), h("dd", null, said))),
+    { class: "pair-facts" },
+    rows.filter(Boolean).map(([name, said, wide]) => h("div", { class: wide }, h("dt", null, name), h("dd", null, said))),
   );
 }
 
