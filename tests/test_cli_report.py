@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -84,8 +85,8 @@ async def test_the_figures_are_those_of_the_api_from_the_store_too(
     assert found["evidence"]["points"][-1]["pairs"] == found["verdict"]["pairs"]
     assert WORST in [one["exemplar"]["id"] for one in found["pairs"]["worst"]["ranking.rbo"]]
     text = Parsed(asked.read_text()).text
-    assert text.count(WORST) >= 2
-    assert "x 1 new; a is gone" not in text
+    assert WORST in text
+    assert "1 a 1 x 1 new; a is gone" in text
     assert "verdict.min_pairs 50" in text
     assert f"From {live.url}" in text
     assert "From its store" in Parsed(looked.read_text()).text
@@ -129,7 +130,7 @@ async def test_it_can_be_piped(live: System) -> None:
     assert done.exit_code == 0
     assert done.stdout.startswith("## ")
     assert "### How the verdict changed" in done.stdout
-    assert WORST in done.stdout
+    assert WORST in html.unescape(done.stdout)
 
 
 async def test_an_api_that_has_a_verdict_alone_is_enough(tmp_path: Path) -> None:

@@ -10,13 +10,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shadowproxy import __version__
-from shadowproxy.cli.common import API, EXIT_UNREACHABLE, Store, Url, fail, read_settings, run_loop
+from shadowproxy.cli.common import (
+    API,
+    EXIT_UNREACHABLE,
+    CaCert,
+    Store,
+    Token,
+    Url,
+    fail,
+    read_settings,
+    remote,
+    run_loop,
+)
 from shadowproxy.cli.judge import written
 from shadowproxy.errors import ApiUnavailable, PayloadError, StoreUnavailable
 
 if TYPE_CHECKING:
     from shadowproxy.config import Settings
     from shadowproxy.report.material import Material
+    from shadowproxy.serve.client import Remote
     from shadowproxy.serve.collect import Answers
 
 app = typer.Typer()
@@ -31,10 +43,8 @@ def report(
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write it as Markdown; - is stdout.")
     ] = None,
     url: Url = API,
-    token: Annotated[
-        str | None,
-        typer.Option("--token", envvar="SHADOWPROXY_API_TOKEN", help="What the API wants to see, if it does."),
-    ] = None,
+    token: Token = None,
+    cacert: CaCert = None,
     config: Store = None,
     experiment: Annotated[
         str | None,
@@ -64,7 +74,7 @@ def report(
         fail("--experiment is looked up in the store of a --config FILE")
     settings = None if config is None else read_settings(config)
     try:
-        material: Material = run_loop(_collected(url, token, settings, experiment, pairs, bodies))
+        material: Material = run_loop(_collected(remote(url, token, cacert), settings, experiment, pairs, bodies))
     except (ApiUnavailable, StoreUnavailable, PayloadError) as error:
         fail(str(error), EXIT_UNREACHABLE)
     from shadowproxy.serve.experiments import when
@@ -80,26 +90,24 @@ def report(
 
 
 async def _collected(
-    url: str, token: str | None, settings: Settings | None, experiment: str | None, pairs: int, bodies: bool
+    api: Remote, settings: Settings | None, experiment: str | None, pairs: int, bodies: bool
 ) -> Material:
     from shadowproxy.report.material import Made
     from shadowproxy.serve.collect import collect, named
 
-    source = named(url) if settings is None else "its store"
-    async with _asked(url, token, settings, experiment) as api:
-        return await collect(api, Made(version=__version__, source=source), pairs=pairs, bodies=bodies)
+    source = named(api.url) if settings is None else "its store"
+    async with _asked(api, settings, experiment) as asked:
+        return await collect(asked, Made(version=__version__, source=source), pairs=pairs, bodies=bodies)
 
 
 @contextlib.asynccontextmanager
-async def _asked(
-    url: str, token: str | None, settings: Settings | None, experiment: str | None
-) -> AsyncIterator[Answers]:
-    """The API at `url`, or the endpoints over the store of `settings`."""
+async def _asked(api: Remote, settings: Settings | None, experiment: str | None) -> AsyncIterator[Answers]:
+    """An API that runs, or its endpoints over the store of `settings`."""
     if settings is None:
         from shadowproxy.serve.collect import answers
 
-        async with answers(url, token=token) as api:
-            yield api
+        async with answers(api) as asked:
+            yield asked
         return
     from shadowproxy.config import experiment_id, thawed
     from shadowproxy.pairs.connect import resolve
@@ -109,5 +117,5 @@ async def _asked(
     name = experiment or experiment_id(settings)
     async with resolve(settings.redis) as store, opened(store, name) as one:
         judged = settings if name == experiment_id(settings) else thawed(one.description, name)
-        async with looked_into(one.store, judged) as api:
-            yield api
+        async with looked_into(one.store, judged) as asked:
+            yield asked

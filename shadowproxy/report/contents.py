@@ -104,13 +104,12 @@ def _severity(cell: Cell) -> tuple[int, float]:
 
 def _figures(material: Material) -> dict[str, Any]:
     verdict, evidence = material.verdict, material.evidence
-    harmful = [(cell.guardrail, cell.cohort) for cell in words.cells(verdict) if cell.finding is Finding.HARMFUL]
-    shown_ways = dict.fromkeys([*harmful, *((cell.guardrail, cell.cohort) for cell in verdict.guardrails)])
+    harmful = [cell for cell in words.cells(verdict) if cell.finding is Finding.HARMFUL and cell.cohort != OVERALL]
     rollback_at = evidence.rollback_at or _rollback_at(material)
     return {
         "evidence": evidence,
         "whole": None if rollback_at is None else plots.whole(evidence.points, rollback_at),
-        "ways": plots.ways(evidence, list(shown_ways)),
+        "ways": plots.ways(evidence, [*harmful, *verdict.guardrails]),
         "latency_plots": list(_latency_plots(material)),
         "quantiles": _quantiles(verdict, overall=True),
         "by_cohort": _quantiles(verdict, overall=False),
@@ -158,7 +157,7 @@ def _told(verdict: Verdict, timing: str) -> str:
     }
     ours, theirs = by_side.get(Side.BASELINE.value), by_side.get(Side.CANDIDATE.value)
     if ours is None or theirs is None:
-        return ""
+        return "The quantiles of each upstream's latency."
     return (
         f"Half of the candidate's answers come within {shown.duration(theirs.p50)} (the baseline's: "
         f"{shown.duration(ours.p50)}), 99% within {shown.duration(theirs.p99)} ({shown.duration(ours.p99)})."

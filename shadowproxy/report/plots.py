@@ -10,8 +10,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from shadowproxy.report.material import Evidence, LatencyCurve, ScoreCurves, TrailCell, TrailPoint
+from shadowproxy.report.material import Evidence, LatencyCurve, ScoreCurves, TrailPoint
 from shadowproxy.report.shown import duration, figure
+from shadowproxy.verdict.record import Cell
 
 WIDTH, HEIGHT = 560, 240
 """Of a plot; CSS pixels at its natural size."""
@@ -147,32 +148,24 @@ def _path(points: Iterable[tuple[float, float]]) -> str:
 
 
 class Way(NamedTuple):
-    """One cell's way to its two thresholds; the last e-values and these beside it."""
+    """One cell's way to its two thresholds."""
 
-    cell: TrailCell
+    cell: Cell
     promote: Spark | None
     rollback: Spark | None
-    e_promote: float | None
-    e_rollback: float | None
 
 
-def ways(evidence: Evidence, shown: Sequence[tuple[str, str]]) -> list[Way]:
-    """Of the cells that are shown, by guardrail and cohort, in that order; of those that the trail has."""
+def ways(evidence: Evidence, cells: Sequence[Cell]) -> list[Way]:
+    """Of these cells, in their order; of those that the trail has."""
     places = {(cell.guardrail, cell.cohort): at for at, cell in enumerate(evidence.cells)}
-    return [_way(evidence, places[name]) for name in shown if name in places]
+    found = ((cell, places.get((cell.guardrail, cell.cohort))) for cell in cells)
+    return [_way(evidence, cell, at) for cell, at in found if at is not None]
 
 
-def _way(evidence: Evidence, at: int) -> Way:
-    cell = evidence.cells[at]
+def _way(evidence: Evidence, cell: Cell, at: int) -> Way:
     promote = [(point.pairs, _at(point.promote, at)) for point in evidence.points]
     rollback = [(point.pairs, _at(point.rollback, at)) for point in evidence.points]
-    return Way(
-        cell,
-        spark(promote, math.log10(cell.promote_at)),
-        spark(rollback, math.log10(cell.rollback_at)),
-        _last(promote),
-        _last(rollback),
-    )
+    return Way(cell, spark(promote, math.log10(cell.promote_at)), spark(rollback, math.log10(cell.rollback_at)))
 
 
 def whole(points: Sequence[TrailPoint], rollback_at: float) -> Spark | None:
@@ -184,13 +177,6 @@ def whole(points: Sequence[TrailPoint], rollback_at: float) -> Spark | None:
 def _at(values: Sequence[float | None], at: int) -> float | None:
     # A point from before a cohort was met is shorter.
     return values[at] if at < len(values) else None
-
-
-def _last(values: Sequence[tuple[int, float | None]]) -> float | None:
-    log = values[-1][1] if values else None
-    if log is None:
-        return None
-    return 10.0**log if log < 308 else math.inf
 
 
 def spark(points: Sequence[tuple[int, float | None]], threshold: float) -> Spark | None:

@@ -67,7 +67,7 @@ async def _ask(api: str | Remote, what: str, kind: type[_T], patience: float, *,
                 where,
                 data=body,
                 headers=headers,
-                ssl=_trusted(remote.cacert),
+                ssl=trusted(remote.cacert),
                 # Whoever it leads to has no right to the token.
                 allow_redirects=False,
             ) as response,
@@ -92,7 +92,8 @@ async def _ask(api: str | Remote, what: str, kind: type[_T], patience: float, *,
         raise ApiUnavailable(f"{where} does not answer with {article} ({error}); is --url right?") from None
 
 
-def _trusted(cacert: Path | None) -> ssl.SSLContext | bool:
+def trusted(cacert: Path | None) -> ssl.SSLContext | bool:
+    """What a certificate is held against: who signed it, or the system's store. Raises ApiUnavailable."""
     if cacert is None:
         return True
     try:

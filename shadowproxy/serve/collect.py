@@ -24,6 +24,7 @@ from shadowproxy.report.material import (
 )
 from shadowproxy.report.view import BodyView, ExchangeView, Exemplar, PairView, RequestView
 from shadowproxy.report.words import cells, harmed, size
+from shadowproxy.serve.client import Remote, trusted
 from shadowproxy.verdict.record import OVERALL, Finding, Verdict
 
 _T = TypeVar("_T")
@@ -62,7 +63,12 @@ class Answers:
         where = f"{self._root}/{what}"
         while True:
             try:
-                async with self._session.get(URL(where, encoded=True), params=query) as response:
+                async with self._session.get(
+                    URL(where, encoded=True),
+                    params=query,
+                    # Whoever it leads to has no right to the token.
+                    allow_redirects=False,
+                ) as response:
                     answer, status = await response.read(), response.status
                     later = response.headers.get("Retry-After", "1")
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -77,17 +83,23 @@ class Answers:
                 continue
             if status == 404:
                 raise Missing(what)
+            if status in (401, 403):
+                raise ApiUnavailable(f"{where} answers {status}: a report needs --token, or SHADOWPROXY_API_TOKEN")
             if status != 200:
                 raise ApiUnavailable(f"{where} answers {status}: {answer[:300].decode('utf-8', 'replace')}")
             return answer
 
 
 @asynccontextmanager
-async def answers(root: str, *, token: str | None = None, patience: float = 10.0) -> AsyncIterator[Answers]:
-    """The API at `root`, each of whose answers may take `patience` seconds."""
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(patience), headers=headers) as session:
-        yield Answers(session, root)
+async def answers(remote: Remote, *, patience: float = 10.0) -> AsyncIterator[Answers]:
+    """An API, each of whose answers may take `patience` seconds. Raises ApiUnavailable."""
+    headers = {"Authorization": f"Bearer {remote.token}"} if remote.token else {}
+    async with aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(patience),
+        headers=headers,
+        connector=aiohttp.TCPConnector(ssl=trusted(remote.cacert)),
+    ) as session:
+        yield Answers(session, remote.url)
 
 
 def named(url: str) -> str:

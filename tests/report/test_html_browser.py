@@ -101,6 +101,8 @@ async def test_it_opens_from_a_file_draws_its_charts_and_asks_for_nothing(page: 
     assert await page.locator("html").get_attribute("data-theme") == "light"
     await page.locator("#forest thead button").filter(has_text="Pairs").click()
     assert await page.locator("#forest tbody tr .c-pairs").first.inner_text() == "1,234"
+    await page.locator("#pairs a").first.click()
+    await page.locator("#pairs .pair .part").first.wait_for()
 
 
 async def test_without_the_library_its_pictures_stay(page: Page, tmp_path: Path) -> None:
@@ -135,8 +137,9 @@ async def test_under_jenkins_policy_all_is_there_as_text_and_pictures(
     await page.goto("http://127.0.0.1:9/report.html")
     assert await page.evaluate("document.body.dataset.ready ?? null") is None
     assert await page.evaluate("document.styleSheets.length") == 0
-    for one in await page.locator("details:not([open]) > summary").all():
-        await one.click(timeout=2000)
+    folded = page.locator("details:not([open]) > summary")
+    while await folded.count():
+        await folded.first.click()
     text = await page.locator("main").inner_text()
     for said in ("rollback", "+0.134", "4.20 ms", "98.8% of 1,295", "new; b is gone", "verdict.alpha_promote"):
         assert said in text
