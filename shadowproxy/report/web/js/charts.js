@@ -4,7 +4,14 @@ import { h, replace, set } from "./dom.js";
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif';
 /** What Plotly is asked for: nothing that reaches out, and nothing that asks to be drawn over by a tool bar. */
-const CONFIG = { displayModeBar: false, responsive: true, displaylogo: false, showTips: false, doubleClick: "reset", locale: "en-US" };
+const CONFIG = {
+  displayModeBar: false,
+  responsive: true,
+  displaylogo: false,
+  showTips: false,
+  doubleClick: "reset",
+  locale: "en-US",
+};
 
 // The bundle brings the rules of a map that isn't drawn here, and writes them into the page unless an element of this id
 // is there: the page's policy forbids what it would do.
@@ -17,10 +24,17 @@ export function plotly(from = null) {
   if ("Plotly" in window) return Promise.resolve(window["Plotly"]);
   if (from === null) return Promise.resolve(null);
   loading ??= new Promise((resolve) => {
-    const script = h("script", { src: from, async: true, on: {
-      load: () => resolve(window["Plotly"] ?? null),
-      error: () => { loading = null; resolve(null); },
-    } });
+    const script = h("script", {
+      src: from,
+      async: true,
+      on: {
+        load: () => resolve(window["Plotly"] ?? null),
+        error: () => {
+          loading = null;
+          resolve(null);
+        },
+      },
+    });
     document.head.append(h("meta", { id: MAPS }), script);
   });
   return loading;
@@ -41,8 +55,13 @@ export function colour(name, opacity = 1) {
 export function axis(title, more = {}) {
   return {
     title: { text: title, font: { size: 12, color: colour("muted") }, standoff: 8 },
-    gridcolor: colour("line"), linecolor: colour("line"), zeroline: false, automargin: true, fixedrange: true,
-    tickfont: { size: 11, color: colour("muted") }, ...more,
+    gridcolor: colour("line"),
+    linecolor: colour("line"),
+    zeroline: false,
+    automargin: true,
+    fixedrange: true,
+    tickfont: { size: 11, color: colour("muted") },
+    ...more,
   };
 }
 
@@ -55,7 +74,8 @@ export function axis(title, more = {}) {
  */
 export function draw(box, traces, layout, library) {
   if (library === null || library === undefined) {
-    if (box.dataset.drawn !== "none") replace(box, h("p", { class: "none" }, "No chart: Plotly could not be loaded. The figures stand beside it."));
+    if (box.dataset.drawn !== "none")
+      replace(box, h("p", { class: "none" }, "No chart: Plotly could not be loaded. The figures stand beside it."));
     box.dataset.drawn = "none";
     return;
   }
@@ -65,10 +85,16 @@ export function draw(box, traces, layout, library) {
   if (box.seen === seen) return;
   box.seen = seen;
   const whole = {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 56, r: 12, t: 8, b: 40 },
-    font: { family: FONT, size: 12, color: colour("fg") }, showlegend: true, hovermode: "closest", dragmode: false,
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    margin: { l: 56, r: 12, t: 8, b: 40 },
+    font: { family: FONT, size: 12, color: colour("fg") },
+    showlegend: true,
+    hovermode: "closest",
+    dragmode: false,
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } },
-    hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line"), font: { color: colour("fg"), size: 12 } }, ...layout,
+    hoverlabel: { bgcolor: colour("raised"), bordercolor: colour("line"), font: { color: colour("fg"), size: 12 } },
+    ...layout,
   };
   library.react(box, traces, whole, CONFIG);
 }

@@ -15,21 +15,46 @@ export function drawDistributions(element, data, options = {}) {
   const known = verdict.distributions.filter((row) => row.cohort === cohort);
   const parts = element["parts"] ?? (element["parts"] = frame(element));
   parts.none.hidden = known.length > 0;
-  keyed(parts.all, known, (row) => JSON.stringify(row.route), figureOf, (box, row) => {
-    const bins = (data.distributions?.distributions ?? []).find((one) => one.route === row.route && one.cohort === cohort);
-    update(box, row, bins, options.plotly);
-  });
+  keyed(
+    parts.all,
+    known,
+    (row) => JSON.stringify(row.route),
+    figureOf,
+    (box, row) => {
+      const bins = (data.distributions?.distributions ?? []).find(
+        (one) => one.route === row.route && one.cohort === cohort,
+      );
+      update(box, row, bins, options.plotly);
+    },
+  );
 }
 
 function frame(element) {
-  const parts = { all: h("div", { class: "several" }), none: empty("No scores yet",
-    h("p", null, "A route with ", h("code", null, "scores"), " (or a preset that finds them) gets its distributions here.")) };
+  const parts = {
+    all: h("div", { class: "several" }),
+    none: empty(
+      "No scores yet",
+      h(
+        "p",
+        null,
+        "A route with ",
+        h("code", null, "scores"),
+        " (or a preset that finds them) gets its distributions here.",
+      ),
+    ),
+  };
   replace(element, parts.all, parts.none);
   return parts;
 }
 
 function figureOf(row) {
-  const box = h("figure", null, h("h3", null, row.route ? wrapping(row.route) : "all routes"), chart("Scores"), h("figcaption", null, h("ul", { class: "distances" }), h("p", { class: "said" })));
+  const box = h(
+    "figure",
+    null,
+    h("h3", null, row.route ? wrapping(row.route) : "all routes"),
+    chart("Scores"),
+    h("figcaption", null, h("ul", { class: "distances" }), h("p", { class: "said" })),
+  );
   return box;
 }
 
@@ -38,11 +63,19 @@ function update(box, row, bins, library) {
   plot.hidden = bins === undefined;
   if (bins !== undefined) paint(plot, bins, library);
   const words = distances(row);
-  replace(caption.firstElementChild, words.map(([name, value, said]) => h("li", null, h("b", null, name), " ", h("span", { class: "number" }, value), h("span", { class: "said" }, said))));
+  replace(
+    caption.firstElementChild,
+    words.map(([name, value, said]) =>
+      h("li", null, h("b", null, name), " ", h("span", { class: "number" }, value), h("span", { class: "said" }, said)),
+    ),
+  );
   const { baseline, candidate } = row;
   const told = `${count(baseline.items)} scores of the baseline (half below ${figure(baseline.p50)}) and ${count(candidate.items)} of the candidate (half below ${figure(candidate.p50)}), in pairs that both sides answered.`;
   text(caption.lastElementChild, told);
-  describe(plot, `Scores, ${short(row.route)}. ${told} ${words.map(([name, value, said]) => `${name} ${value}: ${said}`).join("; ")}`);
+  describe(
+    plot,
+    `Scores, ${short(row.route)}. ${told} ${words.map(([name, value, said]) => `${name} ${value}: ${said}`).join("; ")}`,
+  );
 }
 
 function paint(plot, bins, library) {
@@ -50,25 +83,56 @@ function paint(plot, bins, library) {
   const log = bins.scale === "log" && bins.edges[0] > 0;
   const side = (name, fill) => {
     const all = bins[name].reduce((sum, value) => sum + value, 0) || 1;
-    const widths = bins[name].map((_, at) => (log ? Math.log10(bins.edges[at + 1] / bins.edges[at]) : bins.edges[at + 1] - bins.edges[at]));
+    const widths = bins[name].map((_, at) =>
+      log ? Math.log10(bins.edges[at + 1] / bins.edges[at]) : bins.edges[at + 1] - bins.edges[at],
+    );
     const density = bins[name].map((value, at) => value / all / (widths[at] || 1));
-    return { type: "scatter", mode: "lines", name, x: bins.edges, y: [...density, density[density.length - 1] ?? 0],
+    return {
+      type: "scatter",
+      mode: "lines",
+      name,
+      x: bins.edges,
+      y: [...density, density[density.length - 1] ?? 0],
       line: { color: colour(name), width: 2, shape: "hv", dash: name === "candidate" ? "dash" : "solid" },
-      fill: "tozeroy", fillcolor: colour(name, fill), customdata: bins[name].map((value) => percent(value / all)),
-      hovertemplate: `${name}: %{customdata} from %{x:.4g}<extra></extra>` };
+      fill: "tozeroy",
+      fillcolor: colour(name, fill),
+      customdata: bins[name].map((value) => percent(value / all)),
+      hovertemplate: `${name}: %{customdata} from %{x:.4g}<extra></extra>`,
+    };
   };
-  draw(plot, [side("baseline", 0.22), side("candidate", 0.1)], {
-    xaxis: axis(log ? "score (log)" : "score", { nticks: 7, ...(log ? { type: "log" } : {}) }), yaxis: axis("density", { rangemode: "tozero", nticks: 5 }),
-  }, library);
+  draw(
+    plot,
+    [side("baseline", 0.22), side("candidate", 0.1)],
+    {
+      xaxis: axis(log ? "score (log)" : "score", { nticks: 7, ...(log ? { type: "log" } : {}) }),
+      yaxis: axis("density", { rangemode: "tozero", nticks: 5 }),
+    },
+    library,
+  );
 }
 
 /** The distances in words, each as name, figure and what that means. */
 export function distances(row) {
-  const psi = row.psi === null ? "no scores" : row.psi < 0.1 ? "no shift to speak of (below 0.1)" : row.psi < 0.25 ? "a moderate shift (0.1 to 0.25)" : "a large shift (above 0.25)";
+  const psi =
+    row.psi === null
+      ? "no scores"
+      : row.psi < 0.1
+        ? "no shift to speak of (below 0.1)"
+        : row.psi < 0.25
+          ? "a moderate shift (0.1 to 0.25)"
+          : "a large shift (above 0.25)";
   return [
-    ["KS", figure(row.ks), row.ks === null ? "no scores" : `at no score do the shares below it differ by more than ${percent(row.ks)}`],
+    [
+      "KS",
+      figure(row.ks),
+      row.ks === null ? "no scores" : `at no score do the shares below it differ by more than ${percent(row.ks)}`,
+    ],
     ["PSI", figure(row.psi), psi],
     ["Wasserstein", figure(row.wasserstein), "how far a score moves on average, in the scores' own unit"],
-    ["Jensen–Shannon", figure(row.jensen_shannon), row.jensen_shannon === null ? "no scores" : "bits, from 0 (alike) to 1 (nothing in common)"],
+    [
+      "Jensen–Shannon",
+      figure(row.jensen_shannon),
+      row.jensen_shannon === null ? "no scores" : "bits, from 0 (alike) to 1 (nothing in common)",
+    ],
   ];
 }

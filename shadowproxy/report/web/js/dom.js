@@ -179,7 +179,11 @@ function digits(value) {
 /** A span of time to wait, in the unit in which it is a small number. */
 export function lasting(seconds) {
   if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "–";
-  const units = [["s", 1, 119.5], ["min", 60, 7170], ["h", 3600, 171000]];
+  const units = [
+    ["s", 1, 119.5],
+    ["min", 60, 7170],
+    ["h", 3600, 171000],
+  ];
   for (const [unit, size, until] of units) {
     if (seconds < Number(until)) return `${count(Math.max(1, Math.round(seconds / Number(size))))} ${unit}`;
   }
@@ -269,15 +273,25 @@ export function empty(title, ...more) {
 export function table(caption, columns, rows, { hidden = false } = {}) {
   const cells = (row) =>
     row.map((value, at) =>
-      at === 0
-        ? h("th", { scope: "row", class: columns[at][1] }, value)
-        : h("td", { class: columns[at][1] }, value),
+      at === 0 ? h("th", { scope: "row", class: columns[at][1] }, value) : h("td", { class: columns[at][1] }, value),
     );
   return h(
     "table",
     null,
     h("caption", { class: hidden ? "unseen" : null }, caption),
-    h("thead", null, h("tr", null, columns.map(([head, kind]) => h("th", { scope: "col", class: kind }, head)))),
-    h("tbody", null, rows.map((row) => h("tr", null, cells(row)))),
+    h(
+      "thead",
+      null,
+      h(
+        "tr",
+        null,
+        columns.map(([head, kind]) => h("th", { scope: "col", class: kind }, head)),
+      ),
+    ),
+    h(
+      "tbody",
+      null,
+      rows.map((row) => h("tr", null, cells(row))),
+    ),
   );
 }

@@ -11,7 +11,7 @@ const BELOW = -3;
  * Draws the evidence of the chosen cell and of the rollback as a whole.
  * @param {any} element
  * @param {{trail: any, verdict: any, cell: any}} data  `trail` is the answer of `evidence`, `cell` one of the verdict's
- * @param {{plotly?: any}} [options]
+ * @param {{plotly?: any, threshold?: number | null}} [options]  `threshold` is what a rollback takes, where that is known
  */
 export function drawEvidence(element, { trail, verdict, cell }, options = {}) {
   const parts = element["parts"] ?? (element["parts"] = frame(element));
@@ -21,7 +21,7 @@ export function drawEvidence(element, { trail, verdict, cell }, options = {}) {
   if (points.length === 0) return;
   if (cell) drawCell(parts.cell, trail, verdict, cell, options.plotly);
   parts.cell.box.hidden = !cell;
-  drawWhole(parts.whole, trail, verdict, options.plotly);
+  drawWhole(parts.whole, trail, verdict, options);
 }
 
 function frame(element) {
@@ -31,7 +31,10 @@ function frame(element) {
     const plot = chart(name);
     return { title, said, plot, box: h("figure", null, title, plot, h("figcaption", null, said)) };
   };
-  const parts = { cell: panel("Evidence of the chosen guardrail over the pairs"), whole: panel("Evidence of harm over the pairs") };
+  const parts = {
+    cell: panel("Evidence of the chosen guardrail over the pairs"),
+    whole: panel("Evidence of harm over the pairs"),
+  };
   parts.both = h("div", { class: "two" }, parts.cell.box, parts.whole.box);
   parts.none = empty("No evidence yet", h("p", null, "The first point is drawn as soon as pairs are counted."));
   text(parts.whole.title, "Harm, all guardrails and cohorts together");
@@ -40,7 +43,11 @@ function frame(element) {
 }
 
 function drawCell(parts, trail, verdict, cell, library) {
-  replace(parts.title, wrapping(cell.guardrail), h("span", { class: "of" }, cell.cohort === "all" ? " over all pairs" : [" in ", wrapping(cell.cohort)]));
+  replace(
+    parts.title,
+    wrapping(cell.guardrail),
+    h("span", { class: "of" }, cell.cohort === "all" ? " over all pairs" : [" in ", wrapping(cell.cohort)]),
+  );
   const at = trail.cells.findIndex((one) => one.guardrail === cell.guardrail && one.cohort === cell.cohort);
   const pairs = trail.points.map((point) => point.pairs);
   const way = (name) => trail.points.map((point) => (at < 0 ? null : (point[name][at] ?? null)));
@@ -56,9 +63,11 @@ function drawCell(parts, trail, verdict, cell, library) {
     level("harm proven", "harmful", pairs[0], right, thresholds[1]),
   ];
   if (until !== null) traces.push(forecast(last, way("promote"), right, thresholds[0]));
-  draw(parts.plot, traces, layout(range, [pairs[0], right]), library);
-  const said = `Evidence that it is safe: ${evidence(cell.e_promote)} of ${evidence(cell.promote_at)} needed; `
-    + `that it is harmful: ${evidence(cell.e_rollback)} of ${evidence(cell.rollback_at)}.${saidAhead(verdict, until)}`;
+  // One that was chosen a moment ago is still on its way.
+  if (at >= 0) draw(parts.plot, traces, layout(range, [pairs[0], right]), library);
+  const said =
+    `Evidence that it is safe: ${evidence(cell.e_promote)} of ${evidence(cell.promote_at)} needed; ` +
+    `that it is harmful: ${evidence(cell.e_rollback)} of ${evidence(cell.rollback_at)}.${saidAhead(verdict, until)}`;
   text(parts.said, said);
   describe(parts.plot, `${short(cell.guardrail)}, ${short(cell.cohort)}. ${said}`);
 }
@@ -75,16 +84,22 @@ function saidAhead(verdict, until) {
   return ` If things go on like this it is proven safe after about ${rough(until)} more pairs${time}.`;
 }
 
-function drawWhole(parts, trail, verdict, library) {
+function drawWhole(parts, trail, verdict, { plotly: library, threshold }) {
   const pairs = trail.points.map((point) => point.pairs);
   const way = trail.points.map((point) => (point.evidence_rollback > 0 ? Math.log10(point.evidence_rollback) : null));
-  const needed = trail.rollback_at ?? null;
+  const needed = trail.rollback_at ?? threshold ?? null;
   const traces = [line("harm", "harmful", pairs, way)];
   if (needed !== null) traces.push(level("rollback", "harmful", pairs[0], pairs[pairs.length - 1], Math.log10(needed)));
-  draw(parts.plot, traces, layout(reach(way, needed === null ? 1 : Math.log10(needed)), [pairs[0], pairs[pairs.length - 1]]), library);
-  const said = `The weighted mean of all e-values for harm is ${evidence(verdict.evidence_rollback)}`
-    + (needed === null ? "." : `; a rollback takes ${evidence(needed)}.`)
-    + " Cells with few pairs count as nothing.";
+  draw(
+    parts.plot,
+    traces,
+    layout(reach(way, needed === null ? 1 : Math.log10(needed)), [pairs[0], pairs[pairs.length - 1]]),
+    library,
+  );
+  const said =
+    `The weighted mean of all e-values for harm is ${evidence(verdict.evidence_rollback)}` +
+    (needed === null ? "." : `; a rollback takes ${evidence(needed)}.`) +
+    " Cells with few pairs count as nothing.";
   text(parts.said, said);
   describe(parts.plot, said);
 }
@@ -92,20 +107,42 @@ function drawWhole(parts, trail, verdict, library) {
 // As in the forest plot, what is harmful has the diamonds: colour alone would not tell them apart.
 function line(name, shade, x, y) {
   const symbol = shade === "harmful" ? "diamond" : "circle";
-  return { type: "scatter", mode: "lines+markers", name, x, y, line: { color: colour(shade), width: 2 },
-    marker: { size: 7, symbol, maxdisplayed: 10, color: colour(shade) }, customdata: y.map((value) => (value === null ? "" : evidence(10 ** value))),
-    hovertemplate: `${name} %{customdata}<br>%{x:,} pairs<extra></extra>` };
+  return {
+    type: "scatter",
+    mode: "lines+markers",
+    name,
+    x,
+    y,
+    line: { color: colour(shade), width: 2 },
+    marker: { size: 7, symbol, maxdisplayed: 10, color: colour(shade) },
+    customdata: y.map((value) => (value === null ? "" : evidence(10 ** value))),
+    hovertemplate: `${name} %{customdata}<br>%{x:,} pairs<extra></extra>`,
+  };
 }
 
 function level(name, shade, from, to, at) {
-  return { type: "scatter", mode: "lines", name, x: [from, to], y: [at, at], hoverinfo: "skip",
-    line: { color: colour(shade, 0.75), width: 1.5, dash: shade === "harmful" ? "dashdot" : "dash" } };
+  return {
+    type: "scatter",
+    mode: "lines",
+    name,
+    x: [from, to],
+    y: [at, at],
+    hoverinfo: "skip",
+    line: { color: colour(shade, 0.75), width: 1.5, dash: shade === "harmful" ? "dashdot" : "dash" },
+  };
 }
 
 function forecast(last, way, to, threshold) {
   const from = way[way.length - 1];
-  return { type: "scatter", mode: "lines", name: "forecast", x: [last, to], y: [from, threshold], hoverinfo: "skip",
-    line: { color: colour("muted"), width: 1.5, dash: "dot" } };
+  return {
+    type: "scatter",
+    mode: "lines",
+    name: "forecast",
+    x: [last, to],
+    y: [from, threshold],
+    hoverinfo: "skip",
+    line: { color: colour("muted"), width: 1.5, dash: "dot" },
+  };
 }
 
 /** From the least to the greatest power of ten that is shown. */
@@ -120,7 +157,9 @@ function layout(range, [from, to]) {
   const step = Math.max(1, Math.ceil((range[1] - range[0]) / 6));
   const ticks = [];
   for (let at = Math.ceil(range[0] / step) * step; at <= range[1]; at += step) ticks.push(at);
-  const named = ticks.map((at) => (at >= -2 && at <= 3 ? count(10 ** at).replace(/^0$/, String(10 ** at)) : `10${superscript(at)}`));
+  const named = ticks.map((at) =>
+    at >= -2 && at <= 3 ? count(10 ** at).replace(/^0$/, String(10 ** at)) : `10${superscript(at)}`,
+  );
   return {
     xaxis: axis("pairs counted", { range: from === to ? [from - 1, to + 1] : [from, to], tickformat: ",d", nticks: 6 }),
     yaxis: axis("e-value", { range, tickvals: ticks, ticktext: named }),

@@ -9,8 +9,9 @@ const HIGH = 3;
 const WIDTH = 250;
 const HEIGHT = 22;
 const SEVERITY = { harmful: 0, undecided: 1, safe: 2 };
-const LEAD = "The candidate's mean loss against the baseline, with its interval, in units of the margin that is tolerated: left of it is safe. "
-  + "Choose a row for its evidence and its worst pairs.";
+const LEAD =
+  "The candidate's mean loss against the baseline, with its interval, in units of the margin that is tolerated: left of it is safe. " +
+  "Choose a row for its evidence and its worst pairs.";
 const FINDINGS = ["harmful", "undecided", "safe"];
 
 /**
@@ -21,15 +22,32 @@ const COLUMNS = [
   { id: "guardrail", head: "Guardrail", by: (cell) => cell.guardrail },
   { id: "cohort", head: "Cohort", by: (cell) => cell.cohort },
   { id: "finding", head: "Finding", by: (cell) => SEVERITY[cell.finding] ?? 1 },
-  { id: "interval", head: "Loss against margin", by: (cell) => ratio(cell.estimate, cell), down: true,
-    title: "the mean loss with its interval, in units of the margin" },
+  {
+    id: "interval",
+    head: "Loss against margin",
+    by: (cell) => ratio(cell.estimate, cell),
+    down: true,
+    title: "the mean loss with its interval, in units of the margin",
+  },
   { id: "estimate", head: "Mean loss", by: (cell) => cell.estimate, down: true, number: true, title: "more is worse" },
   { id: "margin", head: "Margin", by: (cell) => cell.margin, number: true, title: "the loss that is tolerated" },
   { id: "pairs", head: "Pairs", by: (cell) => cell.pairs, down: true, number: true },
-  { id: "safe", head: "Evidence safe", by: (cell) => reached(cell.e_promote, cell.promote_at), down: true, number: true,
-    title: "e-value that the loss is within its margin, and what it takes" },
-  { id: "harm", head: "Evidence harm", by: (cell) => reached(cell.e_rollback, cell.rollback_at), down: true, number: true,
-    title: "e-value that the loss is beyond its margin, and what it takes" },
+  {
+    id: "safe",
+    head: "Evidence safe",
+    by: (cell) => reached(cell.e_promote, cell.promote_at),
+    down: true,
+    number: true,
+    title: "e-value that the loss is within its margin, and what it takes",
+  },
+  {
+    id: "harm",
+    head: "Evidence harm",
+    by: (cell) => reached(cell.e_rollback, cell.rollback_at),
+    down: true,
+    number: true,
+    title: "e-value that the loss is beyond its margin, and what it takes",
+  },
 ];
 
 /** The key of a cell, which no other has. */
@@ -60,9 +78,18 @@ class Forest {
     this.shown = h("p", { class: "count" });
     this.none = h("p", { class: "none", hidden: true });
     this.findings = h("div", { class: "segments", role: "group", "aria-label": "Finding" });
-    this.cohorts = h("select", { id: "forest-cohort", on: { change: () => this.look({ cohort: this.cohorts.value }) } });
-    this.search = h("input", { id: "forest-text", type: "search", autocomplete: "off", spellcheck: "false",
-      placeholder: "Guardrail or cohort", on: { input: () => this.look({ text: this.search.value }) } });
+    this.cohorts = h("select", {
+      id: "forest-cohort",
+      on: { change: () => this.look({ cohort: this.cohorts.value }) },
+    });
+    this.search = h("input", {
+      id: "forest-text",
+      type: "search",
+      autocomplete: "off",
+      spellcheck: "false",
+      placeholder: "Guardrail or cohort",
+      on: { input: () => this.look({ text: this.search.value }) },
+    });
     replace(element, h("p", { class: "lead" }, LEAD), this.controls(), this.table(), this.none);
     this.mark();
   }
@@ -80,15 +107,35 @@ class Forest {
 
   table() {
     const caption = "Every guardrail in every cohort, sortable by the buttons in the heads of the columns";
-    const heads = h("thead", null, h("tr", null, COLUMNS.map((column) => this.head(column))));
-    return boxed(h("table", { class: "forest" }, h("caption", { class: "unseen" }, caption), heads, this.body), "Guardrails by cohort", "tall");
+    const heads = h(
+      "thead",
+      null,
+      h(
+        "tr",
+        null,
+        COLUMNS.map((column) => this.head(column)),
+      ),
+    );
+    return boxed(
+      h("table", { class: "forest" }, h("caption", { class: "unseen" }, caption), heads, this.body),
+      "Guardrails by cohort",
+      "tall",
+    );
   }
 
   head(column) {
-    const button = h("button", { type: "button", title: column.title, on: { click: () => this.sort(column) } },
-      column.head, h("span", { class: "arrow", "aria-hidden": "true" }));
-    const cell = h("th", { scope: "col", class: `c-${column.id}${column.number ? " number" : ""}` }, button,
-      column.id === "interval" ? axis() : null);
+    const button = h(
+      "button",
+      { type: "button", title: column.title, on: { click: () => this.sort(column) } },
+      column.head,
+      h("span", { class: "arrow", "aria-hidden": "true" }),
+    );
+    const cell = h(
+      "th",
+      { scope: "col", class: `c-${column.id}${column.number ? " number" : ""}` },
+      button,
+      column.id === "interval" ? axis() : null,
+    );
     this.heads.set(column.id, cell);
     return cell;
   }
@@ -122,11 +169,17 @@ class Forest {
   /** The cohorts and findings that can be looked for. */
   offer() {
     const cohorts = [...new Set(this.cells.map((cell) => cell.cohort))];
-    const choices = [["", `Every cohort (${cohorts.length})`], ...cohorts.map((name) => [name, name === "all" ? "all pairs" : short(name)])];
+    const choices = [
+      ["", `Every cohort (${cohorts.length})`],
+      ...cohorts.map((name) => [name, name === "all" ? "all pairs" : short(name)]),
+    ];
     const listed = JSON.stringify(choices);
     if (this.offered !== listed) {
       this.offered = listed;
-      replace(this.cohorts, choices.map(([value, name]) => h("option", { value }, name)));
+      replace(
+        this.cohorts,
+        choices.map(([value, name]) => h("option", { value }, name)),
+      );
       if (!cohorts.includes(this.filter.cohort)) this.filter.cohort = "";
       this.cohorts.value = this.filter.cohort;
     }
@@ -134,16 +187,41 @@ class Forest {
       finding,
       number: this.cells.filter((cell) => !finding || cell.finding === finding).length,
     }));
-    keyed(this.findings, numbers, (one) => one.finding,
-      ({ finding }) => h("button", { type: "button", data: { finding }, on: { click: () => this.look({ finding }) } },
-        finding ? sign(finding) : null, h("span", null, finding || "all"), " ", h("b")),
-      (button, { number }) => text(button.lastElementChild, count(number)));
+    keyed(
+      this.findings,
+      numbers,
+      (one) => one.finding,
+      ({ finding }) =>
+        h(
+          "button",
+          { type: "button", data: { finding }, on: { click: () => this.look({ finding }) } },
+          finding ? sign(finding) : null,
+          h("span", null, finding || "all"),
+          " ",
+          h("b"),
+        ),
+      (button, { number }) => text(button.lastElementChild, count(number)),
+    );
   }
 
   draw() {
-    const rows = ordered(this.cells.filter((cell) => fits(cell, this.filter)), this.sorted);
-    keyed(this.body, rows, keyOf, (cell) => this.row(cell), (row, cell) => this.update(row, cell));
-    text(this.shown, rows.length === this.cells.length ? many(rows.length, "row") : `${count(rows.length)} of ${many(this.cells.length, "row")}`);
+    const rows = ordered(
+      this.cells.filter((cell) => fits(cell, this.filter)),
+      this.sorted,
+    );
+    keyed(
+      this.body,
+      rows,
+      keyOf,
+      (cell) => this.row(cell),
+      (row, cell) => this.update(row, cell),
+    );
+    text(
+      this.shown,
+      rows.length === this.cells.length
+        ? many(rows.length, "row")
+        : `${count(rows.length)} of ${many(this.cells.length, "row")}`,
+    );
     text(this.none, this.cells.length ? "No row fits what is looked for." : "No guardrail has data yet.");
     this.none.hidden = rows.length > 0;
     for (const button of this.findings.children) {
@@ -160,7 +238,12 @@ class Forest {
       cohort: h("td", { class: "c-cohort" }, cell.cohort === "all" ? h("b", null, "all pairs") : wrapping(cell.cohort)),
       finding: h("td", { class: "c-finding" }, h("span", { class: "finding" })),
       interval: h("td", { class: "c-interval" }, picture()),
-      ...Object.fromEntries(["estimate", "margin", "pairs", "safe", "harm"].map((id) => [id, h("td", { class: `number c-${id}`, data: { label: COLUMNS.find((one) => one.id === id)?.head } })])),
+      ...Object.fromEntries(
+        ["estimate", "margin", "pairs", "safe", "harm"].map((id) => [
+          id,
+          h("td", { class: `number c-${id}`, data: { label: COLUMNS.find((one) => one.id === id)?.head } }),
+        ]),
+      ),
     };
     row.append(...COLUMNS.map((column) => cells[column.id]));
     row.parts = { ...cells, button };
@@ -174,8 +257,19 @@ class Forest {
     const selected = this.options.selected === keyOf(cell);
     set(row, "class", selected ? "selected" : null);
     set(row.parts.button, "aria-pressed", String(selected));
-    const seen = [cell.finding, cell.estimate, cell.interval, cell.margin, cell.pairs, cell.undefined, cell.e_promote, cell.e_rollback,
-      cell.promote_at, cell.rollback_at, cell.required].join();
+    const seen = [
+      cell.finding,
+      cell.estimate,
+      cell.interval,
+      cell.margin,
+      cell.pairs,
+      cell.undefined,
+      cell.e_promote,
+      cell.e_rollback,
+      cell.promote_at,
+      cell.rollback_at,
+      cell.required,
+    ].join();
     if (row.seen === seen) return;
     row.seen = seen;
     figures(row.parts, cell);
@@ -192,12 +286,22 @@ function figures(parts, cell) {
   }
   const unit = unitOf(cell.unit);
   text(parts.estimate, amount(cell.estimate, cell.unit, { signed: true }));
-  set(parts.estimate, "title", cell.interval === null ? unit
-    : `${amount(cell.interval[0], cell.unit, { signed: true })} to ${amount(cell.interval[1], cell.unit, { signed: true })}, ${unit}`);
-  if (parts.margin.childElementCount === 0) replace(parts.margin, amount(cell.margin, cell.unit), h("small", null, ` ${unit.replace(/^% /, "")}`));
+  set(
+    parts.estimate,
+    "title",
+    cell.interval === null
+      ? unit
+      : `${amount(cell.interval[0], cell.unit, { signed: true })} to ${amount(cell.interval[1], cell.unit, { signed: true })}, ${unit}`,
+  );
+  if (parts.margin.childElementCount === 0)
+    replace(parts.margin, amount(cell.margin, cell.unit), h("small", null, ` ${unit.replace(/^% /, "")}`));
   text(parts.pairs, count(cell.pairs));
   const tried = cell.pairs + cell.undefined;
-  set(parts.pairs, "title", cell.undefined ? `${count(cell.undefined)} more have no value (${percent(cell.undefined / tried)})` : null);
+  set(
+    parts.pairs,
+    "title",
+    cell.undefined ? `${count(cell.undefined)} more have no value (${percent(cell.undefined / tried)})` : null,
+  );
   proof(parts.safe, cell.e_promote, cell.promote_at);
   proof(parts.harm, cell.e_rollback, cell.rollback_at);
 }
@@ -256,7 +360,10 @@ function mark(at, finding) {
 }
 
 function axis() {
-  const ticks = [[0, "0"], [1, "margin"]];
+  const ticks = [
+    [0, "0"],
+    [1, "margin"],
+  ];
   return s(
     "svg",
     { class: "axis", viewBox: `0 0 ${WIDTH} 13`, width: WIDTH, height: 13, "aria-hidden": "true" },
@@ -292,7 +399,10 @@ export function fits(cell, { text: wanted = "", cohort = "", finding = "" }) {
   if (cohort && cell.cohort !== cohort) return false;
   if (finding && cell.finding !== finding) return false;
   const named = `${cell.guardrail} ${cell.cohort} ${cell.metric}`.toLowerCase();
-  return wanted.toLowerCase().split(/\s+/).every((part) => named.includes(part));
+  return wanted
+    .toLowerCase()
+    .split(/\s+/)
+    .every((part) => named.includes(part));
 }
 
 /** Cells by a column; those that are equal, as they were. What has no value is last, whichever way. */

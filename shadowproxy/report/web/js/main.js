@@ -31,7 +31,10 @@ function state({ kind, detail, since }) {
   document.documentElement.dataset.connection = kind;
   const box = element("connection");
   set(box, "data-kind", kind);
-  const from = since !== null && kind !== "live" && kind !== "loading" ? [", last known ", moment(since / 1000, { date: false })] : null;
+  const from =
+    since !== null && kind !== "live" && kind !== "loading"
+      ? [", last known ", moment(since / 1000, { date: false })]
+      : null;
   replace(box, h("span", { class: "lamp", "aria-hidden": "true" }), h("span", null, SAID[kind], from));
   box.title = detail;
   const past = kind !== "live" && kind !== "loading";
@@ -44,7 +47,8 @@ function state({ kind, detail, since }) {
 /** What a tab says that isn't looked at: nothing past as if it were current. */
 function titled(past) {
   const { verdict } = sheet;
-  if (verdict !== null) document.title = `${past ? "? " : ""}${verdict.state} · ${plain(verdict.experiment)} · shadowproxy`;
+  if (verdict !== null)
+    document.title = `${past ? "? " : ""}${verdict.state} · ${plain(verdict.experiment)} · shadowproxy`;
 }
 
 const WARNINGS = {
@@ -58,8 +62,16 @@ function warn(kind, detail, since) {
   const bar = element("warning");
   bar.hidden = kind === null || sheet.verdict === null;
   if (kind === null || since === null) return;
-  const again = kind === "unauthorised" ? h("button", { type: "button", class: "quiet", on: { click: () => location.reload() } }, "Come in again") : null;
-  replace(bar, sign("warning"), h("p", null, h("b", null, WARNINGS[kind]), " ", h("span", null, kind === "unreachable" ? "" : plain(detail))), again);
+  const again =
+    kind === "unauthorised"
+      ? h("button", { type: "button", class: "quiet", on: { click: () => location.reload() } }, "Come in again")
+      : null;
+  replace(
+    bar,
+    sign("warning"),
+    h("p", null, h("b", null, WARNINGS[kind]), " ", h("span", null, kind === "unreachable" ? "" : plain(detail))),
+    again,
+  );
 }
 
 function instead(kind, detail) {
@@ -69,10 +81,28 @@ function instead(kind, detail) {
     drawNoVerdict(box, "This page may not read the API", h("p", null, plain(detail)), form);
     drawAccess(form, () => connection.wake());
   } else if (kind === "trouble") {
-    drawNoVerdict(box, "There is no verdict at the moment", h("p", null, plain(detail)), h("p", null, "The page goes on by itself as soon as there is one."));
+    drawNoVerdict(
+      box,
+      "There is no verdict at the moment",
+      h("p", null, plain(detail)),
+      h("p", null, "The page goes on by itself as soon as there is one."),
+    );
   } else {
     const why = detail === "the API can't be reached" ? null : h("p", null, plain(detail));
-    drawNoVerdict(box, "The API can't be reached", why, h("p", null, "Is ", h("code", null, "shadowproxy serve"), " (or ", h("code", null, "shadowproxy run"), ") running? The page keeps trying."));
+    drawNoVerdict(
+      box,
+      "The API can't be reached",
+      why,
+      h(
+        "p",
+        null,
+        "Is ",
+        h("code", null, "shadowproxy serve"),
+        " (or ",
+        h("code", null, "shadowproxy run"),
+        ") running? The page keeps trying.",
+      ),
+    );
   }
 }
 

@@ -26,6 +26,7 @@ export class Sheet {
     this.selected = null;
     this.old = false;
     this.round = 0;
+    this.threshold = null;
   }
 
   section(id) {
@@ -37,7 +38,8 @@ export class Sheet {
     this.verdict = verdict;
     for (const one of document.querySelectorAll("[data-needs=verdict]")) set(one, "hidden", false);
     // Before anything came, six sections that say so would only hide what is to be done.
-    for (const one of document.querySelectorAll("[data-needs=requests]")) set(one, "hidden", !begun(this.source, verdict));
+    for (const one of document.querySelectorAll("[data-needs=requests]"))
+      set(one, "hidden", !begun(this.source, verdict));
     const name = this.section("experiment");
     if (name !== null) text(name, plain(verdict.experiment));
     this.versions(verdict.versions);
@@ -111,7 +113,11 @@ export class Sheet {
   drawEvidence() {
     const box = this.section("evidence");
     if (box === null || this.plotly === undefined) return;
-    drawEvidence(box, { trail: this.found.evidence ?? null, verdict: this.verdict, cell: this.cell() }, { plotly: this.plotly });
+    drawEvidence(
+      box,
+      { trail: this.found.evidence ?? null, verdict: this.verdict, cell: this.cell() },
+      { plotly: this.plotly, threshold: this.threshold },
+    );
   }
 
   drawLatency() {
@@ -129,7 +135,11 @@ export class Sheet {
   drawScores() {
     const box = this.section("distributions");
     if (box === null) return;
-    drawDistributions(box, { distributions: this.found.distributions ?? null, verdict: this.verdict }, { plotly: this.plotly });
+    drawDistributions(
+      box,
+      { distributions: this.found.distributions ?? null, verdict: this.verdict },
+      { plotly: this.plotly },
+    );
   }
 
   /** The chosen cell, as it is now. */
@@ -142,12 +152,16 @@ export class Sheet {
     this.selected = keyOf(cell);
     this.drawForest();
     this.drawEvidence();
+    this.onChoice();
     this.explore({ guardrail: cell.guardrail, cohort: cell.cohort });
   }
 
   /** Fetches what stands beside the verdict, and draws it. What can't be had is left as it was. */
   async fetch() {
-    const wanted = { history: {}, evidence: {}, distributions: {}, latencies: this.cohort };
+    const cell = this.verdict === null ? null : this.cell();
+    // Of the chosen cell alone: hundreds of ways of hundreds of points are a megabyte.
+    const evidence = cell === null ? {} : { guardrail: cell.guardrail, cohort: cell.cohort };
+    const wanted = { history: {}, evidence, distributions: {}, latencies: this.cohort };
     const round = ++this.round;
     const asked = Object.entries(wanted).map(async ([name, params]) => {
       try {
@@ -159,11 +173,25 @@ export class Sheet {
       }
     });
     await Promise.all(asked);
+    await this.judged();
     if (this.verdict === null || round !== this.round) return;
     const history = this.section("history");
     if (history !== null) drawHistory(history, this.found.history);
     this.drawTop();
     this.drawFigures();
+  }
+
+  /** Finds out, once, what a rollback takes: that is among what the experiment was frozen with. */
+  async judged() {
+    if (this.threshold !== null || !this.found.evidence || this.verdict === null || !this.source.live) return;
+    this.threshold = undefined;
+    try {
+      const { settings } = await this.source.get(`experiments/${encodeURIComponent(this.verdict.experiment)}`);
+      this.threshold = 1 / settings.verdict.alpha_rollback;
+    } catch {
+      // The chart has one line less.
+      this.threshold = undefined;
+    }
   }
 
   /** Shows the pair explorer, of one cell where that is given. */
@@ -178,7 +206,9 @@ function first(cells) {
   const harmful = cells.filter((cell) => cell.finding === "harmful");
   if (harmful.length > 0) return ordered(harmful, { id: "harm", down: true })[0];
   const waits = cells.filter((cell) => cell.required && cell.finding === "undecided");
-  return waits.length > 0 ? waits.reduce((one, other) => ((other.needed ?? 0) > (one.needed ?? 0) ? other : one)) : cells[0];
+  return waits.length > 0
+    ? waits.reduce((one, other) => ((other.needed ?? 0) > (one.needed ?? 0) ? other : one))
+    : cells[0];
 }
 
 /** Whether there is anything to be shown beside the verdict. */
@@ -189,8 +219,20 @@ function begun(source, verdict) {
 function howToBegin() {
   return empty(
     "No request has come yet",
-    h("p", null, "Send requests through the proxy instead of to the baseline. It answers them from the baseline, and sends a copy of each to the candidate:"),
+    h(
+      "p",
+      null,
+      "Send requests through the proxy instead of to the baseline. It answers them from the baseline, and sends a copy of each to the candidate:",
+    ),
     h("pre", null, h("code", null, "curl -i http://127.0.0.1:8080/the/path/of/your/service")),
-    h("p", null, "Where it listens is said by ", h("code", null, "proxy.listen"), ". The first pairs are counted a few seconds after they began, and this page shows them by itself. To see it with data now: ", h("code", null, "shadowproxy demo --keep"), "."),
+    h(
+      "p",
+      null,
+      "Where it listens is said by ",
+      h("code", null, "proxy.listen"),
+      ". The first pairs are counted a few seconds after they began, and this page shows them by itself. To see it with data now: ",
+      h("code", null, "shadowproxy demo --keep"),
+      ".",
+    ),
   );
 }

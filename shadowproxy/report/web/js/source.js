@@ -96,7 +96,9 @@ function pair(pairs, [which], params) {
     return { pairs: views.map((view) => view.exemplar), total: views.length };
   }
   const id = decodeURIComponent(which);
-  const found = Object.values(worst).flat().find((view) => view.exemplar.id === id);
+  const found = Object.values(worst)
+    .flat()
+    .find((view) => view.exemplar.id === id);
   if (found === undefined) throw new SourceError(404, `the report has no pair ${id}`);
   return found;
 }

@@ -8,7 +8,11 @@ import { themes } from "./theme.js";
 const source = still(embedded());
 const sheet = new Sheet(source, {});
 const button = document.getElementById("theme");
-if (button !== null) themes(button, () => sheet.repaint());
+if (button !== null) {
+  // Without scripts it would do nothing, and is not shown.
+  button.hidden = false;
+  themes(button, () => sheet.repaint());
+}
 
 async function draw() {
   sheet.show(await source.get("verdict"));

@@ -39,8 +39,13 @@ export function drawVerdict(element, verdict, options = {}) {
   }
   text(parts.state, verdict.state);
   text(parts.said, said(verdict, past));
-  keyed(parts.reasons, verdict.reasons.map((reason, at) => ({ reason, at })), (one) => String(one.at), () => h("li"),
-    (item, { reason }) => text(item, plain(reason)));
+  keyed(
+    parts.reasons,
+    verdict.reasons.map((reason, at) => ({ reason, at })),
+    (one) => String(one.at),
+    () => h("li"),
+    (item, { reason }) => text(item, plain(reason)),
+  );
   drawFacts(parts.facts, verdict, history);
   drawTold(parts.told, verdict);
   drawChecks(parts.checks, verdict);
@@ -98,25 +103,35 @@ function drawFacts(list, verdict, history) {
     ["pairs", "Pairs counted", count(verdict.pairs)],
     ["since", "Since", from === null ? null : moment(from.at)],
     ["proven", "Proven within margin", required.length ? `${proven.length} of ${required.length} needed` : null],
-    ["harmful", "Proven harmful", cells.length === 0 ? null : `${cells.filter((cell) => cell.finding === "harmful").length} of ${cells.length}`],
+    [
+      "harmful",
+      "Proven harmful",
+      cells.length === 0 ? null : `${cells.filter((cell) => cell.finding === "harmful").length} of ${cells.length}`,
+    ],
     ["evidence", "Evidence of harm, all in all", verdict.pairs ? `e = ${evidence(verdict.evidence_rollback)}` : null],
     ["open", "Waiting to be counted", verdict.open_pairs ? count(verdict.open_pairs) : null],
     ["late", "Came late", verdict.late_pairs ? count(verdict.late_pairs) : null],
     ["at", "Worked out", moment(verdict.at)],
   ].filter((fact) => fact[2] !== null);
-  keyed(list, facts, (fact) => fact[0], ([, name]) => h("div", null, h("dt", null, name), h("dd")),
+  keyed(
+    list,
+    facts,
+    (fact) => fact[0],
+    ([, name]) => h("div", null, h("dt", null, name), h("dd")),
     (row, [, , value]) => {
       const cell = row.lastElementChild;
       if (typeof value === "string") text(cell, value);
       else if (cell.textContent !== value.textContent) replace(cell, value);
-    });
+    },
+  );
 }
 
 function drawTold(box, verdict) {
   const told = [];
   const failed = verdict.checks.filter((check) => !check.passed);
   // They hold a promote back; a rollback does not wait for them.
-  if (verdict.state === "continue") told.push(...failed.map((check) => ["check", `${checkName(check)}: ${check.detail}`]));
+  if (verdict.state === "continue")
+    told.push(...failed.map((check) => ["check", `${checkName(check)}: ${check.detail}`]));
   if (verdict.forecast) {
     const { pairs, seconds } = verdict.forecast;
     const time = seconds === null ? "" : `, ${lasting(seconds)} as they come now`;
@@ -124,28 +139,49 @@ function drawTold(box, verdict) {
   }
   told.push(...verdict.notes.map((note) => ["note", note]));
   const names = { check: "Holds a promote back", forecast: "Forecast", note: "Note" };
-  keyed(box, told.map(([kind, line], at) => ({ kind, line, at })), (one) => `${one.kind} ${one.at}`,
-    ({ kind }) => h("p", { class: `told-${kind}` }, kind === "check" ? sign("warning") : null,
-      h("b", null, `${names[kind]}: `), h("span")),
-    (row, { line }) => text(row.lastElementChild, plain(line)));
+  keyed(
+    box,
+    told.map(([kind, line], at) => ({ kind, line, at })),
+    (one) => `${one.kind} ${one.at}`,
+    ({ kind }) =>
+      h(
+        "p",
+        { class: `told-${kind}` },
+        kind === "check" ? sign("warning") : null,
+        h("b", null, `${names[kind]}: `),
+        h("span"),
+      ),
+    (row, { line }) => text(row.lastElementChild, plain(line)),
+  );
 }
 
 function drawChecks(details, verdict) {
   const failed = verdict.checks.filter((check) => !check.passed).length;
   const all = verdict.checks.length;
-  text(details.firstElementChild, failed ? `${failed} of ${many(all, "check")} on the data fail` : `All ${all} checks on the data hold`);
+  text(
+    details.firstElementChild,
+    failed ? `${failed} of ${many(all, "check")} on the data fail` : `All ${all} checks on the data hold`,
+  );
   set(details, "data-failed", failed > 0);
-  keyed(details.lastElementChild, verdict.checks, (check) => check.name,
+  keyed(
+    details.lastElementChild,
+    verdict.checks,
+    (check) => check.name,
     () => h("li", null, h("span", { class: "check-sign" }), h("b"), h("span")),
     (row, check) => {
       const [mark, name, detail] = row.children;
       if (mark.dataset.passed !== String(check.passed)) {
         mark.dataset.passed = String(check.passed);
-        replace(mark, sign(check.passed ? "safe" : "harmful"), h("span", { class: "unseen" }, check.passed ? "holds: " : "fails: "));
+        replace(
+          mark,
+          sign(check.passed ? "safe" : "harmful"),
+          h("span", { class: "unseen" }, check.passed ? "holds: " : "fails: "),
+        );
       }
       text(name, checkName(check));
       text(detail, plain(check.detail));
-    });
+    },
+  );
 }
 
 function checkName(check) {
