@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bench import aa, compare, cpu, decisions, isolation, latency, memory, outage, report, throughput
+from bench import aa, compare, cpu, decisions, isolation, latency, memory, outage, page, report, throughput
 from bench.options import Options
 from bench.peers import NotMeasured
 from bench.procs import Failed
@@ -25,6 +25,7 @@ BENCHMARKS: Final[dict[str, Callable[[Options], report.Report]]] = {
     "pairs-outage": outage.run,
     "compare": compare.run,
     "decisions": decisions.run,
+    "page": page.run,
 }
 
 
