@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MEANS: Final = (
     "failures.difference", "failures.candidate", "latency.total_log2", "latency.ttfb_log2", "ranking.rbo",
     "ranking.overlap", "ranking.top1", "ranking.kendall", "ranking.ndcg", "ranking.displacement", "ranking.new",
-    "ranking.length",
+    "ranking.spearman",
 )  # fmt: skip
 INTERACTIVE: Final = 2500.0
 """Milliseconds that the page may take until it answers whoever uses it."""
