@@ -31,7 +31,11 @@ def demo() -> Iterator[str]:
     """A demo that was left running after its verdict; gives the API's URL."""
     command = [sys.executable, "-m", "shadowproxy", "demo", "--scenario", "cohort-regression", "--seed", "7"]
     process = subprocess.Popen(
-        [*command, "--json", "--keep"], stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [*command, "--json", "--keep"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert process.stdout is not None
     try:

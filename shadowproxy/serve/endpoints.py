@@ -113,7 +113,9 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
         parameters=(
             _GUARDRAIL,
             _cohort(),
-            Parameter(name="points", kind=Annotated[int, Meta(ge=2, le=2000)], about="How many at the most.", usual=300),
+            Parameter(
+                name="points", kind=Annotated[int, Meta(ge=2, le=2000)], about="How many at the most.", usual=300
+            ),
         ),
         answers=(_json(Evidence, "The cells, and their evidence by pairs counted."),),
         problems=_UNREAD | _NONE,
@@ -127,7 +129,11 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
     Endpoint(
         path="/api/v1/experiments/{id}",
         summary="One experiment with its settings and its verdict.",
-        parameters=(Parameter(name="id", kind=_Text, about="Its name, as it is listed.", within="path", example="default-0123456789ab"),),
+        parameters=(
+            Parameter(
+                name="id", within="path", kind=_Text, about="Its name, as listed.", example="default-0123456789ab"
+            ),
+        ),
         answers=(_json(Report, "The experiment."),),
         problems=_AWAY | {404: "There is no such experiment."},
     ),

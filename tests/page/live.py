@@ -13,8 +13,7 @@ from servers import unique
 from shadowproxy import metrics
 from shadowproxy.comparator.worker import Worker
 from shadowproxy.compare.comparer import Comparer
-from shadowproxy.config import Settings, loads
-from shadowproxy.config import experiment_id
+from shadowproxy.config import Settings, experiment_id, loads
 from shadowproxy.model import Accounting, Exchange, Outcome, Pair, Request
 from shadowproxy.pairs.codec import encode
 from shadowproxy.pairs.partitions import Partitions, Watermarks
@@ -86,10 +85,9 @@ def healthy(first: int, count: int) -> list[Pair]:
 
 
 def broken(first: int, count: int) -> list[Pair]:
-    """The candidate turns the list around in one region, with new items in it, and in one pair has nothing in common with the baseline."""
+    """The candidate turns the list around in one region; in one pair only its last item is the baseline's."""
     made = [
-        pair(at, REGIONS[at % 3], TURNED if REGIONS[at % 3] == BROKEN else MOVED)
-        for at in range(first, first + count)
+        pair(at, REGIONS[at % 3], TURNED if REGIONS[at % 3] == BROKEN else MOVED) for at in range(first, first + count)
     ]
     planted = next(at for at, one in enumerate(made) if json.loads(one.request.body)["region"] == BROKEN)
     made[planted] = pair(first + planted, BROKEN, ("x", "y", "z", "h"), id_=WORST)

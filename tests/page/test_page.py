@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
 import pytest
 from browser import Watch, faults
-from page.live import MOVED, TURNED, WORST, System, broken, healthy, pair
+from page.live import WORST, System, broken, healthy, pair
 from redis.asyncio import Redis
 
 from shadowproxy.model import Exchange, Outcome, Pair
@@ -34,7 +34,6 @@ def look(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {**shared, **LOOKS["light"], **getattr(request, "param", {})}
 
 
-
 async def seen(page: Page, system: System) -> None:
     """The page with its verdict, its pairs and its charts."""
     await page.goto(system.url)
@@ -55,7 +54,8 @@ def cells(verdict: Any) -> list[Any]:
 async def shown(page: Page) -> list[tuple[str, str]]:
     """Guardrail and cohort of each row of the forest plot."""
     found = await page.locator(".forest tbody tr").evaluate_all(
-        "all => all.map((row) => ['.c-guardrail button', '.c-cohort'].map((part) => row.querySelector(part).textContent))"
+        "all => all.map((row) => ['.c-guardrail button', '.c-cohort']"
+        ".map((part) => row.querySelector(part).textContent))"
     )
     return [(guardrail, cohort.replace("all pairs", "all")) for guardrail, cohort in found]
 
@@ -142,12 +142,20 @@ async def test_the_worst_pair_is_opened_from_the_row_of_the_cohort_that_is_broke
     dialog = page.get_by_role("dialog", name=f"Pair {WORST}")
     ranks = dialog.locator(".ranks")
     await ranks.first.wait_for()
-    told = [await one.get_by_role("option").evaluate_all("all => all.map((one) => one.ariaLabel)") for one in await ranks.all()]
+    told = [
+        await one.get_by_role("option").evaluate_all("all => all.map((one) => one.ariaLabel)")
+        for one in await ranks.all()
+    ]
     scores = [1, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65]
     assert told == [
         [f"{at + 1}: {name}, score {scores[at]:g}, gone, was at {at + 1}" for at, name in enumerate("abcdefg")]
         + ["8: h, score 0.65, moved from 8 to 4"],
-        ["1: x, score 1, new at 1", "2: y, score 0.95, new at 2", "3: z, score 0.9, new at 3", "4: h, score 0.85, moved from 8 to 4"],
+        [
+            "1: x, score 1, new at 1",
+            "2: y, score 0.95, new at 2",
+            "3: z, score 0.9, new at 3",
+            "4: h, score 0.85, moved from 8 to 4",
+        ],
     ]
     assert "ranking.rbo in region=apac: no. 1" in await dialog.locator(".standings").inner_text()
     differ = dialog.get_by_role("table", name="Headers that differ").locator("tbody tr")
@@ -183,14 +191,20 @@ TEXTS = [
 def hostile(at: int, text: str) -> Pair:
     """Everything that a service or a client has a say in is `text`."""
     latin = text.encode("ascii", "backslashreplace")
-    head = b"content-type: application/json\r\n" + latin.replace(b":", b"") + b": " + latin + b"\r\nx: " + latin + b"\r\n"
+    head = (
+        b"content-type: application/json\r\n" + latin.replace(b":", b"") + b": " + latin + b"\r\nx: " + latin + b"\r\n"
+    )
     made = pair(at, text, id_=text if text.isascii() else latin.decode())
     items = [{"id": text, "score": 1.0}, {"id": "b", "score": 0.5}]
-    body = json.dumps({"items": items, text: text, "nested": {"__proto__": {text: text}}, "long": text * 40_000}).encode()
+    body = json.dumps(
+        {"items": items, text: text, "nested": {"__proto__": {text: text}}, "long": text * 40_000}
+    ).encode()
     theirs = Exchange(Outcome.OK, 200, head, body, len(body), b"", 0.01, 0.02, text)
     asked = msgspec.structs.replace(made.request, head=head, target=f"/rank?{latin.decode()}")
     annotations = json.dumps({text: text}).encode()
-    return msgspec.structs.replace(made, request=asked, candidate=theirs, replica=theirs, annotations=annotations, notes=(text,))
+    return msgspec.structs.replace(
+        made, request=asked, candidate=theirs, replica=theirs, annotations=annotations, notes=(text,)
+    )
 
 
 async def test_what_is_hostile_stays_text_anywhere_on_the_page(fresh: System, page: Page) -> None:
@@ -211,7 +225,10 @@ async def test_what_is_hostile_stays_text_anywhere_on_the_page(fresh: System, pa
     assert not {"\u202e", "\u200b"} & set(await page.locator("body").inner_text())
     assert any("<img src=x" in cohort for _, cohort in await shown(page))
     assert await page.locator("img, [onload], [onerror], [href^='javascript:' i]").count() == 0
-    assert await page.locator("script").evaluate_all("all => all.filter((one) => !one.src.includes('/assets/')).length") == 0
+    assert (
+        await page.locator("script").evaluate_all("all => all.filter((one) => !one.src.includes('/assets/')).length")
+        == 0
+    )
 
 
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS.keys(), indirect=True)
@@ -250,7 +267,9 @@ async def test_the_keyboard_is_enough(page: Page, harmed: System) -> None:
     # Nothing behind an open pair is reached.
     for _ in range(30):
         await page.keyboard.press("Tab")
-        assert await page.evaluate("document.activeElement === document.body || document.activeElement.closest('dialog') !== null")
+        assert await page.evaluate(
+            "document.activeElement === document.body || document.activeElement.closest('dialog') !== null"
+        )
     await page.keyboard.press("Escape")
     await page.get_by_role("dialog").wait_for(state="hidden")
     assert await page.evaluate("document.activeElement.matches('.pair-id')")
