@@ -318,7 +318,7 @@ def _outbox(settings: Settings, registry: metrics.Registry) -> Outbox | None:
     picker = Picker(
         settings.tracing.sample, {side: one.deadline for side, one in settings.upstreams.items()}, time.time
     )
-    outbox = Outbox(picker, OtlpSender(settings))
+    outbox = Outbox(picker, OtlpSender(settings), rate=settings.tracing.rate, clock=time.monotonic)
     metrics.TracingMetrics(registry, lambda: outbox.sent, lambda: outbox.dropped)
     return outbox
 
@@ -412,7 +412,7 @@ async def run_api(settings: Settings, stop: asyncio.Event, announce: Announce) -
     async with open_store(settings) as store:
         reader = VerdictReader(store, settings)
         api = VerdictApi(reader, refresh=settings.serve.refresh)
-        admin = api_server(settings, store, api, reader, registry, secure)
+        admin = api_server(settings, store, reader, api, registry, secure)
         address = await admin.start(settings.serve.listen, "$.serve.listen")
         try:
             await api.update()

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 log = logging.getLogger(__name__)
 
 _ASK_AGAIN = 1.0
+_MOST_MISSED = 600
+"""Looks at the loop's lag that are made up for after a halt: one of a day must not be followed by another."""
 
 T = TypeVar("T")
 
@@ -73,8 +75,8 @@ async def watch_lag(
         await sleep(every)
         lag = max(0.0, monotonic() - due)
         tell(lag)
-        while (lag := lag - every) > 0:
-            tell(lag)
+        for missed in range(1, min(int(lag / every), _MOST_MISSED) + 1):
+            tell(lag - missed * every)
 
 
 class Pauses:

@@ -24,6 +24,7 @@ from shadowproxy.tracing.outbox import DROPPED as DROPPED_SPANS
 from shadowproxy.verdict.guardrails.batch import KEYS
 from shadowproxy.verdict.guardrails.dependence import BLOCKS
 
+COMPARED: Final = (Side.BASELINE, Side.CANDIDATE)
 SHADOWS: Final = (Side.CANDIDATE, Side.REPLICA)
 FAULTS: Final = get_args(BodyFault)
 CHECKS: Final = (
@@ -67,7 +68,11 @@ AT_MOST: Final[dict[str, tuple[Factor, ...]]] = {
     "guardrail_finding": (*_CELL, (3, "findings")),
     "guardrail_inflation_ratio": ((None, "guardrails"), (len(KEYS) + 1, "of `by`")),
     "check_passed": ((len(CHECKS), "checks"),),
-    "latency_seconds": (_SIDES, (len(TIMINGS), "timings"), (len(QUANTILES) + 1, "quantiles and a count")),
+    "latency_seconds": (
+        (len(COMPARED), "sides"),
+        (len(TIMINGS), "timings"),
+        (len(QUANTILES) + 1, "quantiles and a count"),
+    ),
     "score_ks": ((None, "routes"),),
     "score_psi": ((None, "routes"),),
     "score_wasserstein": ((None, "routes"),),
@@ -128,7 +133,7 @@ def reading(**changes: Any) -> metrics.VerdictReading:
         "inflation": {("ranking.rbo", by): 1.25 for by in (*KEYS, BLOCKS)},
         "latencies": tuple(
             metrics.LatencyReading(side=side, timing=timing, pairs=100, seconds=dict.fromkeys(QUANTILES, 0.25))
-            for side in Side
+            for side in COMPARED
             for timing in TIMINGS
         ),
         "distances": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from agent import mapping
 from exposed import at_most, families, filled
 from figures import tables
 
@@ -367,6 +368,13 @@ PAGES = {
     "statistics.md": statistics_page,
 }
 
+DATADOG = {
+    "openmetrics.d/conf.yaml": lambda: mapping.configuration(filled()),
+    "pod.yaml": mapping.pod,
+}
+
 if __name__ == "__main__":
     for name, page in PAGES.items():
         (DOCS / name).write_text(page())
+    for name, page in DATADOG.items():
+        (mapping.DEPLOYED / name).write_text(page())

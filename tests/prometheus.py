@@ -80,9 +80,19 @@ class Prometheus:
         (series,) = self.query(promql)
         return series[1]
 
+    def exemplars(self, promql: str) -> list[tuple[str, dict[str, str]]]:
+        """Those of the last hour: the name of the series, and the exemplar's labels."""
+        now = time.time()
+        found = self.get("query_exemplars", query=promql, start=str(now - 3600), end=str(now + 60))
+        return [
+            (series["seriesLabels"]["__name__"], exemplar["labels"])
+            for series in found
+            for exemplar in series["exemplars"]
+        ]
+
     def until(self, promql: str, value: float) -> None:
         """Wait until it has scraped this value: `sum` over the series of the expression."""
-        _until(lambda: self.query(f"sum({promql})") == [({}, value)], lambda: f"{promql} is {self.query(promql)}")
+        wait_for(lambda: self.query(f"sum({promql})") == [({}, value)], lambda: f"{promql} is {self.query(promql)}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ def prometheus() -> Iterator[Prometheus]:
             )
         try:
             started = Prometheus(f"http://{address}", folder)
-            _until(lambda: _listens(started, process), (folder / "log").read_text)
+            wait_for(lambda: _listens(started, process), (folder / "log").read_text)
             yield started
         finally:
             process.terminate()
@@ -157,7 +167,8 @@ def _listens(started: Prometheus, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _until(met: Callable[[], bool], said: Callable[[], str]) -> None:
+def wait_for(met: Callable[[], bool], said: Callable[[], str]) -> None:
+    """Wait until something holds; what else is said fails the test."""
     deadline = time.monotonic() + PATIENCE
     while not met():
         if time.monotonic() > deadline:

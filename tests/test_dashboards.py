@@ -101,10 +101,10 @@ def test_every_query_has_data_of_a_running_shadowproxy(name: str, observed: Obse
     assert empty == [], "\n".join(empty)
 
 
-def shown(title: str, observed: Observed) -> dict[tuple[str, ...], float]:
-    """What a panel of the overview shows now, by the values of the labels."""
-    (expr,) = {asked.expr for asked in ASKED["overview"] if asked.panel == title}
-    told = observed.prometheus.query(filled(expr, variables(OVERVIEW, observed.prometheus)))
+def shown(title: str, observed: Observed, name: str = "overview") -> dict[tuple[str, ...], float]:
+    """What a panel of one query shows now, by the values of the labels."""
+    (expr,) = {asked.expr for asked in ASKED[name] if asked.panel == title}
+    told = observed.prometheus.query(filled(expr, variables(DASHBOARDS[name], observed.prometheus)))
     return {tuple(labels[name] for name in sorted(labels)): value for labels, value in told}
 
 
@@ -142,6 +142,15 @@ def test_the_overview_shows_what_the_api_says(observed: Observed) -> None:
             name: pytest.approx(min(2, max(0, math.log(max(cell[evidence], 1e-300)) / math.log(cell[threshold]))))
             for name, cell in by_name.items()
         }, title
+
+
+def test_only_failures_that_happened_are_drawn(observed: Observed) -> None:
+    failed = {
+        (kind, side) for side, kinds in observed.api("verdict")["failures"].items() for kind, n in kinds.items() if n
+    }
+    assert failed, "the run has little to show"
+    assert shown("Failures in pairs, by upstream and kind", observed, "comparator").keys() == failed
+    assert shown("Dropped, by reason", observed, "traffic") == {("none",): 0}
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
-from shadowproxy.tasks import Pauses, Tasks, first
+from shadowproxy.tasks import Pauses, Tasks, first, watch_lag
 
 
 async def test_a_task_that_dies_is_logged_and_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -92,3 +93,47 @@ def test_pauses_grow_and_differ_and_begin_anew() -> None:
     most.reset()
     assert most.after_failure() == 0.1
     assert Pauses(0.1, 0.5, jitter=lambda: 0.0).after_failure() == 0.05
+
+
+@pytest.mark.parametrize(
+    ("slept", "told"),
+    [
+        ([0.125, 0.1875], [0.0, 0.0625]),
+        ([0.1], [0.0]),
+        # Whoever came every eighth of a second meanwhile has waited too, the last of them hardly.
+        ([0.625], [0.5, 0.375, 0.25, 0.125, 0.0]),
+        ([0.125, 3600.0], [0.0, *(3599.875 - 0.125 * missed for missed in range(601))]),
+    ],
+)
+async def test_a_halt_of_the_loop_is_told_as_those_would_who_came_meanwhile(
+    slept: list[float], told: list[float]
+) -> None:
+    now = 100.0
+    left = iter(slept)
+    heard: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        assert seconds == 0.125
+        now += next(left)
+
+    with pytest.raises(RuntimeError):
+        await watch_lag(heard.append, every=0.125, monotonic=lambda: now, sleep=sleep)
+    assert heard == told
+
+
+async def test_a_loop_that_is_held_up_is_seen_to_be() -> None:
+    """The real loop and the real clock."""
+    held = asyncio.get_running_loop().create_future()
+
+    def tell(lag: float) -> None:
+        if lag >= 0.05 and not held.done():
+            held.set_result(lag)
+
+    tasks = Tasks()
+    tasks.start(watch_lag(tell, every=0.01), name="lag")
+    await asyncio.sleep(0)
+    # Before its turn in 10 ms comes, the loop stands still.
+    time.sleep(0.1)  # noqa: ASYNC251
+    assert await held >= 0.05
+    await tasks.cancel()

@@ -17,6 +17,7 @@ from shadowproxy.config import Settings, load
 
 if TYPE_CHECKING:
     from shadowproxy.children import Stop
+    from shadowproxy.serve.client import Remote
 
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 4
@@ -26,6 +27,20 @@ Config = Annotated[
     Path, typer.Option("--config", "-c", help="Configuration file (YAML).", metavar="FILE", show_default=False)
 ]
 Url = Annotated[str, typer.Option("--url", help="The API to ask.", envvar="SHADOWPROXY_API_URL")]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        envvar="SHADOWPROXY_API_TOKEN",
+        metavar="TOKEN",
+        help="One of its serve.tokens; others see it in the list of processes, so prefer the variable.",
+        show_envvar=True,
+    ),
+]
+CaCert = Annotated[
+    Path | None,
+    typer.Option("--cacert", envvar="SHADOWPROXY_API_CACERT", metavar="FILE", help="Who signed its certificate (PEM)."),
+]
 Store = Annotated[
     Path | None,
     typer.Option("--config", "-c", metavar="FILE", help="Go to the store of this configuration, past any API."),
@@ -34,6 +49,13 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the experi
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 API = "http://127.0.0.1:9100"
 Supervised = Annotated[bool, typer.Option("--supervised", hidden=True)]
+
+
+def remote(url: str, token: str | None, cacert: Path | None) -> Remote:
+    """The API that a command asks."""
+    from shadowproxy.serve.client import Remote
+
+    return Remote(url, token or "", cacert)
 
 
 def fail(message: str, code: int = EXIT_USAGE) -> NoReturn:

@@ -10,12 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shadowproxy.cli.common import API, EXIT_UNREACHABLE, Json, Reason, Store, Url, fail, read_settings, run_loop
+from shadowproxy.cli.common import (
+    API,
+    EXIT_UNREACHABLE,
+    CaCert,
+    Json,
+    Reason,
+    Store,
+    Token,
+    Url,
+    fail,
+    read_settings,
+    remote,
+    run_loop,
+)
 from shadowproxy.config import Settings
 from shadowproxy.errors import ApiUnavailable, PayloadError, StoreUnavailable
 
 if TYPE_CHECKING:
     from shadowproxy.pairs.controls import ControlChange, ControlStatus
+    from shadowproxy.serve.client import Remote
 
 CONFIRMED_WITHIN = 3.0
 """Seconds for every proxy to say that it goes by a change: they look several times a second."""
@@ -24,23 +38,37 @@ app = typer.Typer()
 
 
 @app.command()
-def pause(url: Url = API, config: Store = None, reason: Reason = "", as_json: Json = False) -> None:
+def pause(
+    url: Url = API,
+    token: Token = None,
+    cacert: CaCert = None,
+    config: Store = None,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
     """Stop all mirroring of the experiment within a second; clients are answered as before.
 
     What is under way is completed and recorded. It stays so until `resume`, also for proxies that start meanwhile.
 
     [bold]Example[/bold]: shadowproxy pause --reason "the candidate is overloaded"
     """
-    say(url, config, as_json, paused=True, reason=reason)
+    say(remote(url, token, cacert), config, as_json, paused=True, reason=reason)
 
 
 @app.command()
-def resume(url: Url = API, config: Store = None, reason: Reason = "", as_json: Json = False) -> None:
+def resume(
+    url: Url = API,
+    token: Token = None,
+    cacert: CaCert = None,
+    config: Store = None,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
     """Mirror again after `pause`.
 
     [bold]Example[/bold]: shadowproxy resume --reason "the candidate has its second machine"
     """
-    say(url, config, as_json, paused=False, reason=reason)
+    say(remote(url, token, cacert), config, as_json, paused=False, reason=reason)
 
 
 @app.command()
@@ -48,6 +76,8 @@ def sample(
     share: Annotated[float | None, typer.Argument(min=0, max=1, show_default=False, help="From 0 to 1.")] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Back to what the configuration says.")] = False,
     url: Url = API,
+    token: Token = None,
+    cacert: CaCert = None,
     config: Store = None,
     reason: Reason = "",
     as_json: Json = False,
@@ -60,19 +90,21 @@ def sample(
     """
     if (share is None) is not reset:
         fail("sample needs a share from 0 to 1, such as `shadowproxy sample 0.1`, or --reset")
-    say(url, config, as_json, sample=share, reason=reason)
+    say(remote(url, token, cacert), config, as_json, sample=share, reason=reason)
 
 
 @app.command()
-def control(url: Url = API, config: Store = None, as_json: Json = False) -> None:
+def control(
+    url: Url = API, token: Token = None, cacert: CaCert = None, config: Store = None, as_json: Json = False
+) -> None:
     """Show whether and how much is mirrored, which proxies go by it, and what was changed by whom and why.
 
     [bold]Example[/bold]: shadowproxy control --json
     """
-    say(url, config, as_json)
+    say(remote(url, token, cacert), config, as_json)
 
 
-def say(url: str, config: Path | None, as_json: bool, **changes: Any) -> None:
+def say(url: Remote, config: Path | None, as_json: bool, **changes: Any) -> None:
     """Ask for a change, or with none for the state; print it, and end with 4 where a proxy has not confirmed it."""
     import asyncio
     import getpass
@@ -116,9 +148,9 @@ def say(url: str, config: Path | None, as_json: bool, **changes: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def _controls(
-    settings: Settings | None, url: str
+    settings: Settings | None, url: Remote
 ) -> AsyncIterator[tuple[Callable[[], Awaitable[ControlStatus]], Callable[[ControlChange], Awaitable[ControlStatus]]]]:
-    """How to look at the controls and how to change them: by the API at `url`, or in the store of `settings`."""
+    """How to look at the controls and how to change them: by the API `url`, or in the store of `settings`."""
     if settings is None:
         from shadowproxy.serve.client import change_control, fetch_control
 

@@ -16,13 +16,16 @@ from shadowproxy.cli.common import (
     API,
     EXIT_UNREACHABLE,
     EXIT_USAGE,
+    CaCert,
     Config,
     Json,
     Reason,
     Store,
+    Token,
     Url,
     fail,
     read_settings,
+    remote,
     run_loop,
 )
 from shadowproxy.cli.control import say
@@ -136,25 +139,39 @@ def show(
 
 
 @group.command()
-def start(url: Url = API, config: Store = None, reason: Reason = "", as_json: Json = False) -> None:
+def start(
+    url: Url = API,
+    token: Token = None,
+    cacert: CaCert = None,
+    config: Store = None,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
     """Make a stopped experiment run again, or register one that has not begun (with --config).
 
     A pause that was there before the stop stays: `resume` ends it.
 
     [bold]Example[/bold]: shadowproxy experiment start --reason "the candidate is fixed"
     """
-    say(url, config, as_json, stopped=False, reason=reason)
+    say(remote(url, token, cacert), config, as_json, stopped=False, reason=reason)
 
 
 @group.command()
-def stop(url: Url = API, config: Store = None, reason: Reason = "", as_json: Json = False) -> None:
+def stop(
+    url: Url = API,
+    token: Token = None,
+    cacert: CaCert = None,
+    config: Store = None,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
     """End the experiment: all proxies stop mirroring within a second, and `resume` doesn't change that.
 
     Comparators count what is there; the verdict stays readable, and says that the experiment was stopped.
 
     [bold]Example[/bold]: shadowproxy experiment stop --reason "promoted"
     """
-    say(url, config, as_json, stopped=True, reason=reason)
+    say(remote(url, token, cacert), config, as_json, stopped=True, reason=reason)
 
 
 @group.command()

@@ -67,15 +67,16 @@ def report(
         material: Material = run_loop(_collected(url, token, settings, experiment, pairs, bodies))
     except (ApiUnavailable, StoreUnavailable, PayloadError) as error:
         fail(str(error), EXIT_UNREACHABLE)
+    from shadowproxy.serve.experiments import when
+
     if html is not None:
         from shadowproxy.report.html import report_page
-        from shadowproxy.serve.experiments import when
 
         written(html, report_page(material, when, charts=not small))
     if markdown is not None:
-        from shadowproxy.report.markdown import verdict_markdown
+        from shadowproxy.report.markdown import report_markdown
 
-        written(markdown, verdict_markdown(material.verdict))
+        written(markdown, report_markdown(material, when))
 
 
 async def _collected(

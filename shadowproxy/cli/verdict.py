@@ -12,11 +12,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shadowproxy.cli.common import API, EXIT_UNREACHABLE, Json, Url, fail, read_settings, run_loop
+from shadowproxy.cli.common import (
+    API,
+    EXIT_UNREACHABLE,
+    CaCert,
+    Json,
+    Token,
+    Url,
+    fail,
+    read_settings,
+    remote,
+    run_loop,
+)
 from shadowproxy.errors import ApiUnavailable, PayloadError, StoreUnavailable
 
 if TYPE_CHECKING:
     from shadowproxy.config import Settings
+    from shadowproxy.serve.client import Remote
     from shadowproxy.serve.waiting import Look
     from shadowproxy.verdict.record import Verdict
 
@@ -30,6 +42,8 @@ _SAID_AGAIN = 60.0
 @app.command()
 def verdict(
     url: Url = API,
+    token: Token = None,
+    cacert: CaCert = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -62,11 +76,12 @@ def verdict(
     if timeout is not None and not wait:
         fail("--timeout is for --wait")
     settings = None if config is None else read_settings(config)
+    api = remote(url, token, cacert)
     try:
         if wait:
-            got = _awaited(url, settings, _duration("--timeout", timeout or _PATIENCE), _duration("--every", every))
+            got = _awaited(api, settings, _duration("--timeout", timeout or _PATIENCE), _duration("--every", every))
         else:
-            got = run_loop(_asked(url, settings))
+            got = run_loop(_asked(api, settings))
     except (ApiUnavailable, StoreUnavailable, PayloadError) as error:
         fail(str(error), EXIT_UNREACHABLE)
     print_verdict(got, as_json=as_json, explain=explain)
@@ -101,14 +116,14 @@ def _duration(option: str, text: str) -> float:
         fail(f"{option}: {error}")
 
 
-async def _asked(url: str, settings: Settings | None) -> Verdict:
+async def _asked(url: Remote, settings: Settings | None) -> Verdict:
     async with _looking(url, settings) as look:
         return await look()
 
 
 @contextlib.asynccontextmanager
-async def _looking(url: str, settings: Settings | None) -> AsyncIterator[Callable[[], Awaitable[Verdict]]]:
-    """How to look: at the API at `url`, or into the store of `settings`, which is opened when it is first there."""
+async def _looking(url: Remote, settings: Settings | None) -> AsyncIterator[Callable[[], Awaitable[Verdict]]]:
+    """How to look: at the API `url`, or into the store of `settings`, which is opened when it is first there."""
     if settings is None:
         from shadowproxy.serve.client import fetch_verdict
 
@@ -128,7 +143,7 @@ async def _looking(url: str, settings: Settings | None) -> AsyncIterator[Callabl
         yield look
 
 
-def _awaited(url: str, settings: Settings | None, timeout: float, every: float) -> Verdict:
+def _awaited(url: Remote, settings: Settings | None, timeout: float, every: float) -> Verdict:
     """The verdict when the waiting is over. Raises ApiUnavailable where there is none then."""
     from shadowproxy.processes import stop_signals
     from shadowproxy.report.words import lasting

@@ -506,6 +506,11 @@ class Tracing(Section):
         description="share of the mirrored requests that get spans, of those without a trace of their own; a client's "
         "trace goes by its own `sampled` flag",
     )
+    rate: Count = Field(
+        100,
+        description="requests in a second that get spans at the most, by all workers together: clients that trace all "
+        "of their requests would slow down the proxy else",
+    )
     service_name: str = Field("shadowproxy", min_length=1, description="whose spans they are (service.name)")
     timeout: Duration = Field(10.0, gt=0, description="for the collector to take them, with all attempts")
 

@@ -19,6 +19,7 @@ SHARED: Final = (
     "proxy.mirror.max_in_flight_bytes",
     "proxy.limits.connections",
     "recorder.max_bytes",
+    "tracing.rate",
 )
 """Keys that bound the proxy as a whole. What a configuration allows (memory of the container, load on the candidate)
 must not grow with the number of cores, so each worker has an equal share, rounded up. The price: connections are spread

@@ -156,7 +156,7 @@ class OpenPair:
         exchange = Exchange(Outcome.SHED, detail=detail)
         observe = gate.pool.observe
         if observe is not None:
-            observe(Outcome.SHED, exchange.total)
+            observe(Outcome.SHED, exchange.total, self._request)
         self._put(gate.slot, exchange)
 
     def settled(self, call: Call, exchange: Exchange) -> None:

@@ -40,8 +40,9 @@ SLOTS: Final = {side: slot for slot, side in enumerate(Side)}
 _HELD_BY_CLIENT: Final = 1
 _HELD_FOR_TURN: Final = 2
 
-Observe = Callable[[Outcome, float], None]
-"""Told once of every exchange with one side that ended: how, and its total in seconds (infinite for a failure)."""
+Observe = Callable[[Outcome, float, RequestHead], None]
+"""Told once of every exchange with one side that ended: how, its total in seconds (infinite for a failure), and the
+request as it came."""
 
 
 class Sink(Protocol):
@@ -103,6 +104,7 @@ class Call:
         "method",
         "over",
         "pool",
+        "request",
         "sink",
         "upgrade",
         "upload",
@@ -121,6 +123,7 @@ class Call:
         settled: Callable[[Call, Exchange], None] | None = None,
     ) -> None:
         self.pool = pool
+        self.request = request
         self.method = request.method
         self.upgrade = request.upgrade
         self.sink = sink
@@ -280,7 +283,7 @@ class Call:
         pool = self.pool
         exchange = watch.conclude(outcome, detail)
         if pool.observe is not None:
-            pool.observe(outcome, exchange.total)
+            pool.observe(outcome, exchange.total, self.request)
         if self._settled is not None:
             self._settled(self, exchange)
 

@@ -106,7 +106,7 @@ def _figures(material: Material) -> dict[str, Any]:
     verdict, evidence = material.verdict, material.evidence
     harmful = [(cell.guardrail, cell.cohort) for cell in words.cells(verdict) if cell.finding is Finding.HARMFUL]
     shown_ways = dict.fromkeys([*harmful, *((cell.guardrail, cell.cohort) for cell in verdict.guardrails)])
-    rollback_at = evidence.rollback_at
+    rollback_at = evidence.rollback_at or _rollback_at(material)
     return {
         "evidence": evidence,
         "whole": None if rollback_at is None else plots.whole(evidence.points, rollback_at),
@@ -116,6 +116,13 @@ def _figures(material: Material) -> dict[str, Any]:
         "by_cohort": _quantiles(verdict, overall=False),
         "scores": [(row, _score_plot(material, row)) for row in verdict.distributions if row.cohort == OVERALL],
     }
+
+
+def _rollback_at(material: Material) -> float | None:
+    """What the evidence of harm over all cells takes, by the settings."""
+    said = {} if material.experiment is None else material.experiment.settings.get("verdict", {})
+    alpha = said.get("alpha_rollback") if isinstance(said, Mapping) else None
+    return 1 / alpha if isinstance(alpha, float) and 0 < alpha < 1 else None
 
 
 def _quantiles(verdict: Verdict, *, overall: bool) -> list[tuple[str, ...]]:

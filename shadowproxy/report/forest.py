@@ -25,7 +25,7 @@ class Mark(NamedTuple):
     ends: str
     """A stroke at each end, or an arrow where the interval goes on outside of the frame."""
     point: str
-    """The estimate, by its shape too what the finding is. Outside of the frame it stands at its edge."""
+    """The estimate, by its shape too what the finding is. Outside of the frame it stands beside the arrow."""
 
 
 def mark(cell: Cell) -> Mark | None:
@@ -67,7 +67,8 @@ def _end(at: float, way: int) -> str:
 
 
 def _point(at: float, finding: Finding) -> str:
-    x = min(max(place(at), 6.0), WIDTH - 6.0)
+    inside = LOW <= at <= HIGH
+    x = min(max(place(at), 6.0), WIDTH - 6.0) if inside else 15.0 if at < LOW else WIDTH - 15.0
     if finding is Finding.HARMFUL:
         return f"M{x:g} {_MIDDLE - 6}L{x + 6:g} {_MIDDLE}L{x:g} {_MIDDLE + 6}L{x - 6:g} {_MIDDLE}Z"
     return f"M{x - 4.5:g} {_MIDDLE}a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0Z"

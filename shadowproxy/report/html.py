@@ -30,7 +30,7 @@ _ENTRY: Final = "still"
 _OWN_STYLE: Final = re.compile(
     r'if\(!document\.getElementById\("([0-9a-f]{40,})"\)\)\{var \w+=document\.createElement\("style"\)'
 )
-"""Styles that the charts' library writes into a page, of maps that aren't drawn: it leaves off where this id is taken."""
+"""Styles of maps that the charts' library writes into a page, and leaves off where this id is taken."""
 
 
 class Script(NamedTuple):
@@ -114,7 +114,8 @@ def _shown(value: Any) -> Any:
     """What an expression puts out: every text harmless to its reader (no control, no bidi), not only to the parser."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return "\n".join(map(words.plain, value.replace("\r\n", "\n").replace("\t", "    ").split("\n")))
-    return value
+    # A place in a picture: 125 for 125.0.
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def embedded(data: Mapping[str, Any]) -> Markup:

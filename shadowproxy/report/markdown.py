@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
-from shadowproxy.report import words
+from shadowproxy.report import shown, sides, words
+from shadowproxy.report.contents import When
+from shadowproxy.report.material import Change, Material
+from shadowproxy.report.view import PairView
 from shadowproxy.verdict.record import Cell, Finding, State, Verdict
 
 _SIGNS = {State.PROMOTE: "✅", State.ROLLBACK: "❌", State.CONTINUE: "⏳"}
@@ -15,6 +19,14 @@ _LINKED = re.compile(r"[@#]|:(?=//)|(?<=www)\.")
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _CELLS = (("guardrail", "l"), ("finding", "l"), *((name, "r") for name in ("loss", "interval", "margin")))
 _EVIDENCE = (("e safe", "r"), ("e harm", "r"), ("pairs", "r"))
+
+
+MOST_BYTES: Final = 1024 * 1024
+"""Of a step summary: GitHub takes no more, and shows nothing of one that is larger."""
+_MOST_CHANGES: Final = 20
+_MOST_DIFFERENCES: Final = 10
+_MOST_RANKS: Final = 20
+_MOST_VALUE: Final = 200
 
 
 def escape(text: str) -> str:
@@ -30,6 +42,100 @@ def escape(text: str) -> str:
 
 def verdict_markdown(verdict: Verdict) -> str:
     """The whole verdict: headline, reasons, guardrails, cohorts, every cell folded away, latencies, accounting."""
+    return _bounded(_verdict(verdict))
+
+
+def report_markdown(material: Material, when: When) -> str:
+    """The verdict as above, how it changed, and the worst pairs, each folded away; at most MOST_BYTES."""
+    parts = _verdict(material.verdict)
+    if changes := material.history.history:
+        parts += ["### How the verdict changed", "\n".join(_changed(one, when) for one in changes[:_MOST_CHANGES])]
+    for guardrail, views in material.worst.items():
+        parts += [f"### Worst pairs: {escape(guardrail)}", *(_pair(view) for view in views)]
+    made = material.made
+    parts.append(
+        f"Made by shadowproxy {escape(made.version)} from {escape(made.source)}, {when(material.verdict.at)} UTC."
+    )
+    return _bounded(parts)
+
+
+def _bounded(parts: Iterable[str]) -> str:
+    """As many of the parts as GitHub takes, each whole: half a table or an open fold would spoil what follows."""
+    kept: list[str] = []
+    left, out = MOST_BYTES - 200, 0
+    for part in parts:
+        left -= len(part.encode()) + 2
+        if left < 0:
+            out += 1
+        else:
+            kept.append(part)
+    if out:
+        kept.append(f"*{shown.many(out, 'part')} left out, for a summary takes no more; the HTML report has it all.*")
+    return "\n\n".join(kept) + "\n"
+
+
+def _changed(one: Change, when: When) -> str:
+    by = f" by {one.by}" if one.by else ""
+    about = f": {'; '.join(one.reasons)}" if one.reasons else ""
+    return f"- {when(one.at)} UTC **{escape(one.what)}**{escape(f'{by}, {one.pairs:,} pairs{about}')}"
+
+
+def _pair(view: PairView) -> str:
+    """One pair, folded: its two lists and what differs. Bodies are for a page."""
+    exemplar = view.exemplar
+    loss = "" if exemplar.loss is None else f", loss {shown.figure(exemplar.loss, signed=True)}"
+    # Inside a summary element Markdown's own escapes would be seen.
+    title = _entities(f"{exemplar.id}: {view.request.method} {view.request.target}{loss}")
+    return "\n\n".join([f"<details><summary>{title}</summary>", *_about(view), "</details>"])
+
+
+def _about(view: PairView) -> Iterator[str]:
+    exemplar = view.exemplar
+    if exemplar.cohorts:
+        yield f"In {escape(', '.join(exemplar.cohorts))}."
+    answered = (("baseline", view.baseline), ("candidate", view.candidate))
+    columns = (("side", "l"), ("outcome", "l"), ("status", "r"), ("first byte", "r"), ("last byte", "r"))
+    rows = (
+        (
+            side,
+            escape(f"{one.outcome} {one.detail}".strip()),
+            str(one.status or "–"),
+            *map(sides.ended, (one.ttfb, one.total)),
+        )
+        for side, one in answered
+    )
+    yield _table(columns, rows)
+    if view.ranking is not None and view.ranking.items:
+        lines = sides.lists(view.ranking.items)
+        heads = (("rank", "r"), ("baseline", "l"), ("candidate", "l"), ("move", "l"))
+        yield _table(heads, ((str(one.rank), *_both(one), escape(one.move)) for one in lines[:_MOST_RANKS]))
+    if view.differences:
+        rows = (
+            (escape(one.where), *map(_value, (one.baseline, one.candidate)))
+            for one in view.differences[:_MOST_DIFFERENCES]
+        )
+        yield _table((("where", "l"), ("baseline", "l"), ("candidate", "l")), rows)
+        if (more := view.more + len(view.differences) - _MOST_DIFFERENCES) > 0:
+            yield f"and {shown.many(more, 'more place')}"
+
+
+def _both(line: sides.Line) -> tuple[str, str]:
+    ours, theirs = line.baseline, line.candidate
+    return "" if ours is None else escape(ours.id), "" if theirs is None else escape(theirs.id)
+
+
+def _value(value: str | None) -> str:
+    if value is None:
+        return "nothing"
+    return escape(value if len(value) <= _MOST_VALUE else f"{value[:_MOST_VALUE]}…")
+
+
+def _entities(text: str) -> str:
+    """`text` within HTML, all of whose signs are safe from Markdown too."""
+    return "".join(sign if sign.isalnum() or sign == " " else f"&#{ord(sign)};" for sign in words.plain(text))
+
+
+def _verdict(verdict: Verdict) -> list[str]:
     title = f"## {_SIGNS[verdict.state]} {verdict.state.value}: {escape(verdict.experiment)}"
     parts = [title, f"{words.rests_on(verdict)}.{' The horizon is reached.' if verdict.exhausted else ''}"]
     if verdict.reasons:
@@ -57,7 +163,7 @@ def verdict_markdown(verdict: Verdict) -> str:
             "\n".join(f"- {escape(side)}: {escape(words.counts(found.items()))}" for side, found in kinds.items())
         )
     parts.append(escape(words.accounting(verdict.accounting)))
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from shadowproxy.report.view import PairView
 from shadowproxy.verdict.record import Verdict
 
 
@@ -95,89 +96,6 @@ class Distributions(msgspec.Struct, frozen=True, kw_only=True):
     """As `GET distributions` answers."""
 
     distributions: tuple[ScoreCurves, ...] = ()
-
-
-class Body(msgspec.Struct, frozen=True, kw_only=True):
-    """A captured body: text, or base64 where it is none."""
-
-    text: str | None = None
-    base64: str | None = None
-    bytes: int = 0
-    truncated: bool = False
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked. Heads and bodies are None where they are withheld."""
-
-    method: str
-    target: str
-    headers: tuple[tuple[str, str], ...] | None = None
-    body: Body | None = None
-
-
-class Exchange(msgspec.Struct, frozen=True, kw_only=True):
-    """How one upstream answered. Durations in seconds, None where it never ended."""
-
-    outcome: str
-    status: int = 0
-    ttfb: float | None = None
-    total: float | None = None
-    detail: str = ""
-    headers: tuple[tuple[str, str], ...] | None = None
-    body: Body | None = None
-
-
-class RankedItem(msgspec.Struct, frozen=True, kw_only=True):
-    """An item and its ranks, from 1; None where a list doesn't have it."""
-
-    id: str
-    baseline: int | None = None
-    candidate: int | None = None
-    baseline_score: float | None = None
-    candidate_score: float | None = None
-
-
-class Ranking(msgspec.Struct, frozen=True, kw_only=True):
-    """Both lists."""
-
-    items: tuple[RankedItem, ...] = ()
-
-
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A place where the two answers differ; None where a side has nothing there."""
-
-    where: str
-    baseline: str | None = None
-    candidate: str | None = None
-
-
-class Exemplar(msgspec.Struct, frozen=True, kw_only=True):
-    """Which pair it is, and why it is shown."""
-
-    id: str
-    started: float
-    guardrail: str | None = None
-    cohort: str = ""
-    loss: float | None = None
-    value: float | None = None
-    route: str = ""
-    cohorts: tuple[str, ...] = ()
-
-
-class PairView(msgspec.Struct, frozen=True, kw_only=True):
-    """One pair in full, as `GET pairs/{id}` answers."""
-
-    exemplar: Exemplar
-    request: Request
-    baseline: Exchange
-    candidate: Exchange
-    replica: Exchange | None = None
-    ranking: Ranking | None = None
-    differences: tuple[Difference, ...] | None = None
-    more: int | bool = 0
-    values: Mapping[str, float | None] = {}
-    notes: tuple[str, ...] = ()
-    withheld: bool = False
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):

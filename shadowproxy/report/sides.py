@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from shadowproxy.report.material import RankedItem
 from shadowproxy.report.shown import duration
+from shadowproxy.report.view import Item
 
 MOST_ITEMS: Final = 50
 """Ranks that are shown."""
@@ -16,15 +16,17 @@ class Line(NamedTuple):
     """What both lists have at one rank, and where the candidate's item was."""
 
     rank: int
-    baseline: RankedItem | None
-    candidate: RankedItem | None
+    baseline: Item | None
+    candidate: Item | None
     move: str
 
 
-def lists(items: Sequence[RankedItem]) -> list[Line]:
+def lists(items: Sequence[Item]) -> list[Line]:
     """The first ranks of both lists, from 1.
 
-    >>> [line.move for line in lists([RankedItem(id="a", baseline=1, candidate=2), RankedItem(id="b", candidate=1)])]
+    >>> both = Item(id="a", baseline=1, candidate=2, baseline_score=None, candidate_score=None)
+    >>> new = Item(id="b", baseline=None, candidate=1, baseline_score=None, candidate_score=None)
+    >>> [line.move for line in lists([both, new])]
     ['new', 'from 1 to 2']
     """
     ours = {item.baseline: item for item in items if item.baseline is not None}
@@ -36,7 +38,7 @@ def lists(items: Sequence[RankedItem]) -> list[Line]:
     ]
 
 
-def _move(item: RankedItem | None, left: RankedItem | None) -> str:
+def _move(item: Item | None, left: Item | None) -> str:
     gone = f"{left.id} is gone" if left is not None and left.candidate is None else ""
     if item is None:
         return gone

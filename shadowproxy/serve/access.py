@@ -129,7 +129,7 @@ class Access:
         """Adds the security headers, when the head of an answer is about to be sent (`on_response_prepare`)."""
         response.headers.update(HEADERS)
         page = response.content_type == "text/html"
-        # A browser that kept the page takes over the headers of "not modified": its policy would become the strictest.
+        # A browser that kept the page takes over the headers of "not modified", and would have no policy but this.
         if response.status != HTTPStatus.NOT_MODIFIED:
             response.headers["Content-Security-Policy"] = PAGE_POLICY if page else _NOTHING
         # What was shown to one who may see it stays in no cache of a proxy between.

@@ -21,8 +21,8 @@ from shadowproxy.report.material import (
     Latencies,
     Made,
     Material,
-    PairView,
 )
+from shadowproxy.report.view import BodyView, ExchangeView, Exemplar, PairView, RequestView
 from shadowproxy.report.words import cells, harmed, size
 from shadowproxy.verdict.record import OVERALL, Finding, Verdict
 
@@ -32,6 +32,8 @@ _MOST_COHORTS: Final = 10
 """Harmed cohorts whose curves are in a report."""
 _MOST_CELLS: Final = 20
 """Harmful cells whose own worst pairs are in a report."""
+_POINTS: Final = 120
+"""Of each way of an e-value: of 480 cells these are two megabytes already."""
 _MOST_BODY: Final = 64 * 1024
 """Characters of a body that are kept."""
 _MOST_BYTES: Final = 8 * 1024**2
@@ -107,7 +109,7 @@ async def collect(api: Answers, made: Made, *, pairs: int = 3, bodies: bool = Tr
     verdict = await gathering.part("verdict", Verdict)
     cohorts = [OVERALL, *harmed(verdict)[:_MOST_COHORTS]]
     history = await gathering.part("history", History, History())
-    evidence = await gathering.part("evidence", Evidence, Evidence())
+    evidence = await gathering.part("evidence", Evidence, Evidence(), {"points": str(_POINTS)})
     distributions = await gathering.joined("distributions", cohorts, Distributions, Distributions())
     latencies = await gathering.joined("latencies", cohorts, Latencies, Latencies())
     experiment = await gathering.experiment(verdict.experiment)
@@ -133,10 +135,12 @@ class _Gathering:
         self.data: dict[str, Any] = {}
         self.missing: list[str] = []
 
-    async def part(self, name: str, kind: type[_T], otherwise: _T | None = None) -> _T:
+    async def part(
+        self, name: str, kind: type[_T], otherwise: _T | None = None, query: Mapping[str, str] | None = None
+    ) -> _T:
         """One answer as a record. Without `otherwise` it must be there."""
         try:
-            answer = await self._api.get(name)
+            answer = await self._api.get(name, query)
         except Missing:
             if otherwise is None:
                 raise ApiUnavailable(f"there is no {name}: is --url right?") from None
@@ -171,37 +175,51 @@ class _Gathering:
         harmful = [cell for cell in cells(verdict) if cell.finding is Finding.HARMFUL and cell.cohort != OVERALL]
         asked = [(cell.guardrail, cell.cohort) for cell in harmful[:_MOST_CELLS]]
         asked += [(cell.guardrail, OVERALL) for cell in verdict.guardrails]
-        views: dict[str, dict[str, Any]] = {}
+        views: dict[str, dict[str, PairView]] = {}
         spent = 0
         try:
             listed = {cohort: await self._listed(cohort, most) for cohort in dict.fromkeys(name for _, name in asked)}
-            for guardrail, cohort in asked:
-                own = views.setdefault(guardrail, {})
-                for exemplar in listed[cohort]:
-                    if exemplar["guardrail"] == guardrail and exemplar["id"] not in own:
-                        own[exemplar["id"]] = view = await self._view(exemplar, bodies=bodies and spent < _MOST_BYTES)
-                        spent += len(msgspec.json.encode(view))
         except Missing:
             return self._without("pairs", {})
+        for guardrail, cohort in asked:
+            own = views.setdefault(guardrail, {})
+            for exemplar in listed[cohort]:
+                if exemplar.guardrail != guardrail or exemplar.id in own:
+                    continue
+                view = await self._view(exemplar, bodies=bodies and spent < _MOST_BYTES)
+                if view is not None:
+                    own[exemplar.id] = view
+                    spent += len(msgspec.json.encode(view))
         if bodies and spent >= _MOST_BYTES:
             self.missing.append(f"heads and bodies of some pairs are left out: they are more than {size(_MOST_BYTES)}")
-        kept = {guardrail: list(own.values()) for guardrail, own in views.items() if own}
+        kept = {guardrail: tuple(own.values()) for guardrail, own in views.items() if own}
         self.data["pairs"] = {"worst": kept}
-        return _read(msgspec.json.encode(kept), dict[str, tuple[PairView, ...]], "pairs")
+        return kept
 
-    async def _listed(self, cohort: str, most: int) -> list[dict[str, Any]]:
+    async def _listed(self, cohort: str, most: int) -> tuple[Exemplar, ...]:
         """Of every guardrail the worst in a cohort; none of a cohort of which no pair was kept."""
         try:
             answer = await self._api.get("pairs/worst", {"cohort": cohort, "limit": str(most)})
         except Missing:
-            return []
-        return _read(answer, dict[str, list[dict[str, Any]]], "pairs")["pairs"]
+            if cohort == OVERALL:
+                raise
+            return ()
+        return _read(answer, dict[str, tuple[Exemplar, ...]], "pairs")["pairs"]
 
-    async def _view(self, exemplar: Mapping[str, Any], *, bodies: bool) -> dict[str, Any]:
-        """The pair in full, under what it was listed for: asked for by its id alone it is of no guardrail."""
-        place = {name: str(exemplar[name]) for name in ("partition", "entry", "position") if name in exemplar}
-        answer = await self._api.get(f"pairs/{quote(exemplar['id'], safe='')}", place)
-        view = _read(answer, dict[str, Any], "a pair") | {"exemplar": exemplar}
+    async def _view(self, exemplar: Exemplar, *, bodies: bool) -> PairView | None:
+        """The pair in full, under what it was listed for: asked for by itself it is of no guardrail.
+
+        None where it is no more, or can't be read: what it holds was written by others.
+        """
+        place = {name: str(getattr(exemplar, name)) for name in ("partition", "entry", "position")}
+        try:
+            answer = await self._api.get(f"pairs/{quote(exemplar.id, safe='')}", place)
+            view = msgspec.structs.replace(_read(answer, PairView, "a pair"), exemplar=exemplar)
+        except Missing:
+            return None
+        except ApiUnavailable as error:
+            self.missing.append(f"pair {exemplar.id} is left out: {error}")
+            return None
         return shortened(view) if bodies else bare(view)
 
     def _without(self, name: str, otherwise: _T) -> _T:
@@ -209,33 +227,53 @@ class _Gathering:
         return otherwise
 
 
-def bare(view: Mapping[str, Any]) -> dict[str, Any]:
+def bare(view: PairView) -> PairView:
     """A pair's view without anything that heads and bodies hold, as for who may not see them."""
-    without = {"headers": None, "body": None}
-    sides = {name: {**view[name], **without} for name in _PARTS if view.get(name) is not None}
-    nothing: dict[str, Any] = {"ranking": None, "differences": [], "more": 0, "annotations": None, "withheld": True}
-    return {**view, **sides, **nothing}
+    return msgspec.structs.replace(
+        view,
+        request=_without_content(view.request),
+        baseline=_without_content(view.baseline),
+        candidate=_without_content(view.candidate),
+        replica=None if view.replica is None else _without_content(view.replica),
+        ranking=None,
+        differences=(),
+        more=0,
+        annotations=None,
+        withheld=True,
+    )
 
 
-def shortened(view: Mapping[str, Any]) -> dict[str, Any]:
+_Part = TypeVar("_Part", RequestView, ExchangeView)
+
+
+def _without_content(part: _Part) -> _Part:
+    return msgspec.structs.replace(part, headers=None, body=None)
+
+
+def shortened(view: PairView) -> PairView:
     """A pair's view whose bodies are no longer than a report bears."""
-    return {**view, **{name: _short(view[name]) for name in _PARTS if view.get(name) is not None}}
+    return msgspec.structs.replace(
+        view,
+        request=_with_short(view.request),
+        baseline=_with_short(view.baseline),
+        candidate=_with_short(view.candidate),
+        replica=None if view.replica is None else _with_short(view.replica),
+    )
 
 
-_PARTS: Final = ("request", "baseline", "candidate", "replica")
+def _with_short(part: _Part) -> _Part:
+    return part if part.body is None else msgspec.structs.replace(part, body=_short(part.body))
 
 
-def _short(part: Mapping[str, Any]) -> dict[str, Any]:
-    body = part.get("body")
-    if body is None or all(len(body.get(form) or "") <= _MOST_BODY for form in ("text", "base64")):
-        return dict(part)
-    cut = {form: None if body.get(form) is None else body[form][:_MOST_BODY] for form in ("text", "base64")}
-    rest = {name: value for name, value in body.items() if name != "json"}
-    return {**part, "body": {**rest, **cut, "truncated": True}}
+def _short(body: BodyView) -> BodyView:
+    if len(body.text or body.base64 or "") <= _MOST_BODY:
+        return body
+    cut = {form: None if (whole := getattr(body, form)) is None else whole[:_MOST_BODY] for form in ("text", "base64")}
+    return msgspec.structs.replace(body, **cut, json=msgspec.UNSET, truncated=True)
 
 
 def _read(answer: bytes, kind: type[_T], what: str) -> _T:
     try:
         return msgspec.json.decode(answer, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ApiUnavailable(f"{what} is not answered as it should be ({error}); is --url right?") from None

@@ -117,24 +117,20 @@ ENDPOINTS: Final[tuple[Endpoint, ...]] = (
                 name="points", kind=Annotated[int, Meta(ge=2, le=2000)], about="How many at the most.", usual=300
             ),
         ),
-        answers=(_json(Evidence, "The cells, and their evidence by pairs counted."),),
+        answers=(_json(Evidence, "The cells, and the points oldest first; the last is now."),),
         problems=_UNREAD | _NONE,
     ),
     Endpoint(
         path="/api/v1/experiments",
-        summary="All experiments of the store.",
-        answers=(_json(Experiments, "The experiments, oldest first."),),
+        summary="Every experiment in the store.",
+        answers=(_json(Experiments, "The experiments."),),
         problems=_AWAY,
     ),
     Endpoint(
         path="/api/v1/experiments/{id}",
-        summary="One experiment with its settings and its verdict.",
-        parameters=(
-            Parameter(
-                name="id", within="path", kind=_Text, about="Its name, as listed.", example="default-0123456789ab"
-            ),
-        ),
-        answers=(_json(Report, "The experiment."),),
+        summary="One experiment with all that is known of it.",
+        parameters=(Parameter(name="id", within="path", kind=_Text, about="Its id.", example="default-1a2b3c4d"),),
+        answers=(_json(Report, "The experiment, with its verdict worked out anew."),),
         problems=_AWAY | {404: "There is no such experiment."},
     ),
     Endpoint(

@@ -31,12 +31,12 @@ from shadowproxy.serve.reader import VerdictReader
 def api_server(
     settings: Settings,
     store: Partitions,
-    verdict: VerdictApi,
     reader: VerdictReader,
+    verdict: VerdictApi,
     registry: metrics.Registry,
     contexts: Contexts | None = None,
 ) -> AdminServer:
-    """The server, not started. Whoever has it keeps `verdict` fresh; `contexts` are those of TLS.
+    """The server, not started. Whoever has it keeps `verdict` fresh, which has `reader`; `contexts` are those of TLS.
 
     Raises Undocumented for a route that is not in the table of endpoints.
     """
@@ -48,7 +48,7 @@ def api_server(
     access = Access(serve, {one.key: one for one in ENDPOINTS}, clock=time.time, monotonic=time.monotonic)
     groups = (
         verdict,
-        GuardrailApi(verdict.current, exemplars.guardrails),
+        GuardrailApi(verdict.current, exemplars.guardrails, exemplars.worst),
         CurveApi(verdict.current),
         EvidenceApi(verdict.current, reader, exemplars.guardrails),
         ExperimentApi(store.home.url, settings),

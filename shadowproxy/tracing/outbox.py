@@ -24,10 +24,12 @@ BATCH: Final = 256
 _EVERY: Final = 0.5
 """Seconds that a request waits for others at most."""
 
+OVER: Final = "over_rate"
 FULL: Final = "queue_full"
 FAILED: Final = "export_failed"
 SHUTDOWN: Final = "shutdown"
 DROPPED: Final[Mapping[str, str]] = {
+    OVER: "There were `tracing.rate` requests in this second already.",
     FULL: f"{MOST_WAITING} requests wait: the collector is slow or away, or more come than one thread makes spans of.",
     FAILED: "The collector refused the spans, or had not taken them within `tracing.timeout`.",
     SHUTDOWN: "The proxy ended before the collector had taken them.",
@@ -50,12 +52,22 @@ class Sender(Protocol):
 
 
 class Outbox:
-    """Takes pairs that are to be traced, and has their spans sent."""
+    """Takes pairs that are to be traced, `rate` of those offered in a second at most, and has their spans sent.
 
-    def __init__(self, pick: Picker, send: Sender, *, most: int = MOST_WAITING) -> None:
+    `clock` gives seconds. The rate is what keeps the cost bounded where clients trace every request: spans are made by
+    the interpreter that also answers the clients.
+    """
+
+    def __init__(
+        self, pick: Picker, send: Sender, *, rate: int, clock: Callable[[], float], most: int = MOST_WAITING
+    ) -> None:
         self._pick = pick
         self._send = send
+        self._rate = rate
+        self._clock = clock
         self._most = most
+        self._second = -1
+        self._taken = 0
         self._queue: deque[Traced] = deque()
         self._some = threading.Event()
         self._enough = threading.Event()
@@ -84,6 +96,13 @@ class Outbox:
         request = self._pick(pair)
         if request is None:
             return
+        second = int(self._clock())
+        if second != self._second:
+            self._second, self._taken = second, 0
+        if self._taken >= self._rate:
+            self.dropped[OVER] += 1
+            return
+        self._taken += 1
         queue = self._queue
         if len(queue) >= self._most:
             self.dropped[FULL] += 1

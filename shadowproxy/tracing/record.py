@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -12,8 +11,8 @@ import msgspec
 from shadowproxy.model import Exchange, Outcome, Pair, Side
 from shadowproxy.tracing.context import Context, own_trace, read_traceparent
 
-_PARENT: Final = re.compile(rb"(?:^|\r\n)traceparent:[ \t]*([^\r]*?)[ \t]*(?=\r|$)", re.IGNORECASE)
-_STATE: Final = re.compile(rb"(?:^|\r\n)tracestate:[ \t]*([^\r]*?)[ \t]*(?=\r|$)", re.IGNORECASE)
+_PARENT: Final = b"\r\ntraceparent:"
+_STATE: Final = b"\r\ntracestate:"
 _WHOLE: Final = 1 << 64
 
 
@@ -114,6 +113,11 @@ def _context(head: bytes) -> Context | None:
     return read_traceparent(value) if value else None
 
 
-def _found(line: re.Pattern[bytes], head: bytes) -> bytes:
-    match = line.search(head)
-    return b"" if match is None else match[1]
+def _found(name: bytes, head: bytes) -> bytes:
+    """The value of the first line of that name, with what stands around the name; empty where there is none.
+
+    For every pair: a pattern that ignores case takes ten times as long.
+    """
+    lines = b"\r\n" + head
+    at = lines.lower().find(name)
+    return b"" if at < 0 else lines[at + len(name) :].partition(b"\r\n")[0].strip(b" \t")

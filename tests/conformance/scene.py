@@ -128,7 +128,7 @@ class Scene:
             clock=self.loop.time,
             monotonic=self.loop.time,
             new_id=lambda: f"made-{next(serial)}",
-            observer=lambda side: lambda outcome, _total: self.observed.append((side, outcome)),
+            observer=lambda side: lambda outcome, _total, _request: self.observed.append((side, outcome)),
         )
 
     def __enter__(self) -> Self:

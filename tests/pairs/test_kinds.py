@@ -25,6 +25,7 @@ from shadowproxy.pairs import EmbeddedServer, Ledger, Recorder
 from shadowproxy.pairs.client import Client
 from shadowproxy.pairs.partitions import Partitions, Watermarks
 from shadowproxy.pairs.store import Store, list_experiments
+from shadowproxy.pairs.trail import trail
 from shadowproxy.serve.reader import VerdictReader
 from shadowproxy.tasks import Tasks
 from shadowproxy.verdict.plan import Plan
@@ -170,7 +171,10 @@ async def whole(url: str) -> AsyncIterator[Whole]:
 async def test_every_pair_is_counted_once(url: str) -> None:
     async with whole(url) as path:
         await path.more()
-        await path.end()
+        verdict = await path.end()
+        reader = VerdictReader(path.reading, CHOSEN)
+        await reader.remember(await reader.read())
+        assert [point.pairs for point in await trail(path.reading.home)] == [verdict.pairs]
         assert path.name in await list_experiments(url)
         assert all(store.partition == number for number, store in enumerate(path.working.stores))
 

@@ -237,7 +237,7 @@ async def proxy(
         settings,
         recorder,
         tasks=tasks,
-        observer=lambda side: lambda outcome, total: observed.append((side, outcome, total)),
+        observer=lambda side: lambda outcome, total, _request: observed.append((side, outcome, total)),
         resolve=resolve,
     )
     errors: list[dict[str, Any]] = []

@@ -1,12 +1,15 @@
+import html
 import re
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from report.materials import material, view
+from report.test_html import WORST, when
 from report.verdicts import DEPENDENT, HOSTILE, harmful, verdict
 
-from shadowproxy.report.markdown import escape, verdict_markdown
+from shadowproxy.report.markdown import MOST_BYTES, escape, report_markdown, verdict_markdown
 
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough")
 
@@ -89,3 +92,38 @@ def test_pairs_that_depend_on_each_other_have_a_table() -> None:
         ["quality.ndcg", "account", "× 2 ± 0.6"],
     ]
     assert tables(verdict_markdown(verdict(dependence=DEPENDENT[:1]))) == []
+
+
+def test_a_report_has_the_worst_pairs_and_the_history() -> None:
+    text = report_markdown(material(), when)
+    assert "- 1800000000 s UTC **rollback**, 1,200 pairs: p-1" in text
+    lists = next(table for table in tables(text) if table[0] == ["rank", "baseline", "candidate", "move"])
+    assert lists[1:] == [
+        ["1", "ap-1", "c", "from 3 to 1"], ["2", "b", "d", "new; b is gone"], ["3", "c", "ap-1", "from 1 to 3"]
+    ]  # fmt: skip
+    differing = next(table for table in tables(text) if table[0] == ["where", "baseline", "candidate"])
+    assert differing[1] == ["$.p-1", "p-1", "nothing"]
+    assert text.count("<details>") == text.count("</details>") == 3
+    assert "p-1: POST /rank?p-1, loss +0.432" in html.unescape(text)
+
+
+def test_nothing_hostile_in_a_report_is_markup() -> None:
+    """The tokens that a parser finds are of the same kinds, whatever names and values are."""
+
+    def kinds(text: str) -> list[str]:
+        # Texts are broken into pieces by what is escaped in them.
+        nested = (child.type for token in MARKDOWN.parse(text) for child in (token, *(token.children or ())))
+        return [kind for kind in nested if kind not in ("text", "text_special", "html_inline")]
+
+    wild = report_markdown(material(WORST), when)
+    assert kinds(wild) == kinds(report_markdown(material("tame"), when))
+    assert "<script" not in wild
+    assert "<img" not in wild
+
+
+def test_a_report_is_never_larger_than_a_summary_may_be() -> None:
+    views = tuple(view(f"{at}", notes=()) for at in range(3000))
+    text = report_markdown(material(worst={"quality.ndcg": views}), when)
+    assert 900_000 < len(text.encode()) <= MOST_BYTES
+    assert "left out, for a summary takes no more" in text
+    assert text.count("<details>") == text.count("</details>")

@@ -14,6 +14,7 @@ from api import CONTROL, TOKENS, configured, counted, ready, running
 from openapi_spec_validator import validate
 
 from shadowproxy import metrics
+from shadowproxy.config import experiment_id
 from shadowproxy.pairs.embedded import EmbeddedServer
 from shadowproxy.serve.admin import AdminServer
 from shadowproxy.serve.endpoint import Undocumented, table
@@ -52,6 +53,7 @@ async def test_schemathesis_finds_nothing(valkey: EmbeddedServer, tmp_path: Path
         process = await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("schemathesis")), *command,
             cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "EXPERIMENT": experiment_id(settings)},
         )  # fmt: skip
         said = (await process.communicate())[0].decode()
     assert process.returncode == 0, said[-6000:]

@@ -355,7 +355,7 @@ class Blocked:
 
 def test_the_queue_is_bounded_and_what_it_has_no_room_for_is_counted() -> None:
     sender = Blocked()
-    outbox = Outbox(Picker(1.0, {}, lambda: 2.0), sender, most=2 * BATCH)
+    outbox = Outbox(Picker(1.0, {}, lambda: 2.0), sender, rate=10_000, clock=lambda: 0.0, most=2 * BATCH)
     for at in range(2 * BATCH + 5):
         outbox.offer(pair(id=f"r{at}"))
     assert (outbox.waiting, outbox.dropped["queue_full"]) == (2 * BATCH, 5)
@@ -368,12 +368,26 @@ def test_the_queue_is_bounded_and_what_it_has_no_room_for_is_counted() -> None:
 
 def test_what_is_not_sent_within_the_grace_is_given_up_and_counted() -> None:
     sender = Blocked()
-    outbox = Outbox(Picker(1.0, {}, lambda: 2.0), sender)
+    outbox = Outbox(Picker(1.0, {}, lambda: 2.0), sender, rate=1, clock=lambda: 0.0)
     outbox.offer(pair())
     outbox.start()
     outbox.close(0.05)
     assert outbox.dropped["shutdown"] == 1
     assert sender.go.is_set()
+
+
+def test_no_more_than_the_rate_are_traced_in_a_second() -> None:
+    now = [5.0]
+    outbox = Outbox(Picker(0.5, {}, lambda: 2.0), Blocked(), rate=3, clock=lambda: now[0])
+    offered = [pair(id=f"r{at}") for at in range(40)]
+    wanted = sum(Picker(0.5, {}, lambda: 2.0)(one) is not None for one in offered)
+    for one in offered:
+        outbox.offer(one)
+    # Those that were not sampled take nothing of it.
+    assert (outbox.waiting, outbox.dropped["over_rate"]) == (3, wanted - 3)
+    now[0] = 6.5
+    outbox.offer(pair(head=f"traceparent: 00-{TRACE}-{PARENT}-01".encode()))
+    assert outbox.waiting == 4
 
 
 def test_settings() -> None:

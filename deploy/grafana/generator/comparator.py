@@ -159,8 +159,8 @@ def _throughput() -> list[timeseries.Panel | heatmap.Panel]:
 
 
 def _content() -> list[timeseries.Panel]:
-    failed = f"sum by (side, kind) ({COMPARATOR.rate('shadowproxy_failed_exchanges_total')})"
-    bad = f"sum by (side, reason) ({COMPARATOR.rate('shadowproxy_bad_bodies_total')})"
+    failed = COMPARATOR.happened("shadowproxy_failed_exchanges_total", "side, kind")
+    bad = COMPARATOR.happened("shadowproxy_bad_bodies_total", "side, reason")
     return [
         lines(
             "Failures in pairs, by upstream and kind",

@@ -22,6 +22,7 @@ from generator.parts import (
     figure,
     lines,
     linked,
+    listing,
     matrix,
     or_zero,
     pairs,
@@ -38,7 +39,7 @@ STATES = {0: Value("CONTINUE", BLUE), 1: Value("PROMOTE", GREEN), 2: Value("ROLL
 FINDING = {"undecided": 0, "safe": 1, "harmful": 2}
 FINDINGS = {0: Value("undecided", GREY), 1: Value("safe", GREEN), 2: Value("harmful", RED)}
 
-THIRD, HALF, HALF_LOW, WIDE = Box(8, 8), Box(12, 8), Box(12, 4), Box(24, 4)
+THIRD, HALF, THIRD_LOW, WIDE = Box(8, 8), Box(12, 8), Box(8, 4), Box(24, 4)
 OVERALL = 'cohort="all"'
 CHOSEN = ('guardrail=~"$guardrail"', 'cohort=~"$cohort"')
 
@@ -133,7 +134,7 @@ def _verdict() -> list[stat.Panel | statetimeline.Panel]:
             "Verdict over time",
             "What the verdict was. Promote and continue may take turns while evidence is thin; a rollback stands until "
             "the experiment is reset. A gap: nobody worked it out.",
-            Query(state, "verdict"),
+            [Query(state, "verdict")],
             STATES,
             WIDE,
         ),
@@ -171,7 +172,7 @@ def _whom() -> list[table.Panel | statetimeline.Panel]:
         timeline(
             "What is proven, over time",
             "The same over time, a row for each guardrail and cohort that are chosen above.",
-            Query(finding, "{{guardrail}} · {{cohort}}"),
+            [Query(finding, "{{guardrail}} · {{cohort}}")],
             FINDINGS,
             Box(24, 9),
             rows=20,
@@ -203,33 +204,30 @@ def _evidence() -> list[timeseries.Panel]:
 
 
 def _guardrail() -> list[timeseries.Panel]:
+    margin = _overall("margin")
+    named = {"interval_high": "interval, high end", "interval_low": "interval, low end", "estimate": "estimate"}
     interval = lines(
-        "Estimate and interval against the margin, all pairs",
-        "Mean loss of the candidate in the metric's own unit; larger is worse. The band is where it lies, with an "
-        "error rate that holds however often one looks. Wholly below the red margin: safe. Wholly above: harm.",
-        [
-            Query(_overall("interval_high"), "interval, high end"),
-            Query(_overall("interval_low"), "interval, low end"),
-            Query(_overall("estimate"), "estimate"),
-            Query(_overall("margin"), "margin"),
-        ],
+        "Estimate and interval ÷ margin, all pairs",
+        "How much of what is tolerated is used up: 1, the red line, is the margin, below 0 the candidate is better. "
+        "The band is where it lies, with an error rate that holds however often one looks: wholly below 1 it is safe, "
+        "wholly above 1 there is harm. Drawn from −3 to 5: with few pairs it is far wider.",
+        [Query(f"clamp({_overall(name)} / {margin}, -3, 5)", legend) for name, legend in named.items()],
         units.NoUnit,
         HALF,
         least=None,
+        limit=1,
     )
-    colored(interval, {"interval": BLUE, "estimate": BLUE, "margin": RED})
+    colored(interval, {"interval": BLUE, "estimate": BLUE})
     interval.override_by_name(
         "interval, high end",
         [prop("custom.fillBelowTo", "interval, low end"), prop("custom.fillOpacity", 20), prop("custom.lineWidth", 0)],
     )
     interval.override_by_name("interval, low end", [prop("custom.lineWidth", 0), prop("custom.fillOpacity", 0)])
     interval.override_by_name("estimate", [prop("custom.lineWidth", 2), prop("custom.fillOpacity", 0)])
-    dashed = {"fill": "dash", "dash": [10, 6]}
-    interval.override_by_name("margin", [prop("custom.lineStyle", dashed), prop("custom.fillOpacity", 0)])
     return [
         interval,
         lines(
-            "Estimate ÷ margin, by cohort",
+            "Estimate ÷ margin, over time and by cohort",
             "How much of what is tolerated is used up in each cohort: above 1, the red line, the estimate is beyond "
             "the margin. Cohorts that are far apart: an average hides someone's harm.",
             [Query(f"{_cells('estimate')} / {_cells('margin')}", "{{cohort}}")],
@@ -237,8 +235,33 @@ def _guardrail() -> list[timeseries.Panel]:
             HALF,
             least=None,
             limit=1,
-        ),
+        ).data_links(pairs(*OF_SERIES)),
     ]
+
+
+def _figures() -> table.Panel:
+    names = {
+        "estimate": "estimate",
+        "interval from": "interval_low",
+        "to": "interval_high",
+        "margin": "margin",
+        "pairs": "pairs",
+        "without a value": "undefined_pairs",
+        "pairs still needed": "needed_pairs",
+        "a promote needs it": "required",
+    }
+    other: dict[str, str] = {"a promote needs it": units.BoolYesNo}
+    other |= dict.fromkeys(("pairs", "without a value", "pairs still needed"), units.Short)
+    columns = {name: (_cells(figure), other.get(name, units.NoUnit)) for name, figure in names.items()}
+    return listing(
+        "All figures",
+        "Mean loss of the candidate, in the unit of each guardrail's metric (docs/comparisons.md); larger is worse. "
+        "The interval holds at every look; the margin is what is tolerated. Pairs that are still needed: 0 where it is "
+        "proven, none where more pairs would not help or no promote needs it.",
+        columns,
+        ("guardrail", "cohort"),
+        Box(24, 9),
+    )
 
 
 def _checks() -> list[timeseries.Panel | statetimeline.Panel]:
@@ -259,8 +282,13 @@ def _checks() -> list[timeseries.Panel | statetimeline.Panel]:
         timeline(
             "Conditions on the data",
             "What has to hold, beside the guardrails, before anything is promoted: enough pairs for long enough, none "
-            "lost, no bias. The live page says of each what is wanting.",
-            Query(f"min by (check) ({API.of('shadowproxy_check_passed')})", "{{check}}"),
+            "lost, no bias; whether the verdict could be worked out just now; and whether its horizon, after which it "
+            "stays undecided, is still to come. The live page says what is wanting.",
+            [
+                Query(f"min by (check) ({API.of('shadowproxy_check_passed')})", "{{check}}"),
+                Query(f"min({API.of('shadowproxy_verdict_readable')})", "verdict can be read"),
+                Query(f"1 - max({API.of('shadowproxy_verdict_exhausted')})", "before verdict.horizon"),
+            ],
             {0: Value("not met", AMBER), 1: Value("met", GREEN)},
             HALF,
         ),
@@ -334,7 +362,7 @@ def _compared() -> list[stat.Panel]:
             "The experiment that is shown. A change of what must not change, such as a margin, starts a new one.",
             Query(f"max by (experiment) ({API.of('shadowproxy_experiment_info')})", "{{experiment}}"),
             units.NoUnit,
-            HALF_LOW,
+            THIRD_LOW,
             named=True,
         ),
         figure(
@@ -342,8 +370,16 @@ def _compared() -> list[stat.Panel]:
             "The version that answered last, of each upstream, as the header of verdict.version_header has it.",
             Query(f"max by (side, version) ({API.of('shadowproxy_upstream_version_info')})", "{{side}} {{version}}"),
             units.NoUnit,
-            HALF_LOW,
+            THIRD_LOW,
             missing="verdict.version_header is not set",
+            named=True,
+        ),
+        figure(
+            "shadowproxy",
+            "The version of shadowproxy that works out the verdict.",
+            Query(f"max by (version) ({API.of('shadowproxy_build_info')})", "{{version}}"),
+            units.NoUnit,
+            THIRD_LOW,
             named=True,
         ),
     ]
@@ -363,7 +399,7 @@ def overview() -> dashboard.Dashboard:
         made.with_variable(variable(label, label.capitalize(), why, known, label))
     for row, panels in (
         ("Verdict", _verdict()),
-        ("For whom, and what", _whom()),
+        ("For whom, and what", [*_whom(), _figures()]),
         ("Evidence against its threshold", _evidence()),
         ("Accounting: what the verdict rests on", _checks()),
         ("Reported beside it", [*_reported(), *_compared()]),

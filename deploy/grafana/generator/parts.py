@@ -78,6 +78,13 @@ class Process(NamedTuple):
         """A counter's growth a second; what was reset by a restart is no fall."""
         return f"rate({self.of(metric, *matchers)}[$__rate_interval])"
 
+    def happened(self, metric: str, by: str, *matchers: str) -> str:
+        """A counter's growth a second, by some labels: of those that grew in the time range at all. Most of what can
+        go wrong never does, and would be a line at 0 each.
+        """
+        grew = f"increase({self.of(metric, *matchers)}[$__range])"
+        return f"sum by ({by}) ({self.rate(metric, *matchers)}) and sum by ({by}) ({grew}) > 0"
+
     def quantile(self, q: float, histogram: str, *matchers: str, by: str = "") -> str:
         """A quantile of a histogram's last minutes, all instances and workers together."""
         labels = f"le, {by}" if by else "le"
@@ -226,10 +233,12 @@ OF_SERIES = ("__field.labels.guardrail", "__field.labels.cohort")
 
 
 def timeline(
-    title: str, why: str, query: Query, values: Mapping[int, Value], box: Box, *, rows: int = 0
+    title: str, why: str, queries: Sequence[Query], values: Mapping[int, Value], box: Box, *, rows: int = 0
 ) -> statetimeline.Panel:
     """States over time, a row each; with `rows` so many at a time."""
-    panel = _described(statetimeline.Panel(), title, why, units.NoUnit, box).with_target(target(query, "A"))
+    panel = _described(statetimeline.Panel(), title, why, units.NoUnit, box)
+    for ref, query in zip("ABCDEFGHIJKL", queries, strict=False):
+        panel.with_target(target(query, ref))
     panel.mappings(mapping(values)).thresholds(steps(GREY))
     panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
     panel.show_value(common.VisibilityMode.AUTO).merge_values(True).row_height(0.85).fill_opacity(80).line_width(0)
@@ -297,6 +306,24 @@ def matrix(
         prop("custom.filterable", True),
     ]
     return panel.override_by_name(f"{row}\\{column}", named)
+
+
+def listing(title: str, why: str, columns: Mapping[str, tuple[str, str]], by: Sequence[str], box: Box) -> table.Panel:
+    """A row for each combination of labels; of each column the PromQL, which leaves just these labels, and its unit."""
+    panel = _described(table.Panel(), title, why, units.NoUnit, box)
+    names = {}
+    for ref, (name, (expr, unit)) in zip("ABCDEFGHIJKL", columns.items(), strict=False):
+        panel.with_target(target(Query(expr), ref, instant=True).format(PromQueryFormat.TABLE))
+        panel.override_by_name(name, [prop("unit", unit)])
+        names[f"Value #{ref}"] = name
+    order = {name: place for place, name in enumerate((*by, *names))}
+    for step, options in (
+        ("merge", {}),
+        ("organize", {"excludeByName": {"Time": True}, "indexByName": order, "renameByName": names}),
+    ):
+        panel.with_transformation(model.DataTransformerConfig(id_val=step, options=options))
+    panel.sort_by([build.TableSortByFieldState().display_name(by[0]).desc(False)])
+    return panel.filterable(True).cell_height(common.TableCellHeight.SM).show_header(True).no_value("–")
 
 
 def variable(

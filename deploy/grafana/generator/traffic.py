@@ -27,7 +27,7 @@ from generator.parts import (
 
 _CONFIGURED, _UP = (f'state="{state}"' for state in ("configured", "up"))
 BREAKER = {"closed": 0, "half_open": 1, "open": 2}
-SMALL, THIRD, HALF = Box(4, 4), Box(8, 7), Box(12, 7)
+SMALL, QUARTER, THIRD, HALF = Box(4, 4), Box(6, 7), Box(8, 7), Box(12, 7)
 
 
 def _now() -> list[stat.Panel]:
@@ -101,14 +101,28 @@ def _fates() -> list[timeseries.Panel]:
             Query(or_zero(f"sum({PROXY.rate('shadowproxy_skipped_total')})"), "skipped"),
         ],
         units.RequestsPerSecond,
-        Box(24, 8),
+        Box(16, 8),
         stacked=True,
     )
-    skipped = f"sum by (reason) ({PROXY.rate('shadowproxy_skipped_total')})"
-    dropped = f"sum by (reason) ({PROXY.rate('shadowproxy_dropped_total')})"
-    shed = f"sum by (side, reason) ({PROXY.rate('shadowproxy_shed_copies_total')})"
+    requests, eligible = PROXY.rate("shadowproxy_requests_total"), PROXY.rate("shadowproxy_eligible_total")
+    share = lines(
+        "Share that is mirrored",
+        "Share of the requests of which a copy was to go to the candidate, and the share that is asked for where no "
+        "route says otherwise (the least of all proxies; 0 while paused). Fewer than asked for: methods, routes or "
+        "sizes leave requests out, as the panels below say.",
+        [
+            Query(f"sum({eligible}) / (sum({requests}) > 0)", "mirrored"),
+            Query(f"min({PROXY.of('shadowproxy_mirroring_sample_ratio')})", "asked for"),
+        ],
+        units.PercentUnit,
+        Box(8, 8),
+    )
+    skipped = PROXY.happened("shadowproxy_skipped_total", "reason")
+    dropped = PROXY.happened("shadowproxy_dropped_total", "reason")
+    shed = PROXY.happened("shadowproxy_shed_copies_total", "side, reason")
     return [
         colored(fates, {"recorded": GREEN, "dropped": RED, "skipped": GREY}),
+        colored(share, {"mirrored": BLUE, "asked for": GREY}),
         lines(
             "Skipped, by reason",
             "Requests that were answered and not mirrored. not_sampled, method, route and disabled are configuration, "
@@ -141,21 +155,21 @@ def _breaker() -> statetimeline.Panel:
         "Breaker",
         "The breaker of each shadow upstream on each proxy. Open: it failed so often that no copies are made for a "
         "while; half open: a few are, to see whether it is back. Of several workers the worst.",
-        Query(PROXY.states("shadowproxy_breaker_state", BREAKER, by="side, instance"), "{{side}} {{instance}}"),
+        [Query(PROXY.states("shadowproxy_breaker_state", BREAKER, by="side, instance"), "{{side}} {{instance}}")],
         {0: Value("closed", GREEN), 1: Value("half open", AMBER), 2: Value("open", RED)},
         HALF,
     )
 
 
 def _upstreams() -> list[timeseries.Panel]:
-    ended = PROXY.rate("shadowproxy_exchanges_total", 'outcome!="ok"')
+    failed = PROXY.happened("shadowproxy_exchanges_total", "side, outcome", 'outcome!="ok"')
     known, healthy = (PROXY.of(f"shadowproxy_upstream_{name}") for name in ("addresses", "healthy_addresses"))
-    lookups = f"sum by (side) ({PROXY.rate('shadowproxy_upstream_failed_lookups_total')})"
+    lookups = PROXY.happened("shadowproxy_upstream_failed_lookups_total", "side")
     return [
         lines(
             "Failed exchanges, by upstream",
             "Exchanges that brought no whole answer, by how they ended. The baseline's failures are what clients saw.",
-            [Query(f"sum by (side, outcome) ({ended})", "{{side}} {{outcome}}")],
+            [Query(or_zero(failed, side="none", outcome=""), "{{side}} {{outcome}}")],
             units.OpsPerSecond,
             HALF,
         ),
@@ -236,9 +250,10 @@ def _recorder() -> list[timeseries.Panel]:
 
 
 def _edits() -> list[timeseries.Panel]:
-    unset = f"sum by (side, obstacle) ({PROXY.rate('shadowproxy_json_fields_unapplied_total')})"
-    unread = f"sum by (reason) ({PROXY.rate('shadowproxy_redaction_left_out_total')})"
-    handshakes = f"sum by (reason) ({PROXY.rate('shadowproxy_failed_handshakes_total')})"
+    unset = PROXY.happened("shadowproxy_json_fields_unapplied_total", "side, obstacle")
+    unread = PROXY.happened("shadowproxy_redaction_left_out_total", "reason")
+    untraced = PROXY.happened("shadowproxy_untraced_requests_total", "reason")
+    handshakes = PROXY.happened("shadowproxy_failed_handshakes_total", "reason")
     return [
         lines(
             "JSON fields that could not be set",
@@ -246,21 +261,32 @@ def _edits() -> list[timeseries.Panel]:
             "candidate then got another request than was meant.",
             [Query(or_zero(unset, side="none", obstacle=""), "{{side}} {{obstacle}}")],
             units.OpsPerSecond,
-            THIRD,
+            QUARTER,
         ),
         lines(
             "Left out by redaction",
             "Bodies and annotations left out of pairs, since what was to be redacted could not be found in them.",
             [Query(or_zero(unread, reason="none"), "{{reason}}")],
             units.OpsPerSecond,
-            THIRD,
+            QUARTER,
         ),
         lines(
             "TLS handshakes that failed",
             "Clients that could not connect, by why. 0 where clients speak plain HTTP.",
             [Query(or_zero(handshakes, reason="none"), "{{reason}}")],
             units.OpsPerSecond,
-            THIRD,
+            QUARTER,
+        ),
+        lines(
+            "Traces",
+            "Requests whose spans the collector has taken, and those whose spans were dropped, by reason. 0 where "
+            "tracing is off. Dropped spans cost nothing but themselves: pairs are recorded all the same.",
+            [
+                Query(or_zero(f"sum({PROXY.rate('shadowproxy_traced_requests_total')})"), "traced"),
+                Query(or_zero(untraced, reason="none"), "dropped: {{reason}}"),
+            ],
+            units.RequestsPerSecond,
+            QUARTER,
         ),
     ]
 
@@ -337,7 +363,7 @@ def traffic() -> dashboard.Dashboard:
         ("Accounting", _fates()),
         ("Upstreams", [_breaker(), *_upstreams()]),
         ("Recorder", _recorder()),
-        ("Edits and TLS", _edits()),
+        ("Edits, TLS and traces", _edits()),
         ("Processes", _processes()),
     ):
         made.with_row(dashboard.Row(row))
