@@ -1,20 +1,25 @@
 // The scores of both sides, laid over each other, and how far they are apart.
 
 import { axis, chart, colour, describe, draw } from "./charts.js";
-import { count, empty, figure, h, keyed, percent, replace, short, text, wrapping } from "./dom.js";
+import { count, empty, figure, h, keyed, offer, percent, replace, short, text, wrapping } from "./dom.js";
 
 /**
  * Draws a figure for each route that has scores.
  * @param {any} element
  * @param {{distributions: any, verdict: any}} data  `distributions` is the answer of that endpoint, or null
- * @param {{plotly?: any, cohort?: string}} [options]
+ * @param {{plotly?: any, cohort?: string, onChoose?: (cohort: string) => void}} [options]  `onChoose` is called where
+ *   another cohort is wanted
  */
 export function drawDistributions(element, data, options = {}) {
   const { verdict } = data;
   const cohort = options.cohort ?? "all";
   const known = verdict.distributions.filter((row) => row.cohort === cohort);
   const parts = element["parts"] ?? (element["parts"] = frame(element));
-  parts.none.hidden = known.length > 0;
+  parts.none.hidden = verdict.distributions.length > 0;
+  parts.choice.hidden = verdict.distributions.length === 0;
+  const cohorts = [...new Set(verdict.distributions.map((row) => row.cohort))];
+  offer(parts.cohort, cohorts, cohort, (name) => (name === "all" ? "all pairs" : short(name)));
+  parts.choose = () => options.onChoose?.(parts.cohort.value);
   keyed(
     parts.all,
     known,
@@ -43,7 +48,10 @@ function frame(element) {
       ),
     ),
   };
-  replace(element, parts.all, parts.none);
+  parts.cohort = h("select", { id: "scores-cohort", on: { change: () => parts.choose?.() } });
+  const label = h("label", { for: parts.cohort.id }, h("span", null, "Cohort"), parts.cohort);
+  parts.choice = h("div", { class: "controls" }, label);
+  replace(element, parts.choice, parts.all, parts.none);
   return parts;
 }
 

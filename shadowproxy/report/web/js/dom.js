@@ -295,3 +295,16 @@ export function table(caption, columns, rows, { hidden = false } = {}) {
     ),
   );
 }
+
+/** Gives a <select> these choices, unless it has them, and the chosen one; `said` is how each is called. */
+export function offer(select, names, chosen, said) {
+  const listed = JSON.stringify(names);
+  if (select.dataset.offered !== listed) {
+    select.dataset.offered = listed;
+    replace(
+      select,
+      names.map((value) => h("option", { value }, said(value))),
+    );
+  }
+  if (select.value !== chosen) select.value = chosen;
+}

@@ -3,7 +3,7 @@
 import { axis, chart, colour, describe, draw } from "./charts.js";
 import { count, empty, evidence, h, lasting, replace, rough, short, superscript, text, wrapping } from "./dom.js";
 
-// Decades beyond a threshold that are shown, and below 1: what is proven goes on to 10^30.
+// Up to where it is shown, in multiples of a threshold's decades, and below 1: what is proven goes on to 10^30.
 const ABOVE = 2;
 const BELOW = -3;
 
@@ -149,7 +149,7 @@ function forecast(last, way, to, threshold) {
 function reach(values, threshold) {
   const known = values.filter((value) => value !== null);
   const low = Math.max(BELOW, Math.min(-1, ...known));
-  const high = Math.min(threshold + ABOVE, Math.max(threshold, ...known));
+  const high = Math.min(ABOVE * threshold + 2, Math.max(threshold, ...known));
   return [low - 0.15, high + 0.35];
 }
 

@@ -1,7 +1,7 @@
 // Latency: the quantile curves of each upstream over each other, and the quantiles that matter.
 
 import { axis, chart, colour, describe, draw } from "./charts.js";
-import { boxed, count, duration, empty, h, percent, replace, short, table, text } from "./dom.js";
+import { boxed, count, duration, empty, h, percent, offer, replace, short, table, text } from "./dom.js";
 
 const SIDES = ["baseline", "candidate", "replica"];
 const DASHES = { baseline: "solid", candidate: "dash", replica: "dot" };
@@ -68,18 +68,6 @@ function frame(element) {
   );
   replace(element, parts.all, parts.none);
   return parts;
-}
-
-function offer(select, names, chosen, said) {
-  const listed = JSON.stringify(names);
-  if (select.dataset.offered !== listed) {
-    select.dataset.offered = listed;
-    replace(
-      select,
-      names.map((value) => h("option", { value }, said(value))),
-    );
-  }
-  if (select.value !== chosen) select.value = chosen;
 }
 
 /** Where a share of all pairs stands: stretched to the right, where the slow ones are. */

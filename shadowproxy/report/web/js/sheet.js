@@ -23,6 +23,7 @@ export class Sheet {
     this.drawn = false;
     this.found = {};
     this.cohort = { cohort: "all", route: "" };
+    this.scores = "all";
     this.selected = null;
     this.old = false;
     this.round = 0;
@@ -135,10 +136,15 @@ export class Sheet {
   drawScores() {
     const box = this.section("distributions");
     if (box === null) return;
+    const onChoose = (cohort) => {
+      this.scores = cohort;
+      this.drawScores();
+      this.onChoice();
+    };
     drawDistributions(
       box,
       { distributions: this.found.distributions ?? null, verdict: this.verdict },
-      { plotly: this.plotly },
+      { plotly: this.plotly, cohort: this.scores, onChoose },
     );
   }
 
@@ -161,7 +167,7 @@ export class Sheet {
     const cell = this.verdict === null ? null : this.cell();
     // Of the chosen cell alone: hundreds of ways of hundreds of points are a megabyte.
     const evidence = cell === null ? {} : { guardrail: cell.guardrail, cohort: cell.cohort };
-    const wanted = { history: {}, evidence, distributions: {}, latencies: this.cohort };
+    const wanted = { history: {}, evidence, distributions: { cohort: this.scores }, latencies: this.cohort };
     const round = ++this.round;
     const asked = Object.entries(wanted).map(async ([name, params]) => {
       try {

@@ -8,16 +8,17 @@ const SAID = {
   continue: "Not decided yet",
 };
 const CHECKS = {
-  min_pairs: "enough pairs",
-  recorded: "enough is recorded",
-  nothing_lost: "nothing is lost",
-  no_dead_letters: "everything can be read",
-  clocks: "clocks agree",
-  undefined: "values are defined",
-  versions: "one version of each side",
-  duration: "long enough",
-  independence: "pairs are independent enough",
+  min_pairs: "number of pairs",
+  recorded: "share recorded",
+  nothing_lost: "losses",
+  no_dead_letters: "unreadable entries",
+  clocks: "clocks",
+  undefined: "undefined values",
+  versions: "versions",
+  duration: "duration",
+  independence: "independence",
 };
+const FORECAST = "if things go on like this, ";
 
 /**
  * Draws the verdict into `element`. `options.history` (the API's answer) says since when; `options.past` says that it is
@@ -41,7 +42,7 @@ export function drawVerdict(element, verdict, options = {}) {
   text(parts.said, said(verdict, past));
   keyed(
     parts.reasons,
-    verdict.reasons.map((reason, at) => ({ reason, at })),
+    reasonsOf(verdict).map((reason, at) => ({ reason, at })),
     (one) => String(one.at),
     () => h("li"),
     (item, { reason }) => text(item, plain(reason)),
@@ -49,6 +50,13 @@ export function drawVerdict(element, verdict, options = {}) {
   drawFacts(parts.facts, verdict, history);
   drawTold(parts.told, verdict);
   drawChecks(parts.checks, verdict);
+}
+
+/** The reasons but for those that stand below them by themselves: checks that fail, and the forecast. */
+function reasonsOf(verdict) {
+  if (verdict.state !== "continue") return verdict.reasons;
+  const below = new Set(verdict.checks.map((check) => `${check.name}: ${check.detail}`));
+  return verdict.reasons.filter((one) => !below.has(one) && !(verdict.forecast && one.startsWith(FORECAST)));
 }
 
 /** In the place of a verdict where there is none to be shown. */
@@ -102,7 +110,7 @@ function drawFacts(list, verdict, history) {
   const facts = [
     ["pairs", "Pairs counted", count(verdict.pairs)],
     ["since", "Since", from === null ? null : moment(from.at)],
-    ["proven", "Proven within margin", required.length ? `${proven.length} of ${required.length} needed` : null],
+    ["proven", "Proven safe", required.length ? `${proven.length} of ${required.length} needed` : null],
     [
       "harmful",
       "Proven harmful",
