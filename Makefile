@@ -12,6 +12,7 @@
 #   make docs            write the schema and the pages of docs/ that are made from the code
 #   make dashboards      write Grafana's dashboards from deploy/grafana/generator
 #   make figures         simulate and draw what docs/statistics.md shows, some minutes; then the pages
+#   make screenshots     draw the pictures of the page in docs/images, from a live demo in Chromium
 #   make clean           remove what the above made
 
 SCENARIO ?= better
@@ -33,7 +34,7 @@ COMPILED := $(CACHE)/compiled
 STAMP := $(CACHE)/stamps
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-compiled wheel bench soak chaos fuzz lint docs dashboards figures clean
+.PHONY: screenshots demo test test-compiled wheel bench soak chaos fuzz lint docs dashboards figures clean
 
 demo: $(STAMP)/installed-demo $(STAMP)/data
 	@# Its exit code is the verdict's. A rollback (1) is an outcome, and no error of make's; to stay undecided (3) is one.
@@ -85,6 +86,9 @@ dashboards: $(STAMP)/installed-dashboards
 figures: $(STAMP)/installed-figures
 	PYTHONPATH=tests $(BIN)/python -m figures
 	$(BIN)/python tests/pages.py
+
+screenshots: $(STAMP)/installed-figures $(STAMP)/servers
+	PYTHONPATH=tests $(BIN)/python tests/screenshots.py
 
 clean:
 	rm -rf $(VENV) $(CACHE) .shadowproxy

@@ -23,7 +23,8 @@ GRAVE = ("serious", "critical")
 """What axe says of a fault that keeps somebody out."""
 VIOLATIONS = """
 addEventListener("securitypolicyviolation", (event) => {
-  console.error(`policy violated: ${event.violatedDirective} by ${event.blockedURI} at ${event.sourceFile}:${event.lineNumber}`);
+  const { violatedDirective, blockedURI, sourceFile, lineNumber } = event;
+  console.error(`policy violated: ${violatedDirective} by ${blockedURI} at ${sourceFile}:${lineNumber}`);
 });
 """
 
@@ -33,7 +34,7 @@ def chromium() -> str:
     for name in CHROMIUM:
         if (found := shutil.which(name)) is not None:
             return found
-    missing("chromium is not on the PATH (apt-get install --no-install-recommends chromium)")
+    return missing("chromium is not on the PATH (apt-get install --no-install-recommends chromium)")
 
 
 @contextlib.asynccontextmanager
@@ -100,7 +101,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 def look() -> dict[str, Any]:
-    """How the page is looked at, as `browser.new_context` takes it; a test may put more in before it asks for `page`."""
+    """How the page is looked at, as `browser.new_context` takes it; a test may put more in."""
     return {"viewport": {"width": 1280, "height": 900}, "locale": "en-GB", "timezone_id": "UTC"}
 
 
@@ -140,7 +141,7 @@ async def faults(page: Page, rules: Sequence[str] = ()) -> list[str]:
         page, options={"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
     )
     return [
-        f"{violation['impact']} {violation['id']}: {node['target']} {node.get('failureSummary', '')} {node['html'][:200]}"
+        f"{violation['impact']} {violation['id']}: {node['target']} {node.get('failureSummary')} {node['html'][:200]}"
         for violation in results.response["violations"]
         if violation["impact"] in GRAVE
         for node in violation["nodes"]

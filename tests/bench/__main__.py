@@ -9,7 +9,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from bench import aa, compare, cpu, decisions, isolation, latency, memory, outage, report, throughput, tracing
+from bench import (
+    aa,
+    compare,
+    cpu,
+    decisions,
+    isolation,
+    latency,
+    memory,
+    outage,
+    page,
+    report,
+    throughput,
+    tracing,
+)
 from bench.options import Options
 from bench.peers import NotMeasured
 from bench.procs import Failed
@@ -26,6 +39,7 @@ BENCHMARKS: Final[dict[str, Callable[[Options], report.Report]]] = {
     "tracing": tracing.run,
     "compare": compare.run,
     "decisions": decisions.run,
+    "page": page.run,
 }
 
 

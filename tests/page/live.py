@@ -85,7 +85,7 @@ def healthy(first: int, count: int) -> list[Pair]:
 
 
 def broken(first: int, count: int) -> list[Pair]:
-    """The candidate turns the list around in one region, with new items in it, and in one pair has nothing in common with the baseline."""
+    """The candidate turns the list around in one region; in one pair only its last item is the baseline's."""
     made = [
         pair(at, REGIONS[at % 3], TURNED if REGIONS[at % 3] == BROKEN else MOVED) for at in range(first, first + count)
     ]

@@ -29,7 +29,8 @@ globalThis.show(await source.get("verdict"));
 TYPES = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 VERDICT: Mapping[str, Any] = {
     "pairs": 400, "guardrails": [{"guardrail": "ranking.rbo"}, {"guardrail": "failures.difference"}],
-    "cohorts": {"region=us": {}, "region=apac": {}}, "summaries": [{"route": "rank"}], "distributions": [], "latencies": [],
+    "cohorts": {"region=us": {}, "region=apac": {}}, "summaries": [{"route": "rank"}],
+    "distributions": [], "latencies": [],
 }  # fmt: skip
 
 

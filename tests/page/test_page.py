@@ -54,7 +54,8 @@ def cells(verdict: Any) -> list[Any]:
 async def shown(page: Page) -> list[tuple[str, str]]:
     """Guardrail and cohort of each row of the forest plot."""
     found = await page.locator(".forest tbody tr").evaluate_all(
-        "all => all.map((row) => ['.c-guardrail button', '.c-cohort'].map((part) => row.querySelector(part).textContent))"
+        "all => all.map((row) => ['.c-guardrail button', '.c-cohort']"
+        ".map((part) => row.querySelector(part).textContent))"
     )
     return [(guardrail, cohort.replace("all pairs", "all")) for guardrail, cohort in found]
 
