@@ -24,7 +24,7 @@ from shadowproxy.pairs.embedded import EmbeddedServer
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "run", "proxy", "compare", "serve", "check-config", "verdict", "pause", "resume", "sample", "control", "demo",
-    "inspect", "judge", "plan",
+    "inspect", "judge", "plan", "report",
     "experiment list", "experiment show", "experiment start", "experiment stop", "experiment reset",
     "pairs tail", "pairs show", "pairs dead-letters", "pairs export", "pairs worst",
     "pairs sample",
