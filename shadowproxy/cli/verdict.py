@@ -200,7 +200,7 @@ def _shown(timeout: float) -> Iterator[Callable[[Look], None]]:
 
 def _news(seen: Verdict) -> tuple[object, ...]:
     """What must have changed for a line to be worth it: a finding, or a check."""
-    from shadowproxy.report.words import cells
+    from shadowproxy.verdict.record import cells
 
     checks = tuple((check.name, check.passed) for check in seen.checks)
     return seen.state, seen.exhausted, checks, tuple((one.guardrail, one.cohort, one.finding) for one in cells(seen))

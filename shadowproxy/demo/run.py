@@ -25,11 +25,11 @@ from shadowproxy.demo import configuration, data
 from shadowproxy.demo.models import Model, Trained, train_or_load
 from shadowproxy.demo.scenarios import BASELINE, Scenario
 from shadowproxy.errors import StartError
-from shadowproxy.report.words import cells, harmed
+from shadowproxy.report.words import harmed
 from shadowproxy.tasks import Tasks
 from shadowproxy.traffic.accounts import Account, requests
 from shadowproxy.traffic.replay import Progress, ReplaySummary, replay
-from shadowproxy.verdict.record import EXIT_CODES, State, Verdict
+from shadowproxy.verdict.record import EXIT_CODES, State, Verdict, cells
 
 _POLL = 0.5
 _START_WITHIN = 30.0

@@ -16,6 +16,7 @@ from shadowproxy.demo.scenarios import BASELINE
 from shadowproxy.errors import StartError
 from shadowproxy.report import words
 from shadowproxy.report.terminal import STYLES, accounting_line, verdict_report
+from shadowproxy.verdict import record
 from shadowproxy.verdict.record import OVERALL, Cell, Verdict
 
 _BAR = 14
@@ -115,7 +116,7 @@ def evidence_table(verdict: Verdict, *, wide: bool = True) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), show_edge=False)
     for name in ("guardrail", "proven safe", *(["weakest"] if wide else []), "proven harm", "strongest"):
         table.add_column(name, header_style="dim", overflow="ellipsis", no_wrap=True)
-    everywhere = words.cells(verdict)
+    everywhere = record.cells(verdict)
     width = _BAR if wide else _NARROW_BAR
     for overall in verdict.guardrails:
         same = [cell for cell in everywhere if cell.guardrail == overall.guardrail]

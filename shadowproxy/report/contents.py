@@ -10,6 +10,7 @@ from typing import Any, Final
 from shadowproxy.model import Side
 from shadowproxy.report import forest, plots, shown, words
 from shadowproxy.report.material import Change, Material
+from shadowproxy.verdict import record
 from shadowproxy.verdict.record import OVERALL, Cell, Distribution, Finding, State, Verdict
 
 _SAID: Final = {
@@ -41,7 +42,7 @@ When = Callable[[float], str]
 def contents(material: Material, when: When) -> dict[str, Any]:
     """By the names that the template knows them under."""
     verdict = material.verdict
-    cells = words.cells(verdict)
+    cells = record.cells(verdict)
     of_cohorts = sorted(cells[len(verdict.guardrails) :], key=_severity)
     required = [cell for cell in cells if cell.required]
     experiment = material.experiment
@@ -104,24 +105,16 @@ def _severity(cell: Cell) -> tuple[int, float]:
 
 def _figures(material: Material) -> dict[str, Any]:
     verdict, evidence = material.verdict, material.evidence
-    harmful = [cell for cell in words.cells(verdict) if cell.finding is Finding.HARMFUL and cell.cohort != OVERALL]
-    rollback_at = evidence.rollback_at or _rollback_at(material)
+    harmful = [cell for cell in record.cells(verdict) if cell.finding is Finding.HARMFUL and cell.cohort != OVERALL]
     return {
         "evidence": evidence,
-        "whole": None if rollback_at is None else plots.whole(evidence.points, rollback_at),
+        "whole": plots.whole(evidence.points, evidence.rollback_at),
         "ways": plots.ways(evidence, [*harmful, *verdict.guardrails]),
         "latency_plots": list(_latency_plots(material)),
         "quantiles": _quantiles(verdict, overall=True),
         "by_cohort": _quantiles(verdict, overall=False),
         "scores": [(row, _score_plot(material, row)) for row in verdict.distributions if row.cohort == OVERALL],
     }
-
-
-def _rollback_at(material: Material) -> float | None:
-    """What the evidence of harm over all cells takes, by the settings."""
-    said = {} if material.experiment is None else material.experiment.settings.get("verdict", {})
-    alpha = said.get("alpha_rollback") if isinstance(said, Mapping) else None
-    return 1 / alpha if isinstance(alpha, float) and 0 < alpha < 1 else None
 
 
 def _quantiles(verdict: Verdict, *, overall: bool) -> list[tuple[str, ...]]:

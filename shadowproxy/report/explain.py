@@ -15,6 +15,7 @@ from rich.text import Text
 
 from shadowproxy.config.catalogue import GUARDABLE
 from shadowproxy.report import terminal, words
+from shadowproxy.verdict import record
 from shadowproxy.verdict.record import OVERALL, Cell, Check, Finding, State, Verdict
 
 _OVERALL_SHARE = 0.5
@@ -68,7 +69,7 @@ def _check(check: Check) -> RenderableType:
 
 def _steps(verdict: Verdict) -> Iterator[tuple[bool | None, str]]:
     """Each rule of docs/verdict.md, whether it holds, and by which figures."""
-    cells, alpha = words.cells(verdict), _alpha(verdict)
+    cells, alpha = record.cells(verdict), _alpha(verdict)
     required = [cell for cell in cells if cell.required]
     proven = [cell for cell in required if cell.pairs and cell.e_promote >= cell.promote_at]
     failed = [check.name for check in verdict.checks if not check.passed]

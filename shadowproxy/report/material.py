@@ -12,6 +12,8 @@ import msgspec
 
 from shadowproxy.report.view import PairView
 from shadowproxy.verdict.record import Verdict
+from shadowproxy.verdict.reported.curves import Distributions, Latencies
+from shadowproxy.verdict.reported.evidence import NO_EVIDENCE, Evidence
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,72 +32,6 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     """How the verdict changed, newest first."""
 
     history: tuple[Change, ...] = ()
-
-
-class TrailCell(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose e-values stand at one place of each point."""
-
-    guardrail: str
-    cohort: str
-    promote_at: float
-    rollback_at: float
-
-
-class TrailPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The e-values at one number of pairs, as logarithms to base 10; None where a cell wasn't there yet."""
-
-    at: float
-    pairs: int
-    evidence_rollback: float
-    promote: tuple[float | None, ...]
-    rollback: tuple[float | None, ...]
-
-
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """How the e-values went, as `GET evidence` tells of it."""
-
-    cells: tuple[TrailCell, ...] = ()
-    points: tuple[TrailPoint, ...] = ()
-    rollback_at: float | None = None
-    """What the evidence of harm over all cells takes."""
-
-
-class LatencyCurve(msgspec.Struct, frozen=True, kw_only=True):
-    """The quantiles of one upstream's latency; None for those among the failures."""
-
-    side: str
-    timing: str
-    route: str
-    cohort: str
-    pairs: int
-    probabilities: tuple[float, ...]
-    seconds: tuple[float | None, ...]
-
-
-class Latencies(msgspec.Struct, frozen=True, kw_only=True):
-    """As `GET latencies` answers."""
-
-    latencies: tuple[LatencyCurve, ...] = ()
-
-
-class ScoreCurves(msgspec.Struct, frozen=True, kw_only=True):
-    """Both sides' scores, counted in the same bins; `edges` are one more than these."""
-
-    route: str
-    cohort: str
-    edges: tuple[float, ...]
-    baseline: tuple[float, ...]
-    candidate: tuple[float, ...]
-    ks: float | None = None
-    psi: float | None = None
-    wasserstein: float | None = None
-    jensen_shannon: float | None = None
-
-
-class Distributions(msgspec.Struct, frozen=True, kw_only=True):
-    """As `GET distributions` answers."""
-
-    distributions: tuple[ScoreCurves, ...] = ()
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,9 +60,9 @@ class Material(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     made: Made
     history: History = History()
-    evidence: Evidence = Evidence()
-    latencies: Latencies = Latencies()
-    distributions: Distributions = Distributions()
+    evidence: Evidence = NO_EVIDENCE
+    latencies: Latencies = Latencies(latencies=())
+    distributions: Distributions = Distributions(distributions=())
     worst: Mapping[str, tuple[PairView, ...]] = {}
     """By guardrail, worst first."""
     experiment: Frozen | None = None

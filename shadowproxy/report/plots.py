@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from shadowproxy.report.material import Evidence, LatencyCurve, ScoreCurves, TrailPoint
 from shadowproxy.report.shown import duration, figure
 from shadowproxy.verdict.record import Cell
+from shadowproxy.verdict.reported.curves import LatencyCurve, ScoreCurve
+from shadowproxy.verdict.reported.evidence import Evidence, EvidencePoint
 
 WIDTH, HEIGHT = 560, 240
 """Of a plot; CSS pixels at its natural size."""
@@ -84,7 +85,7 @@ def _seconds(low: float, high: float) -> list[tuple[float, str]]:
     return [(step, duration(10**step)) for step in steps if low <= step <= high]
 
 
-def score_plot(curves: ScoreCurves) -> Plot | None:
+def score_plot(curves: ScoreCurve) -> Plot | None:
     """Both sides' densities as steps, over the score. None where there are no scores."""
     points = {}
     for side, counts in (("baseline", curves.baseline), ("candidate", curves.candidate)):
@@ -168,7 +169,7 @@ def _way(evidence: Evidence, cell: Cell, at: int) -> Way:
     return Way(cell, spark(promote, math.log10(cell.promote_at)), spark(rollback, math.log10(cell.rollback_at)))
 
 
-def whole(points: Sequence[TrailPoint], rollback_at: float) -> Spark | None:
+def whole(points: Sequence[EvidencePoint], rollback_at: float) -> Spark | None:
     """The way of the evidence of harm over all cells."""
     logs = [(one.pairs, math.log10(one.evidence_rollback) if one.evidence_rollback > 0 else None) for one in points]
     return spark(logs, math.log10(rollback_at))

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from shadowproxy.report import terminal, words
 from shadowproxy.report.explain import progress
+from shadowproxy.verdict import record
 from shadowproxy.verdict.record import Cell, Finding, Verdict
 
 _BAR = 24
@@ -22,7 +23,7 @@ def waiting_line(verdict: Verdict | None, trouble: str = "") -> str:
     """
     if trouble or verdict is None:
         return f"waiting: {words.plain(trouble)}"
-    needed = [cell for cell in words.cells(verdict) if cell.required]
+    needed = [cell for cell in record.cells(verdict) if cell.required]
     safe = sum(cell.finding is Finding.SAFE for cell in needed)
     text = f"{verdict.state.value}: {verdict.pairs:,} pairs, {safe} of {len(needed)} guardrails proven safe"
     failed = [words.plain(check.name) for check in verdict.checks if not check.passed]
@@ -46,7 +47,7 @@ def waiting_view(verdict: Verdict | None, trouble: str, elapsed: float, timeout:
     parts: list[RenderableType] = [Text(f"waiting for a verdict, {time}", style="dim")]
     if verdict is not None:
         parts.append(terminal.headline(verdict))
-        parts.append(_bars([cell for cell in words.cells(verdict) if cell.required]))
+        parts.append(_bars([cell for cell in record.cells(verdict) if cell.required]))
         parts.append(Text(forecast(verdict)))
     if trouble:
         parts.append(Text(words.plain(trouble), style="yellow"))

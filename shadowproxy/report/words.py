@@ -205,11 +205,6 @@ def latencies(verdict: Verdict) -> tuple[Quantiles, ...]:
     return tuple(row for row in verdict.latencies if not row.route)
 
 
-def cells(verdict: Verdict) -> tuple[Cell, ...]:
-    """Every cell: overall first, then cohort by cohort."""
-    return (*verdict.guardrails, *(cell for report in verdict.cohorts.values() for cell in report.guardrails))
-
-
 def harmed(verdict: Verdict) -> tuple[str, ...]:
     """The cohorts with a proven harm, `all` left out, in the verdict's order."""
     return tuple(

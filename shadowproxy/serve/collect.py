@@ -14,18 +14,17 @@ from yarl import URL
 
 from shadowproxy.errors import ApiUnavailable
 from shadowproxy.report.material import (
-    Distributions,
-    Evidence,
     Frozen,
     History,
-    Latencies,
     Made,
     Material,
 )
 from shadowproxy.report.view import BodyView, ExchangeView, Exemplar, PairView, RequestView
-from shadowproxy.report.words import cells, harmed, size
+from shadowproxy.report.words import harmed, size
 from shadowproxy.serve.client import Remote, trusted
-from shadowproxy.verdict.record import OVERALL, Finding, Verdict
+from shadowproxy.verdict.record import OVERALL, Finding, Verdict, cells
+from shadowproxy.verdict.reported.curves import Distributions, Latencies
+from shadowproxy.verdict.reported.evidence import NO_EVIDENCE, Evidence
 
 _T = TypeVar("_T")
 
@@ -121,9 +120,9 @@ async def collect(api: Answers, made: Made, *, pairs: int = 3, bodies: bool = Tr
     verdict = await gathering.part("verdict", Verdict)
     cohorts = [OVERALL, *harmed(verdict)[:_MOST_COHORTS]]
     history = await gathering.part("history", History, History())
-    evidence = await gathering.part("evidence", Evidence, Evidence(), {"points": str(_POINTS)})
-    distributions = await gathering.joined("distributions", cohorts, Distributions, Distributions())
-    latencies = await gathering.joined("latencies", cohorts, Latencies, Latencies())
+    evidence = await gathering.part("evidence", Evidence, NO_EVIDENCE, {"points": str(_POINTS)})
+    distributions = await gathering.joined("distributions", cohorts, Distributions, Distributions(distributions=()))
+    latencies = await gathering.joined("latencies", cohorts, Latencies, Latencies(latencies=()))
     experiment = await gathering.experiment(verdict.experiment)
     worst = await gathering.worst(verdict, pairs, bodies=bodies) if pairs else {}
     return Material(

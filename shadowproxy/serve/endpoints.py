@@ -10,8 +10,6 @@ from msgspec import Meta
 from shadowproxy.pairs.controls import MAX_REASON, ControlChange, ControlStatus
 from shadowproxy.pairs.experiments import History
 from shadowproxy.report.view import PairView
-from shadowproxy.serve.api.curves import Distributions, Latencies
-from shadowproxy.serve.api.evidence import Evidence
 from shadowproxy.serve.api.experiments import Experiments
 from shadowproxy.serve.api.guardrails import Cohorts, Guardrails
 from shadowproxy.serve.api.labels import JSON_LINES, Added, Label
@@ -19,6 +17,8 @@ from shadowproxy.serve.api.pairs import AnswerKind, BoardName, Exemplars, FoundP
 from shadowproxy.serve.endpoint import Answer, Body, Endpoint, Parameter
 from shadowproxy.serve.experiments import Report
 from shadowproxy.verdict.record import OVERALL, Finding, Verdict
+from shadowproxy.verdict.reported.curves import Distributions, Latencies
+from shadowproxy.verdict.reported.evidence import Evidence
 
 _Text = Annotated[str, Meta(max_length=256)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -288,8 +288,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """By route and cohort, `all` first; nothing of routes without scores."""
 
 
-def cells(verdict: Verdict) -> Iterator[Cell]:
-    """All cells of a verdict, overall first."""
-    yield from verdict.guardrails
-    for cohort in verdict.cohorts.values():
-        yield from cohort.guardrails
+def cells(verdict: Verdict) -> tuple[Cell, ...]:
+    """All cells of a verdict: overall first, then cohort by cohort."""
+    return (*verdict.guardrails, *(cell for report in verdict.cohorts.values() for cell in report.guardrails))

@@ -187,6 +187,7 @@ async def test_the_way_of_the_evidence_is_told_without_a_chart_too(page: Page, s
     trail = {
         "cells": [{"guardrail": "ranking.rbo", "cohort": "all", "promote_at": 20.0, "rollback_at": 400.0}],
         "points": [{"at": 1.0, "pairs": 100, "evidence_rollback": 0.5, "promote": [0.2], "rollback": [None]}],
+        "rollback_at": 400.0,
     }
     script = """
     const box = document.body.appendChild(dom.h("div"));

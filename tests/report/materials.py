@@ -10,17 +10,10 @@ from report.verdicts import DEPENDENT, harmful
 from shadowproxy.model import VersionSeen
 from shadowproxy.report.material import (
     Change,
-    Distributions,
-    Evidence,
     Frozen,
     History,
-    Latencies,
-    LatencyCurve,
     Made,
     Material,
-    ScoreCurves,
-    TrailCell,
-    TrailPoint,
 )
 from shadowproxy.report.view import (
     BodyView,
@@ -34,6 +27,8 @@ from shadowproxy.report.view import (
     RequestView,
 )
 from shadowproxy.verdict.record import TableRow, Verdict
+from shadowproxy.verdict.reported.curves import Distributions, Latencies, LatencyCurve, ScoreCurve
+from shadowproxy.verdict.reported.evidence import Evidence, EvidenceCell, EvidencePoint
 
 PROBABILITIES = (0.01, 0.5, 0.9, 0.99, 0.999)
 
@@ -80,13 +75,13 @@ def evidence(verdict: Verdict) -> Evidence:
     cells = [*verdict.guardrails, *(cell for report in verdict.cohorts.values() for cell in report.guardrails)]
     return Evidence(
         cells=tuple(
-            TrailCell(
+            EvidenceCell(
                 guardrail=cell.guardrail, cohort=cell.cohort, promote_at=cell.promote_at, rollback_at=cell.rollback_at
             )
             for cell in cells
         ),
         points=tuple(
-            TrailPoint(
+            EvidencePoint(
                 at=1.8e9 + pairs,
                 pairs=pairs,
                 evidence_rollback=10.0**at,
@@ -130,8 +125,17 @@ def material(said: str = "p-1", **changes: Any) -> Material:
         versions={"baseline": (VersionSeen(said, 1.7e9, 1.8e9),), "candidate": (VersionSeen("2", 1.7e9, 1.8e9),)},
         tables=(TableRow(table="fields", route=said, key=f"$.{said}", counts={"changed": 7, "only_baseline": 0}),),
     )
-    scores = ScoreCurves(
-        route="search", cohort="all", edges=(0.0, 0.5, 1.0), baseline=(75.0, 25.0), candidate=(25.0, 75.0), ks=0.5
+    scores = ScoreCurve(
+        route="search",
+        cohort="all",
+        scale="linear",
+        edges=(0.0, 0.5, 1.0),
+        baseline=(75, 25),
+        candidate=(25, 75),
+        ks=0.5,
+        psi=None,
+        wasserstein=None,
+        jensen_shannon=None,
     )
     given: dict[str, Any] = {
         "verdict": verdict,

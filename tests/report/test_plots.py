@@ -10,7 +10,14 @@ from report.materials import PROBABILITIES, evidence, latencies
 from report.verdicts import cell, verdict
 
 from shadowproxy.report import plots
-from shadowproxy.report.material import ScoreCurves
+from shadowproxy.verdict.reported.curves import ScoreCurve
+
+
+def score_curve(edges: tuple[float, ...], baseline: tuple[int, ...], candidate: tuple[int, ...]) -> ScoreCurve:
+    apart = dict.fromkeys(("ks", "psi", "wasserstein", "jensen_shannon"))
+    return ScoreCurve(
+        route="r", cohort="all", scale="linear", edges=edges, baseline=baseline, candidate=candidate, **apart
+    )
 
 
 def points(path: str) -> list[tuple[float, float]]:
@@ -38,7 +45,7 @@ def test_a_latency_curve_stands_where_its_quantiles_are_and_ends_at_the_failures
 
 
 def test_scores_are_drawn_as_densities_whatever_their_bins_are() -> None:
-    curves = ScoreCurves(route="r", cohort="all", edges=(0.0, 1.0, 3.0), baseline=(50.0, 50.0), candidate=(0.0, 10.0))
+    curves = score_curve((0.0, 1.0, 3.0), (50, 50), (0, 10))
     plot = plots.score_plot(curves)
     assert plot is not None
     heights = [
@@ -48,7 +55,7 @@ def test_scores_are_drawn_as_densities_whatever_their_bins_are() -> None:
 
 
 def test_nothing_is_drawn_of_nothing() -> None:
-    empty = ScoreCurves(route="r", cohort="all", edges=(0.0, 1.0), baseline=(0.0,), candidate=(0.0,))
+    empty = score_curve((0.0, 1.0), (0,), (0,))
     assert plots.score_plot(empty) is None
     assert plots.latency_plot([]) is None
     assert plots.spark([(1, None)], 1.0) is None

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
 from aiohttp import web
 
 from shadowproxy.serve.answers import answered, known
 from shadowproxy.serve.reader import Reading
 from shadowproxy.verdict.record import OVERALL
-from shadowproxy.verdict.reported.curves import Curves, LatencyCurve, ScoreCurve
+from shadowproxy.verdict.reported.curves import Curves, Distributions, Latencies
 from shadowproxy.verdict.reported.summaries import ALL_ROUTES
-
-
-class Distributions(msgspec.Struct, frozen=True, kw_only=True):
-    """The score histograms of one cohort."""
-
-    distributions: tuple[ScoreCurve, ...]
-    """By route, in the configuration's order; routes without scores are left out."""
-
-
-class Latencies(msgspec.Struct, frozen=True, kw_only=True):
-    """The latency curves of one cohort."""
-
-    latencies: tuple[LatencyCurve, ...]
-    """Over all routes first, then by route; each by side and timing."""
 
 
 class CurveApi:

@@ -6,48 +6,17 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-import msgspec
 from aiohttp import web
 
 from shadowproxy.pairs.trail import Point
 from shadowproxy.serve.answers import answered, known, whole
 from shadowproxy.serve.reader import Reading, VerdictReader
 from shadowproxy.verdict.record import OVERALL, Cell, cells
+from shadowproxy.verdict.reported.evidence import Evidence, EvidenceCell, EvidencePoint
 
 _USUAL: Final = 300
 """Points that are given unless more or fewer are asked for."""
 _MOST: Final = 2000
-
-
-class EvidenceCell(msgspec.Struct, frozen=True, kw_only=True):
-    """One guardrail × one cohort, and the e-values that decide it."""
-
-    guardrail: str
-    cohort: str
-    promote_at: float
-    rollback_at: float
-
-
-class EvidencePoint(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence when so many pairs were counted."""
-
-    at: float
-    """Unix seconds."""
-    pairs: int
-    evidence_rollback: float
-    """The weighted mean of the e-values for harm."""
-    promote: tuple[float | None, ...]
-    """By cell, the decimal logarithm of its e-value, at least −300; None where the cell had no pairs yet."""
-    rollback: tuple[float | None, ...]
-
-
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """The way of the evidence."""
-
-    cells: tuple[EvidenceCell, ...]
-    """Overall first."""
-    points: tuple[EvidencePoint, ...]
-    """Oldest first; the last is now."""
 
 
 class EvidenceApi:
@@ -79,7 +48,8 @@ class EvidenceApi:
         ]
         points = thinned(await self._reader.evidence(reading), most)
         # With many cohorts these are hundreds of thousands of numbers.
-        return answered(await asyncio.to_thread(_evidence, chosen, points))
+        rollback_at = 1 / self._reader.settings.verdict.alpha_rollback
+        return answered(await asyncio.to_thread(_evidence, chosen, points, rollback_at))
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
@@ -90,7 +60,7 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
     return [points[round(at * step)] for at in range(most)]
 
 
-def _evidence(chosen: Sequence[Cell], points: Sequence[Point]) -> Evidence:
+def _evidence(chosen: Sequence[Cell], points: Sequence[Point], rollback_at: float) -> Evidence:
     return Evidence(
         cells=tuple(
             EvidenceCell(
@@ -99,6 +69,7 @@ def _evidence(chosen: Sequence[Cell], points: Sequence[Point]) -> Evidence:
             for cell in chosen
         ),
         points=tuple(_points([(cell.guardrail, cell.cohort) for cell in chosen], points)),
+        rollback_at=rollback_at,
     )
 
 

@@ -75,6 +75,20 @@ class LatencyCurve(msgspec.Struct, frozen=True, kw_only=True):
     """By probability; None where the quantile lies among the failures (+∞). Off by 4.9% at the most."""
 
 
+class Distributions(msgspec.Struct, frozen=True, kw_only=True):
+    """The score histograms of one cohort."""
+
+    distributions: tuple[ScoreCurve, ...]
+    """By route, in the configuration's order; routes without scores are left out."""
+
+
+class Latencies(msgspec.Struct, frozen=True, kw_only=True):
+    """The latency curves of one cohort."""
+
+    latencies: tuple[LatencyCurve, ...]
+    """Over all routes first, then by route; each by side and timing."""
+
+
 class Curves:
     """The sums that curves are drawn from, of one reading."""
 

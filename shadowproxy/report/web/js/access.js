@@ -13,7 +13,7 @@ export function isLockedOut(response) {
 export async function signIn(token) {
   let response;
   try {
-    response = await fetch("/login", { method: "POST", headers: { Authorization: `Bearer ${token}` } });
+    response = await fetch("login", { method: "POST", headers: { Authorization: `Bearer ${token}` } });
   } catch {
     return "The API does not answer. Is it running?";
   }
@@ -28,7 +28,7 @@ export async function signIn(token) {
 
 /** Ends the session of this browser. */
 export async function signOut() {
-  await fetch("/logout", { method: "POST" });
+  await fetch("logout", { method: "POST" });
 }
 
 /** A form for the token in `element`, in place of what is there. Calls `done` when one is in. */

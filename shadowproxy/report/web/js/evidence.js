@@ -11,7 +11,7 @@ const BELOW = -3;
  * Draws the evidence of the chosen cell and of the rollback as a whole.
  * @param {any} element
  * @param {{trail: any, verdict: any, cell: any}} data  `trail` is the answer of `evidence`, `cell` one of the verdict's
- * @param {{plotly?: any, threshold?: number | null}} [options]  `threshold` is what a rollback takes, where that is known
+ * @param {{plotly?: any}} [options]
  */
 export function drawEvidence(element, { trail, verdict, cell }, options = {}) {
   const parts = element["parts"] ?? (element["parts"] = frame(element));
@@ -84,22 +84,23 @@ function saidAhead(verdict, until) {
   return ` If things go on like this it is proven safe after about ${rough(until)} more pairs${time}.`;
 }
 
-function drawWhole(parts, trail, verdict, { plotly: library, threshold }) {
+function drawWhole(parts, trail, verdict, { plotly: library }) {
   const pairs = trail.points.map((point) => point.pairs);
   const way = trail.points.map((point) => (point.evidence_rollback > 0 ? Math.log10(point.evidence_rollback) : null));
-  const needed = trail.rollback_at ?? threshold ?? null;
-  const traces = [line("harm", "harmful", pairs, way)];
-  if (needed !== null) traces.push(level("rollback", "harmful", pairs[0], pairs[pairs.length - 1], Math.log10(needed)));
+  const needed = trail.rollback_at;
+  const traces = [
+    line("harm", "harmful", pairs, way),
+    level("rollback", "harmful", pairs[0], pairs[pairs.length - 1], Math.log10(needed)),
+  ];
   draw(
     parts.plot,
     traces,
-    layout(reach(way, needed === null ? 1 : Math.log10(needed)), [pairs[0], pairs[pairs.length - 1]]),
+    layout(reach(way, Math.log10(needed)), [pairs[0], pairs[pairs.length - 1]]),
     library,
   );
   const said =
-    `The weighted mean of all e-values for harm is ${evidence(verdict.evidence_rollback)}` +
-    (needed === null ? "." : `; a rollback takes ${evidence(needed)}.`) +
-    " Cells with few pairs count as nothing.";
+    `The weighted mean of all e-values for harm is ${evidence(verdict.evidence_rollback)}; a rollback takes ` +
+    `${evidence(needed)}. Cells with few pairs count as nothing.`;
   text(parts.said, said);
   describe(parts.plot, said);
 }

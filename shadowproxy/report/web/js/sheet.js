@@ -27,7 +27,6 @@ export class Sheet {
     this.selected = null;
     this.old = false;
     this.round = 0;
-    this.threshold = null;
   }
 
   section(id) {
@@ -117,7 +116,7 @@ export class Sheet {
     drawEvidence(
       box,
       { trail: this.found.evidence ?? null, verdict: this.verdict, cell: this.cell() },
-      { plotly: this.plotly, threshold: this.threshold },
+      { plotly: this.plotly },
     );
   }
 
@@ -179,25 +178,11 @@ export class Sheet {
       }
     });
     await Promise.all(asked);
-    await this.judged();
     if (this.verdict === null || round !== this.round) return;
     const history = this.section("history");
     if (history !== null) drawHistory(history, this.found.history);
     this.drawTop();
     this.drawFigures();
-  }
-
-  /** Finds out, once, what a rollback takes: that is among what the experiment was frozen with. */
-  async judged() {
-    if (this.threshold !== null || !this.found.evidence || this.verdict === null || !this.source.live) return;
-    this.threshold = undefined;
-    try {
-      const { settings } = await this.source.get(`experiments/${encodeURIComponent(this.verdict.experiment)}`);
-      this.threshold = 1 / settings.verdict.alpha_rollback;
-    } catch {
-      // The chart has one line less.
-      this.threshold = undefined;
-    }
   }
 
   /** Shows the pair explorer, of one cell where that is given. */
