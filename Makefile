@@ -88,7 +88,7 @@ figures: $(STAMP)/installed-figures
 	$(BIN)/python tests/pages.py
 
 screenshots: $(STAMP)/installed-figures $(STAMP)/servers
-	PYTHONPATH=tests $(BIN)/python tests/screenshots.py
+	PYTHONPATH=tests $(BIN)/python -m screenshots
 
 clean:
 	rm -rf $(VENV) $(CACHE) .shadowproxy

@@ -71,7 +71,7 @@ def test_pairs_beyond_a_stopped_stores_bound_are_dropped_and_counted(isolation: 
 
 @pytest.mark.parametrize("fault", outage.FAULTS)
 def test_a_store_that_is_away_for_a_while_costs_no_answer_and_no_pair(fault: str) -> None:
-    little = {**outage.CONFIGURATION, "recorder": {"max_bytes": "512KiB", "spool": {"max_bytes": "64MiB"}}}
+    little = {**outage.CONFIGURATION, "recorder": {"max_bytes": "1MiB", "spool": {"max_bytes": "64MiB"}}}
     found = outage.outage(fault, seconds=3.0, rate=RATE, sections=little)
     assert found.wrong == []
     assert found.outcome.answered == found.outcome.sent == round(RATE * (3.0 + outage.LEAD))

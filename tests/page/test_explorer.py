@@ -68,7 +68,8 @@ async def test_filters_are_asked_of_the_api_and_stand_in_the_address(page: Page,
     await page.get_by_label("Guardrail").select_option("ranking.rbo")
     await page.get_by_role("link", name="r0").wait_for()
     await page.get_by_label("Candidate's outcome").select_option("timeout")
-    await page.get_by_label("Which").select_option("sample")
+    async with page.expect_response(lambda answer: "board=sample" in answer.url):
+        await page.get_by_label("Which").select_option("sample")
     await page.wait_for_url("**/#pairs&board=sample&*outcome=timeout")
     assert stage.asked[-1]["outcome"] == "timeout"
     # The sample is of all pairs: none of them is there for a guardrail.

@@ -1,4 +1,4 @@
-"""`python tests/screenshots.py`: draws docs/images from the page of a live demo, in a real browser."""
+"""`make screenshots`: draws docs/images from the page of a live demo, in a real browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 IMAGES = ROOT / "docs" / "images"
 MOST = 150 * 1024
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
