@@ -40,15 +40,25 @@ export function plotly(from = null) {
   return loading;
 }
 
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+const colours = new Map();
+
 /** The colour that a variable of css/base.css has in the theme of the moment. */
 export function colour(name, opacity = 1) {
+  // Asking for it has the browser work out the styles of all rows that have changed; so each is asked for once.
+  const key = `${name} ${DARK.matches} ${document.documentElement.dataset.theme ?? ""}`;
+  if (!colours.has(key)) colours.set(key, resolved(name));
+  const parts = colours.get(key);
+  return opacity === 1 ? `rgb(${parts.join(",")})` : `rgba(${parts.join(",")},${opacity})`;
+}
+
+function resolved(name) {
   const probe = h("span", { hidden: true });
   probe.style.color = `var(--${name})`;
   document.body.append(probe);
   const found = getComputedStyle(probe).color;
   probe.remove();
-  const parts = found.match(/[\d.]+/g)?.slice(0, 3) ?? ["0", "0", "0"];
-  return opacity === 1 ? `rgb(${parts.join(",")})` : `rgba(${parts.join(",")},${opacity})`;
+  return found.match(/[\d.]+/g)?.slice(0, 3) ?? ["0", "0", "0"];
 }
 
 /** An axis in the page's colours. */
