@@ -103,7 +103,7 @@ $(STAMP)/installed-dev: pyproject.toml tests/oracles.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/oracles.txt
 	@mkdir -p $(STAMP) && touch $@ $(STAMP)/installed-demo
 
-$(STAMP)/compiled: pyproject.toml tests/oracles.txt hatch_build.py $(wildcard shadowproxy/*.py shadowproxy/*/*.py) | $(BIN)/python
+$(STAMP)/compiled: pyproject.toml tests/oracles.txt hatch_build.py $(shell find shadowproxy -type f -not -name "*.pyc") | $(BIN)/python
 	[ -d $(COMPILED) ] || $(BIN)/python -m venv $(COMPILED)
 	-$(COMPILED)/bin/python -m pip uninstall --quiet --yes shadowproxy 2>/dev/null
 	SHADOWPROXY_COMPILE=1 $(COMPILED)/bin/python -m pip install --quiet '.[bench,test]'
