@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -29,7 +30,7 @@ import numpy as np
 from bench.openloop import Outcome
 from bench.options import Options
 from bench.peers import NotMeasured
-from bench.procs import Process
+from bench.procs import Failed, Process
 from bench.report import Check, Goal, Report, Spread, ratios
 from bench.rig import Audit, MiB, Rig, Watch, rig, tally
 from bench.wire import CANDIDATE
@@ -41,6 +42,10 @@ P50_MOST: Final = 1.05
 P99_MOST: Final = 1.25
 _MARGIN_DESCRIPTORS: Final = 16
 _MARGIN_BYTES: Final = 16 * MiB
+_HEALED_WITHIN: Final = 60.0
+"""Seconds: a breaker is open for 30 at the most."""
+_PROBES: Final = 8
+"""Requests, more than a breaker has probes."""
 
 CONFIGURATION: Final[dict[str, Any]] = {
     "experiment": "isolation",
@@ -223,6 +228,7 @@ class Isolation:
     def measure(self, name: str, rounds: int) -> Measured:
         """One fault, in turn with health."""
         one = self._rig
+        self._heal()
         before = one.settled()
         comparator = Comparator() if name == COMPARATOR_DEAD else None
         fault = FAULTS[name] if comparator is None else comparator.dead
@@ -248,6 +254,18 @@ class Isolation:
             self.most_rss,
             self.most_descriptors,
         )
+
+    def _heal(self) -> None:
+        """Ask until the breaker, which the fault before has opened, lets copies through. Raises Failed."""
+        deadline = time.monotonic() + _HEALED_WITHIN
+        while True:
+            before = self._rig.settled().of(CANDIDATE).get("ok", 0)
+            self._rig.clients.closed_loop(_PROBES, connections=1)
+            if self._rig.settled().of(CANDIDATE).get("ok", 0) == before + _PROBES:
+                return
+            if time.monotonic() > deadline:
+                raise Failed(f"the candidate is not asked again within {_HEALED_WITHIN:g} s of a fault")
+            time.sleep(0.2)
 
     def _turn(self, seed: int) -> Turn:
         self._rig.seed(seed)

@@ -189,7 +189,7 @@ async def test_a_worker_killed_under_load_takes_only_its_own_clients_along(
                 await until(lambda: all(client.wrong for client in hit), "the end of its clients")
                 # While it is away, the port is that of the other.
                 async with clients(running.proxy, 8) as more:
-                    await until(lambda: all(client.answered for client in more), "an answer for each")
+                    await until(lambda: all(client.answered for client in more), "an answer for each", within=60)
                 assert not any(client.wrong for client in more)
 
                 async def back() -> bool:
